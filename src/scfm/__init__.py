@@ -1,0 +1,35 @@
+"""Single-cell foundation models on AnnData: embeddings in ``obsm``, provenance in ``uns``."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from scfm import accessor as _accessor
+
+if TYPE_CHECKING:
+    from scfm import datasets, model, pp, testing, tl
+    from scfm._settings import settings
+
+__all__ = ["datasets", "model", "pp", "settings", "testing", "tl"]
+
+__version__ = version("scfm")
+
+_SUBPACKAGES = frozenset({"datasets", "model", "pp", "testing", "tl"})
+
+
+def __getattr__(name: str) -> Any:
+    """Import parts on first use, so that ``import scfm`` loads neither torch nor scanpy."""
+    if name in _SUBPACKAGES:
+        return import_module(f"scfm.{name}")
+    if name == "settings":
+        from scfm._settings import settings
+
+        return settings
+    msg = f"module 'scfm' has no attribute {name!r}"
+    raise AttributeError(msg)
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

@@ -1,0 +1,63 @@
+"""Version branches and private attributes of other packages: nothing outside this module touches either."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from numpy.typing import NDArray
+
+__all__ = ["has_lazy_frames", "is_mudata", "layer_names", "view_of"]
+
+
+def is_mudata(data: object) -> bool:
+    """Whether ``data`` is a :class:`mudata.MuData`, without importing mudata."""
+    mudata = sys.modules.get("mudata")
+    return mudata is not None and isinstance(data, mudata.MuData)
+
+
+def layer_names(adata: AnnData) -> list[str]:
+    """Names of the layers; anndata 0.13 keeps X in the same mapping under ``None``."""
+    return [name for name in adata.layers if name is not None]
+
+
+def has_lazy_frames(adata: AnnData) -> bool:
+    """Whether obs or var is an xarray-backed frame, as ``anndata.experimental.read_lazy`` makes them."""
+    return type(adata.obs).__name__ == "Dataset2D" or type(adata.var).__name__ == "Dataset2D"
+
+
+def view_of(adata: AnnData) -> tuple[AnnData, range | NDArray[np.int64], NDArray[np.int64] | None]:
+    """Take a view apart.
+
+    Parameters
+    ----------
+    adata
+        A view or an actual object.
+
+    Returns
+    -------
+    The object that holds the matrices, the position in it of each cell of ``adata``, and of each gene (``None``: all
+    genes in order). For an object that is no view, the object itself and everything.
+    """
+    if not adata.is_view:
+        return adata, range(adata.n_obs), None
+    parent = adata._adata_ref
+    rows, cols = _positions(adata._oidx, parent.n_obs), _positions(adata._vidx, parent.n_vars)
+    if isinstance(cols, range):
+        return parent, rows, None if cols == range(parent.n_vars) else np.arange(cols.start, cols.stop, cols.step)
+    return parent, rows, cols
+
+
+def _positions(index: Any, length: int) -> range | NDArray[np.int64]:
+    """Turn an index of anndata (slice, positions, mask, or the index manager of 0.13) into positions."""
+    if isinstance(index, slice):
+        return range(length)[index]
+    found = np.asarray(index)
+    if found.dtype == np.bool_:
+        return np.flatnonzero(found).astype(np.int64)
+    found = found.astype(np.int64)
+    return np.where(found < 0, found + length, found)

@@ -1,0 +1,112 @@
+"""Add results to a copy of a file, without loading what else is in it."""
+
+from __future__ import annotations
+
+import shutil
+import stat
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scfm._keys import PARAMS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from scfm._keys import Keys
+    from scfm.model import Embedding
+
+__all__ = ["check_output", "write_with_embedding"]
+
+SUFFIXES = (".h5ad", ".h5mu", ".zarr")
+
+
+def check_output(source: Path, out: Path, *, overwrite: bool) -> None:
+    """Find out before the long work whether ``out`` can be written.
+
+    Raises
+    ------
+    ValueError
+        If the suffix is not one of AnnData or MuData files, or differs from that of ``source``.
+    FileExistsError
+        If ``out`` exists and is not to be overwritten.
+    FileNotFoundError
+        If ``source`` or the folder of ``out`` does not exist.
+    """
+    if not source.exists():
+        msg = f"There is no file {source}."
+        raise FileNotFoundError(msg)
+    if source.suffix not in SUFFIXES or out.suffix != source.suffix:
+        msg = f"Cannot make {out.name} of {source.name}: both must end in the same of {', '.join(SUFFIXES)}."
+        raise ValueError(msg)
+    if out.exists() and not overwrite:
+        msg = f"{out} exists already; choose another name or allow it with --overwrite."
+        raise FileExistsError(msg)
+    if not out.absolute().parent.is_dir():
+        msg = f"There is no folder {out.absolute().parent}."
+        raise FileNotFoundError(msg)
+
+
+def write_with_embedding(source: Path, out: Path, embedding: Embedding, keys: Keys, modality: str | None) -> None:
+    """Copy ``source`` to ``out`` and add the embedding; ``out`` appears only when it is complete.
+
+    Everything else in the file stays as it is. ``out`` may be ``source``.
+    """
+    folder = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.absolute().parent))
+    work = folder / out.name
+    try:
+        if source.is_dir():
+            shutil.copytree(source, work)
+        else:
+            shutil.copyfile(source, work)
+            work.chmod(source.stat().st_mode | stat.S_IWUSR)
+        with _opened(work) as root:
+            _write(root if modality is None else root["mod"][modality], embedding, keys)
+        _replace(out, work)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _replace(out: Path, work: Path) -> None:
+    """Put ``work`` in the place of ``out``; a folder cannot be replaced in one step, but it is not lost on the way."""
+    if not out.is_dir():
+        work.replace(out)
+        return
+    aside = work.with_name("replaced")
+    out.rename(aside)
+    try:
+        work.replace(out)
+    except BaseException:
+        aside.rename(out)
+        raise
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    if path.is_dir():
+        import zarr
+
+        consolidated = zarr.open_group(path, mode="r").metadata.consolidated_metadata is not None
+        yield zarr.open_group(path, mode="r+", use_consolidated=False)
+        if consolidated:
+            zarr.consolidate_metadata(path)
+        return
+    import h5py
+
+    with h5py.File(path, "r+") as file:
+        yield file
+
+
+def _write(group: Any, embedding: Embedding, keys: Keys) -> None:
+    """Write one matrix and its provenance as anndata does."""
+    from anndata.io import read_elem, write_elem
+
+    values = embedding.values
+    if embedding.axis == "var":
+        values = embedding.in_order_of(read_elem(group["var"]).index)
+    for name in ("obsm", "varm", "uns"):
+        if name not in group:
+            write_elem(group, name, {})
+    write_elem(group[f"{embedding.axis}m"], keys.obsm, values)
+    write_elem(group["uns"], keys.uns, {PARAMS: embedding.params})

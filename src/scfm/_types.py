@@ -1,0 +1,71 @@
+"""The messages that pass between the steps, one frozen dataclass each.
+
+Every step of the pipeline takes one of these and returns the next one; the folders of the package are the steps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = ["CountBlock", "TokenBatch", "TokenBlock"]
+
+
+@dataclass(frozen=True, slots=True)
+class CountBlock:
+    """Counts of consecutive cells as the parts of a CSR matrix (``read`` → ``encode``).
+
+    Column indices refer to the columns of the source (its ``var``). Within a row they may come in any order; no
+    column is stored twice. Explicit zeros are kept as they are stored.
+    """
+
+    row0: int
+    """Position of the first cell of the block in the source."""
+    indptr: NDArray[np.int64]
+    """Row borders, shape ``(n_cells + 1,)``; starts at 0."""
+    indices: NDArray[np.int32]
+    """Column of each stored value, shape ``(nnz,)``."""
+    data: NDArray[np.generic]
+    """Stored values in the dtype of the source, shape ``(nnz,)``."""
+    totals: NDArray[np.float64]
+    """Total count of each cell over *all* genes of the source, shape ``(n_cells,)``."""
+
+    @property
+    def n_cells(self) -> int:
+        """Number of cells of the block."""
+        return len(self.indptr) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class TokenBlock:
+    """Token sequences of consecutive cells, flat (``encode`` → ``batch``)."""
+
+    row0: int
+    """Position of the first cell of the block in the source."""
+    tokens: NDArray[np.int32]
+    """Token ids of all cells one after the other, special tokens included, shape ``(n_tokens,)``."""
+    offsets: NDArray[np.int64]
+    """Cell ``i`` is ``tokens[offsets[i]:offsets[i + 1]]``; shape ``(n_cells + 1,)``."""
+    n_genes: NDArray[np.int64]
+    """Model genes found in each cell before truncation, shape ``(n_cells,)``; 0 marks an empty cell."""
+
+    @property
+    def n_cells(self) -> int:
+        """Number of cells of the block."""
+        return len(self.offsets) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class TokenBatch:
+    """Cells that go through the network together, packed without padding (``batch`` → ``nn``)."""
+
+    rows: NDArray[np.int64]
+    """Position of each cell in the source, shape ``(n_cells,)``."""
+    tokens: NDArray[np.int64]
+    """Token ids of the cells one after the other, shape ``(n_tokens,)``."""
+    lengths: NDArray[np.int64]
+    """Tokens of each cell, shape ``(n_cells,)``, longest first."""

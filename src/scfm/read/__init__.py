@@ -1,0 +1,8 @@
+"""Counts in, blocks of rows out: every container that holds a cell by gene matrix becomes a :class:`CountSource`."""
+
+from __future__ import annotations
+
+from scfm.read._open import open_counts
+from scfm.read._source import CountSource
+
+__all__ = ["CountSource", "open_counts"]

@@ -1,0 +1,204 @@
+"""What the rest of the package reads counts from."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Self, cast
+
+import numpy as np
+
+from scfm._types import CountBlock
+from scfm.read._rows import canonical, cut, join, native, select, totals
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import pandas as pd
+    from numpy.typing import NDArray
+
+    from scfm.read._containers import Container
+    from scfm.read._rows import MatrixRows, Parts, Rows
+
+__all__ = ["CountSource"]
+
+
+class CountSource:
+    """A cell by gene matrix of counts that is read in blocks of consecutive cells.
+
+    Made by :func:`scfm.read.open_counts`. Nothing is loaded beyond the block at hand, except one integer a cell for a
+    sparse matrix in a file. Reading never changes the object or the file behind it. One thread may run
+    :meth:`blocks` while another uses the attributes.
+
+    Parameters
+    ----------
+    container
+        The object or file the matrix belongs to.
+    matrix
+        Reader of the stored matrix.
+    name
+        Which matrix of the container it is: ``"X"``, ``"raw.X"`` or ``"layers['counts']"``.
+    rows
+        Stored row of each cell.
+    cols
+        Stored column of each gene; ``None``: all columns in order.
+    var
+        Annotation of the genes.
+    """
+
+    def __init__(
+        self,
+        container: Container,
+        matrix: MatrixRows,
+        name: str,
+        *,
+        rows: Rows,
+        cols: NDArray[np.int64] | None,
+        var: pd.DataFrame,
+    ) -> None:
+        self._container = container
+        self._matrix = matrix
+        self._rows = rows
+        self._cols = cols
+        self.matrix = name
+        """Which matrix is read: ``"X"``, ``"raw.X"`` or ``"layers['counts']"``."""
+        self.var = var
+        """Annotation of the genes of the matrix that is read, which is that of raw for ``"raw.X"``."""
+        self.n_obs = len(rows)
+        """Number of cells."""
+        self.n_vars = matrix.shape[1] if cols is None else len(cols)
+        """Number of genes."""
+        for axis, found, expected in (("cells", container.n_obs, self.n_obs), ("genes", len(var), self.n_vars)):
+            if found != expected:
+                msg = f"{matrix.where} has {expected} {axis}, but {found} are annotated: the file or object is damaged."
+                raise ValueError(msg)
+
+    @property
+    def obs_names(self) -> pd.Index:
+        """Names of the cells, in the order of the blocks."""
+        return self._container.obs_names
+
+    @property
+    def obs(self) -> pd.DataFrame:
+        """Annotation of the cells; read from a file on first use, so before :meth:`close`. Not to be modified."""
+        return self._container.obs
+
+    def read(self, start: int, stop: int) -> CountBlock:
+        """Read cells ``start`` to ``stop``.
+
+        Parameters
+        ----------
+        start, stop
+            Positions in the source, ``0 <= start <= stop <= n_obs``.
+
+        Returns
+        -------
+        The counts: indptr int64 ``(n_cells + 1,)``, indices int32 and data ``(nnz,)``, totals float64 ``(n_cells,)``.
+        Data keep the dtype of the source, except that booleans become uint8, float16 becomes float32 and non-native
+        byte order becomes native. The arrays may share memory with the source and are not to be written to.
+
+        Raises
+        ------
+        ValueError
+            If the positions are not in the source.
+        """
+        self._check_range(start, stop)
+        return self._block(start, self._parts(start, stop))
+
+    def blocks(
+        self, rows: int = 4096, *, start: int = 0, stop: int | None = None, max_nnz: int | None = None
+    ) -> Iterator[CountBlock]:
+        """Read cells in order, block after block.
+
+        Parameters
+        ----------
+        rows
+            Most cells of a block.
+        start, stop
+            Which cells; all of them by default.
+        max_nnz
+            Most stored values of a block: it closes before the cell that would exceed them, but holds at least one
+            cell. In a view of some genes of a sparse matrix, the values of the other genes count as well, because they
+            are read, too.
+
+        Yields
+        ------
+        Blocks as :meth:`read` returns them.
+
+        Raises
+        ------
+        ValueError
+            If the positions are not in the source, or ``rows`` or ``max_nnz`` is less than 1.
+        """
+        stop = self.n_obs if stop is None else stop
+        self._check_range(start, stop)
+        if rows < 1 or (max_nnz is not None and max_nnz < 1):
+            msg = f"rows={rows} and max_nnz={max_nnz} must be at least 1."
+            raise ValueError(msg)
+        if max_nnz is None:
+            return (self.read(row, min(row + rows, stop)) for row in range(start, stop, rows))
+        if self._matrix.stored(self._rows[:0]) is not None:
+            return self._counted_blocks(rows, start, stop, max_nnz)
+        return self._uncounted_blocks(rows, start, stop, max_nnz)
+
+    def close(self) -> None:
+        """Close the file if :func:`~scfm.read.open_counts` opened it; a handle that the caller opened stays open."""
+        self._container.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"CountSource({self._container.label}: {self.matrix}, {self.n_obs} cells × {self.n_vars} genes)"
+
+    def peek(self, start: int, stop: int) -> CountBlock:
+        """Read a few cells while it is not settled that this matrix will be used."""
+        rows = self._rows[start:stop]
+        if isinstance(rows, range) and rows.step == 1:
+            return self._block(start, self._selected(self._matrix.peek(rows)))
+        return self.read(start, stop)
+
+    def _parts(self, start: int, stop: int) -> Parts:
+        return self._selected(self._matrix.take(self._rows[start:stop]))
+
+    def _selected(self, parts: Parts) -> Parts:
+        parts = native(parts)
+        return parts if self._cols is None else select(parts, self._matrix.shape[1], self._cols)
+
+    def _block(self, row0: int, parts: Parts) -> CountBlock:
+        parts = canonical(parts, self.n_vars)
+        return CountBlock(row0, *parts, totals=totals(parts))
+
+    def _counted_blocks(self, rows: int, start: int, stop: int, max_nnz: int) -> Iterator[CountBlock]:
+        row = start
+        while row < stop:
+            counts = self._matrix.stored(self._rows[row : min(row + rows, stop)])
+            end = row + _fitting(np.cumsum(cast("NDArray[np.int64]", counts)), max_nnz)
+            yield self.read(row, end)
+            row = end
+
+    def _uncounted_blocks(self, rows: int, start: int, stop: int, max_nnz: int) -> Iterator[CountBlock]:
+        """Read ahead in pieces, and keep what lies behind the border of a block for the next one."""
+        row, ahead = start, self._parts(start, start)
+        while row < stop:
+            pieces, n_cells, nnz = [ahead], len(ahead.indptr) - 1, len(ahead.data)
+            while n_cells < rows and nnz <= max_nnz and row + n_cells < stop:
+                first = row + n_cells
+                pieces.append(self._parts(first, min(first + self._matrix.step, row + rows, stop)))
+                n_cells += len(pieces[-1].indptr) - 1
+                nnz += len(pieces[-1].data)
+            ahead = join(pieces)
+            closed = _fitting(ahead.indptr[1:], max_nnz)
+            yield self._block(row, cut(ahead, 0, closed))
+            ahead, row = cut(ahead, closed, n_cells), row + closed
+
+    def _check_range(self, start: int, stop: int) -> None:
+        if not 0 <= start <= stop <= self.n_obs:
+            msg = f"Cells {start} to {stop} are not in a source of {self.n_obs} cells."
+            raise ValueError(msg)
+
+
+def _fitting(sums: NDArray[np.int64] | NDArray[np.intp], max_nnz: int) -> int:
+    """How many rows stay within ``max_nnz``, at least one."""
+    return max(1, int(np.searchsorted(sums, max_nnz, side="right")))

@@ -1,0 +1,155 @@
+"""Matrices that stay in an HDF5 file or a zarr store.
+
+Both libraries give groups and arrays the same mapping interface, so one reader serves both. What is known about the
+layout of a matrix in a file is in this module.
+"""
+
+from __future__ import annotations
+
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scfm.read._rows import MatrixRows, Parts, checked, join, sparsify
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from scfm.read._rows import Rows
+
+__all__ = ["DenseStored", "SparseStored", "file_of", "is_group", "stored_matrix"]
+
+
+def is_group(element: Any) -> bool:
+    """Whether an element of a file is a group rather than an array."""
+    return hasattr(element, "keys")
+
+
+def stored_matrix(element: Any, name: str) -> MatrixRows:
+    """Make a reader of a matrix in a file.
+
+    Parameters
+    ----------
+    element
+        The h5py or zarr group of a sparse matrix, or the array of a dense one.
+    name
+        ``"X"``, ``"raw.X"`` or ``"layers['counts']"``, for messages.
+
+    Raises
+    ------
+    ValueError
+        If the matrix is stored by columns, or is no matrix.
+    """
+    where = f"{name} of {file_of(element)}"
+    attrs = element.attrs
+    # files written before anndata 0.7 mark a sparse matrix by h5sparse_format
+    encoding = _text(attrs.get("encoding-type", attrs.get("h5sparse_format", "")))
+    if not is_group(element):
+        if len(element.shape) != 2:
+            msg = f"{where} is an array of {len(element.shape)} dimensions; a matrix of cells by genes is needed."
+            raise ValueError(msg)
+        return DenseStored(element, where)
+    if encoding in ("csr_matrix", "csr"):
+        return SparseStored(element, where)
+    if encoding in ("csc_matrix", "csc"):
+        msg = (
+            f"{where} is stored by columns (CSC), and cells cannot be read from it without loading all of it. "
+            f"Store it by rows once:\n\n{_conversion(element, name)}\n\nor pass the AnnData read into memory."
+        )
+        raise ValueError(msg)
+    msg = f"{where} is stored as {encoding or 'an unknown group'!r}; a dense array or a CSR matrix is needed."
+    raise ValueError(msg)
+
+
+def file_of(element: Any) -> str:
+    """Path of the file or store that an element belongs to."""
+    if hasattr(element, "file"):
+        return str(element.file.filename)
+    return str(getattr(element.store, "root", element.store))
+
+
+def _conversion(element: Any, name: str) -> str:
+    """Lines of Python that read the file, store one matrix by rows, and write a new file."""
+    path, inside = PurePath(file_of(element)), element.name.strip("/").split("/")
+    old, new = str(path), str(path.with_stem(f"{path.stem}_csr"))
+    kind, modality = "h5ad" if hasattr(element, "file") else "zarr", inside[1] if inside[0] == "mod" else None
+    read, write = ["import anndata as ad", f"adata = ad.read_{kind}({old!r})"], f"adata.write_{kind}({new!r})"
+    if modality is not None and kind == "h5ad":
+        read = ["import mudata as md", f"mdata = md.read_h5mu({old!r})", f"adata = mdata[{modality!r}]"]
+        write = f"mdata.write_h5mu({new!r})"
+    elif modality is not None:  # mudata reads no raw from zarr, so the modality is taken out
+        group = f"zarr.open_group({old!r}, mode='r')['mod/{modality}']"
+        read = ["import anndata as ad", "import zarr", f"adata = ad.io.read_elem({group})"]
+    change = [f"adata.{name} = adata.{name}.tocsr()"]
+    if name == "raw.X":
+        change = ["raw = adata.raw.to_adata()", "raw.X = raw.X.tocsr()", "adata.raw = raw"]
+    return "\n".join(f"    {line}" for line in [*read, *change, write])
+
+
+class SparseStored(MatrixRows):
+    """A CSR matrix in a file; only ``indptr`` is held in memory (8 bytes a cell).
+
+    Parameters
+    ----------
+    group
+        The h5py or zarr group with ``indptr``, ``indices`` and ``data``.
+    where
+        Its name in messages.
+    """
+
+    def __init__(self, group: Any, where: str) -> None:
+        shape = group.attrs.get("shape", group.attrs.get("h5sparse_shape"))
+        self._indices, self._data = group["indices"], group["data"]
+        super().__init__((int(shape[0]), int(shape[1])), np.dtype(self._data.dtype), where)
+        self._indptr = np.asarray(group["indptr"][...]).astype(np.int64, copy=False)
+        stored = min(self._indices.shape[0], self._data.shape[0])
+        ordered = len(self._indptr) == self.shape[0] + 1 and not self._indptr[0] and (np.diff(self._indptr) >= 0).all()
+        if not ordered or self._indptr[-1] > stored:
+            msg = f"{where} is damaged: its indptr does not fit {self.shape[0]} rows and {stored} stored values."
+            raise ValueError(msg)
+
+    def span(self, start: int, stop: int) -> Parts:
+        """Read stored rows ``start`` to ``stop``: one contiguous slice of each array."""
+        low, high = int(self._indptr[start]), int(self._indptr[stop])
+        indptr = self._indptr[start : stop + 1] - low
+        return checked(indptr, np.asarray(self._indices[low:high]), np.asarray(self._data[low:high]), self)
+
+    def stored(self, rows: Rows) -> NDArray[np.int64]:
+        """Count the stored values of each row."""
+        wanted = np.asarray(rows, dtype=np.int64)
+        return self._indptr[wanted + 1] - self._indptr[wanted]
+
+
+class DenseStored(MatrixRows):
+    """A dense array in a file, read by whole rows of its chunks.
+
+    Parameters
+    ----------
+    array
+        The h5py or zarr array, shape ``(n_cells, n_genes)``.
+    where
+        Its name in messages.
+    """
+
+    def __init__(self, array: Any, where: str) -> None:
+        super().__init__(array.shape, np.dtype(array.dtype), where)
+        self._array = array
+        # a chunk is decompressed once if pieces end where chunks end; one huge chunk must not become the piece
+        chunk = array.chunks[0] if array.chunks else 1
+        if chunk <= 4 * self.step:
+            self.step = chunk * max(1, self.step // chunk)
+
+    def span(self, start: int, stop: int) -> Parts:
+        """Read stored rows ``start`` to ``stop``."""
+        pieces: list[Parts] = []
+        row = start
+        while row < stop or not pieces:
+            end = min((row // self.step + 1) * self.step, stop)
+            pieces.append(sparsify(np.asarray(self._array[row:end])))
+            row = end
+        return join(pieces)
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)

@@ -1,0 +1,84 @@
+"""A cheap look at a few cells: are these counts?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from scfm._types import CountBlock
+    from scfm.read._source import CountSource
+
+__all__ = ["Look", "look_at", "spread"]
+
+SPAN_ROWS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What a sample of a matrix holds."""
+
+    integers: bool
+    """Whether all values are whole numbers, not negative, and finite."""
+    text: str
+    """What the values look like, to be read after "holds"."""
+    bad: tuple[int, int, float] | None = None
+    """Cell, gene and value of the first entry that is negative, infinite or NaN."""
+
+
+def spread(n_obs: int, rows: int = SPAN_ROWS) -> list[tuple[int, int]]:
+    """Up to three stretches of at most ``rows`` cells: the first, the middle and the last ones, without overlap."""
+    if n_obs <= 3 * rows:
+        return [(start, min(start + rows, n_obs)) for start in range(0, n_obs, rows)]
+    middle = (n_obs - rows) // 2
+    return [(0, rows), (middle, middle + rows), (n_obs - rows, n_obs)]
+
+
+def look_at(source: CountSource) -> Look:
+    """Look at up to 768 cells of a source.
+
+    Parameters
+    ----------
+    source
+        The source; its values are not kept.
+
+    Returns
+    -------
+    What its values look like.
+    """
+    largest, whole = 0.0, True
+    sums: list[NDArray[np.float64]] = [np.zeros(0)]
+    for start, stop in spread(source.n_obs):
+        block = source.peek(start, stop)
+        bad = _first_bad(block)
+        if bad is not None:
+            return Look(False, f"the value {bad[2]:g}", bad)
+        if len(block.data):
+            largest = max(largest, float(block.data.max()))
+            whole = whole and (block.data.dtype.kind in "ui" or bool((block.data == np.rint(block.data)).all()))
+        sums.append(block.totals)
+    if whole:
+        return Look(True, "integers")
+    totals = np.concatenate(sums)
+    totals = totals[totals > 0]
+    if len(totals) > 1 and np.ptp(totals) <= 1e-3 * totals.mean():
+        return Look(False, f"values normalised to {totals.mean():.6g} in each cell")
+    if largest < 20:
+        return Look(False, f"log-transformed values (the largest of the sample is {largest:.3g})")
+    return Look(False, f"values with fractions, such as normalised or corrected ones (up to {largest:.6g})")
+
+
+def _first_bad(block: CountBlock) -> tuple[int, int, float] | None:
+    if block.data.dtype.kind == "u":
+        return None
+    data: NDArray[Any] = block.data
+    wrong = np.flatnonzero(~np.isfinite(data) | (data < 0))
+    if not len(wrong):
+        return None
+    at = int(wrong[0])
+    row = int(np.searchsorted(block.indptr, at, side="right")) - 1
+    return block.row0 + row, int(block.indices[at]), float(data[at])
