@@ -1,0 +1,50 @@
+"""Group the cells of a block into batches."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from scfm._types import TokenBatch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from scfm._types import TokenBlock
+
+__all__ = ["plan_batches"]
+
+
+def plan_batches(block: TokenBlock, max_tokens: int, *, padded: bool = False) -> Iterator[TokenBatch]:
+    """Split the cells of a block, longest first, into batches of at most ``max_tokens`` tokens.
+
+    The largest batch comes first, so that a lack of memory shows at once. A cell longer than ``max_tokens`` is a
+    batch of its own; a cell without tokens is left out.
+
+    Parameters
+    ----------
+    block
+        Token sequences.
+    max_tokens
+        Token budget of a batch.
+    padded
+        Count every cell as long as the longest of its batch, for networks that pad.
+    """
+    lengths = np.diff(block.offsets)
+    order = np.argsort(-lengths, kind="stable")
+    order = order[lengths[order] > 0]
+    start = 0
+    while start < len(order):
+        stop = start + _n_fitting(lengths[order[start:]], max_tokens, padded=padded)
+        cells = order[start:stop]
+        tokens = np.concatenate([block.tokens[block.offsets[cell] : block.offsets[cell + 1]] for cell in cells])
+        yield TokenBatch(block.row0 + cells, tokens.astype(np.int64), lengths[cells])
+        start = stop
+
+
+def _n_fitting(lengths: np.ndarray, max_tokens: int, *, padded: bool) -> int:
+    """How many of the cells, longest first, fit into one batch; one at least."""
+    head = lengths[: max(1, max_tokens)]
+    costs = np.arange(1, len(head) + 1) * head[0] if padded else np.cumsum(head)
+    return max(1, int(np.searchsorted(costs, max_tokens, side="right")))

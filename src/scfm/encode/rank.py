@@ -1,0 +1,173 @@
+"""Rank value encoding (Geneformer, scCello): the genes of a cell, most characteristic first.
+
+A gene is ranked by its count over the cell's total, over the gene's non-zero median in the pretraining corpus
+(Theodoris et al. 2023, doi:10.1038/s41586-023-06139-9). The total is the same for all genes of a cell and does not
+change their order, so it enters only where upstream's rounding is to be reproduced.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from scfm._types import TokenBlock
+from scfm.encode.kernels import count_model_genes, encode_rows
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from scfm._types import CountBlock
+
+__all__ = ["RankEncoder", "UpstreamDepth"]
+
+
+@dataclass(frozen=True)
+class UpstreamDepth:
+    """Totals of the cells as upstream takes them, with upstream's rounding.
+
+    ``v = fl(fl(fl(x · fl(1/n)) · 10000) · fl(1/median))`` where the products with ``n`` are float32 if counts and
+    totals are float32, else float64. Stored zeros are encoded too, at the end of a cell.
+    """
+
+    totals: NDArray[np.generic]
+    """``obs["n_counts"]`` of the whole source, in its own dtype, shape ``(n_obs,)``."""
+
+    def factors(self, block: CountBlock) -> tuple[NDArray[np.float64], bool]:
+        """Give 1 / total of the rows of a block, and whether the first products are to be float32."""
+        totals = self.totals[block.row0 : block.row0 + block.n_cells]
+        single = totals.dtype == np.float32 and block.data.dtype == np.float32
+        with np.errstate(divide="ignore"):
+            inverse = np.reciprocal(totals.astype(np.float32 if single else np.float64))
+        return inverse.astype(np.float64), single
+
+
+@dataclass(frozen=True)
+class RankEncoder:
+    """Turn count blocks into token blocks by rank value encoding.
+
+    Ties are broken by vocabulary order, so tokens depend on nothing but the counts of the cell.
+
+    Parameters
+    ----------
+    column_tokens
+        Token of each column of the source, −1 where the model has none; shape ``(n_vars,)``.
+    medians
+        Median by token id, shape ``(vocabulary size,)``, counts per 10,000; NaN for special tokens.
+    max_tokens
+        Longest sequence, special tokens included.
+    first, last
+        Special tokens put around the genes of each cell, −1 for none.
+    merge
+        Add up the counts of columns that share a token.
+    upstream
+        Totals for upstream's rounding; ``None`` ranks by ``x / median`` in float64.
+    threads
+        Threads that encode one block together.
+
+    Raises
+    ------
+    ValueError
+        On calling, if a count is negative, infinite or NaN; the message gives row, column and value.
+    """
+
+    column_tokens: NDArray[np.int32]
+    medians: NDArray[np.float64]
+    max_tokens: int
+    first: int = -1
+    last: int = -1
+    merge: bool = True
+    upstream: UpstreamDepth | None = None
+    threads: int = 1
+    _factors: NDArray[np.float64] = field(init=False, repr=False)
+    _merge: bool = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.max_tokens < 1 + (self.first >= 0) + (self.last >= 0):
+            msg = f"max_tokens={self.max_tokens} leaves no room for a gene between the special tokens."
+            raise ValueError(msg)
+        used = self.column_tokens[self.column_tokens >= 0]
+        repeated = len(np.unique(used)) < len(used)
+        object.__setattr__(self, "_factors", 1.0 / self.medians)
+        object.__setattr__(self, "_merge", self.merge and repeated)
+
+    def __call__(self, block: CountBlock) -> TokenBlock:
+        """Encode one block; row order is kept."""
+        data = block.data if block.data.dtype == np.float32 else block.data.astype(np.float64)
+        specials = (self.first >= 0) + (self.last >= 0)
+        keep = self.max_tokens - specials
+        keep_zeros = self.upstream is not None
+        counts = np.empty(block.n_cells, np.int64)
+        bad = count_model_genes(block.indptr, block.indices, data, self.column_tokens, keep_zeros, counts)
+        if bad >= 0:
+            raise ValueError(_bad_count_message(block, int(bad)))
+        depth, single = np.empty(0), False
+        if self.upstream is not None:
+            depth, single = self.upstream.factors(block)
+        offsets = np.zeros(block.n_cells + 1, np.int64)
+        np.cumsum(np.minimum(counts, keep) + specials, out=offsets[1:])
+        tokens = np.empty(offsets[-1], np.int32)
+        lengths, n_genes = np.empty_like(counts), np.empty_like(counts)
+
+        def encode(rows: tuple[int, int]) -> None:
+            encode_rows(
+                block.indptr,
+                block.indices,
+                data,
+                rows[0],
+                rows[1],
+                self.column_tokens,
+                self._factors,
+                depth,
+                single,
+                keep_zeros,
+                self._merge,
+                keep,
+                self.first,
+                self.last,
+                offsets,
+                tokens,
+                lengths,
+                n_genes,
+            )
+
+        _in_threads(encode, block.indptr, self.threads)
+        if self._merge:
+            tokens, offsets = _close_gaps(tokens, offsets, lengths)
+        return TokenBlock(block.row0, tokens, offsets, n_genes)
+
+
+def _in_threads(encode, indptr: NDArray[np.int64], threads: int) -> None:  # type: ignore[no-untyped-def]
+    """Run ``encode`` over row ranges of about equal work."""
+    n_cells = len(indptr) - 1
+    borders = np.searchsorted(indptr, np.linspace(0, indptr[-1], threads + 1)[1:-1])
+    borders = np.unique(np.concatenate([[0], borders, [n_cells]]))
+    ranges = list(zip(borders[:-1].tolist(), borders[1:].tolist(), strict=True))
+    if len(ranges) <= 1:
+        for rows in ranges:
+            encode(rows)
+        return
+    with ThreadPoolExecutor(len(ranges)) as pool:
+        list(pool.map(encode, ranges))
+
+
+def _close_gaps(
+    tokens: NDArray[np.int32], offsets: NDArray[np.int64], lengths: NDArray[np.int64]
+) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """Take out the room that merged columns left unused."""
+    room = np.diff(offsets)
+    if np.array_equal(room, lengths):
+        return tokens, offsets
+    position = np.arange(len(tokens)) - np.repeat(offsets[:-1], room)
+    closed = np.concatenate([[0], np.cumsum(lengths)])
+    return tokens[position < np.repeat(lengths, room)], closed
+
+
+def _bad_count_message(block: CountBlock, at: int) -> str:
+    row = int(np.searchsorted(block.indptr, at, side="right")) - 1
+    return (
+        f"Cell {block.row0 + row} holds the value {block.data[at]} in column {int(block.indices[at])}: counts must be "
+        "finite and not negative. Point `layer=` or `use_raw=` at the raw counts, or clean the matrix."
+    )

@@ -1,0 +1,8 @@
+"""From the gene ids of the data to the tokens of a model."""
+
+from __future__ import annotations
+
+from scfm.genes.align import GeneMap, MatchReport, align, match_upstream
+from scfm.genes.vocabulary import Vocabulary
+
+__all__ = ["GeneMap", "MatchReport", "Vocabulary", "align", "match_upstream"]

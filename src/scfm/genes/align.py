@@ -1,0 +1,255 @@
+"""Match the genes of a data set to the tokens of a model, once, before anything is computed."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from scfm.genes.species import describe_ids, is_ensembl, looks_like_rodent_symbols, strip_version
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
+
+    from scfm.genes.vocabulary import Vocabulary
+
+__all__ = ["GeneMap", "MatchReport", "align", "match_upstream"]
+
+logger = logging.getLogger(__name__)
+
+INDEX = "index"
+ID_COLUMNS = ("ensembl_id", "ensembl_ids", "gene_ids", "gene_id", "feature_id", "ensembl", "ensembl_gene_id", "ensg")
+SYMBOL_COLUMNS = ("feature_name", "gene_symbols", "gene_symbol", "gene_names", "gene_name", "symbol", "hgnc_symbol")
+LOW_SHARE = 0.2
+
+
+@dataclass(frozen=True)
+class MatchReport:
+    """How the genes of a data set met a vocabulary.
+
+    Returned by :func:`scfm.pp.match_genes`; its numbers end in ``uns[key]["params"]["genes"]``.
+    """
+
+    gene_key: str
+    """Where the gene ids were found: ``"index"`` or a column of ``var``."""
+    n_genes: int
+    """Genes of the data."""
+    n_vocabulary: int
+    """Genes of the model."""
+    matched: int
+    """Genes of the data that have a token."""
+    unmatched: int
+    """Genes of the data that have none; the model does not see them."""
+    merged: int
+    """Genes of the data beyond the first that meet in one token; their counts are added (kept apart upstream)."""
+    by_id: int
+    """Matched by an id as it stands in the vocabulary."""
+    by_version: int
+    """Matched after the version was taken off."""
+    by_alias: int
+    """Matched through the model's table of other ids."""
+    by_symbol: int
+    """Matched as a gene symbol."""
+    examples_unmatched: tuple[str, ...] = ()
+    """The first few unmatched ids."""
+
+    @property
+    def n_tokens(self) -> int:
+        """Different tokens that occur."""
+        return self.matched - self.merged
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values that every AnnData file format can store."""
+        return {**asdict(self), "examples_unmatched": list(self.examples_unmatched)}
+
+    def __str__(self) -> str:
+        routes = ", ".join(
+            f"{n:,} by {name}"
+            for name, n in (
+                ("id", self.by_id),
+                ("id without version", self.by_version),
+                ("alias", self.by_alias),
+                ("symbol", self.by_symbol),
+            )
+            if n
+        )
+        where = "var_names" if self.gene_key == INDEX else f"var[{self.gene_key!r}]"
+        merged = f", {self.merged:,} of them share the token of another" if self.merged else ""
+        return (
+            f"{self.matched:,} of {self.n_genes:,} genes in {where} match the model ({routes or 'none'}{merged}); "
+            f"the model knows {self.n_vocabulary:,}"
+        )
+
+
+@dataclass(frozen=True)
+class GeneMap:
+    """Token of every column of a data set (``genes`` → ``encode``)."""
+
+    tokens: NDArray[np.int32]
+    """Token of each column, −1 where the model has none; shape ``(n_vars,)``."""
+    report: MatchReport
+    """The numbers."""
+    sums: bool = True
+    """Whether counts of columns with the same token are added (otherwise each keeps its own token)."""
+
+
+def align(var: pd.DataFrame, vocabulary: Vocabulary, *, gene_key: str | None = None) -> GeneMap:
+    """Give every gene of ``var`` the token of the model, by id, alias or symbol.
+
+    Parameters
+    ----------
+    var
+        Annotation of the genes: ids are looked for in its index and in the usual columns.
+    vocabulary
+        The genes of the model.
+    gene_key
+        Column of ``var`` that holds the ids, ``"index"`` for the index. By default the place where most genes match.
+
+    Raises
+    ------
+    KeyError
+        If ``gene_key`` is not a column of ``var``.
+    ValueError
+        If no gene matches; the message says what the ids look like and what the model expects.
+    """
+    if gene_key is not None and gene_key != INDEX and gene_key not in var:
+        msg = f"gene_key={gene_key!r} is not a column of var; found {list(var.columns)}, or use 'index' for var_names."
+        raise KeyError(msg)
+    keys = [gene_key] if gene_key is not None else _candidates(var)
+    find = _finder(vocabulary)
+    best: tuple[str, list[str], list[tuple[int, str]]] | None = None
+    for key in keys:
+        ids = _ids(var, key)
+        symbols_usable = vocabulary.species != "human" or not looks_like_rodent_symbols(ids)
+        found = [find(gene, symbols_usable) for gene in ids]
+        if best is None or _n_matched(found) > _n_matched(best[2]):
+            best = key, ids, found
+    assert best is not None
+    key, ids, found = best
+    tokens = np.fromiter((token for token, _ in found), dtype=np.int32, count=len(found))
+    report = _report(key, ids, tokens, [route for _, route in found], vocabulary)
+    if report.matched == 0:
+        raise ValueError(_no_match_message(keys, var, vocabulary))
+    if report.matched < LOW_SHARE * report.n_genes:
+        warnings.warn(
+            f"Only {report}. Unmatched ids look like {', '.join(report.examples_unmatched)}. "
+            "Check the species and `gene_key=`.",
+            UserWarning,
+            stacklevel=2,
+        )
+    logger.info("%s", report)
+    return GeneMap(tokens, report)
+
+
+def match_upstream(var: pd.DataFrame, vocabulary: Vocabulary, *, gene_key: str | None = None) -> GeneMap:
+    """Match genes as the Geneformer tokenizer does.
+
+    Ids (``var["ensembl_id"]``, else the index) are upper-cased and looked up in the published mapping; versions stay
+    on; symbols count only where the mapping has them. Columns that meet in one gene are added only if the number of
+    distinct ids and of distinct mapped genes differ, so exact duplicates alone keep one token each.
+
+    Raises
+    ------
+    KeyError, ValueError
+        As :func:`align`.
+    """
+    key = gene_key or ("ensembl_id" if "ensembl_id" in var else INDEX)
+    if key != INDEX and key not in var:
+        msg = f"gene_key={key!r} is not a column of var; found {list(var.columns)}."
+        raise KeyError(msg)
+    ids = _ids(var, key)
+    mapped = [vocabulary.mapping.get(gene.upper()) for gene in ids]
+    tokens = np.asarray([-1 if gene is None else vocabulary.token_of[gene] for gene in mapped], dtype=np.int32)
+    as_written = {gene for gene in ids if gene in vocabulary.mapping}
+    sums = len(as_written) != len({vocabulary.mapping[gene] for gene in as_written})
+    routes = [
+        "" if gene is None else ("id" if gene == written.upper() else "alias")
+        for gene, written in zip(mapped, ids, strict=True)
+    ]
+    report = _report(key, ids, tokens, routes, vocabulary)
+    if report.matched == 0:
+        raise ValueError(_no_match_message([key], var, vocabulary))
+    logger.info("%s", report)
+    return GeneMap(tokens, report, sums)
+
+
+def _candidates(var: pd.DataFrame) -> list[str]:
+    present = {str(column).lower(): str(column) for column in var.columns}
+    ids = [present[name] for name in ID_COLUMNS if name in present]
+    symbols = [present[name] for name in SYMBOL_COLUMNS if name in present]
+    return [*ids, INDEX, *symbols]
+
+
+def _ids(var: pd.DataFrame, key: str) -> list[str]:
+    values = var.index if key == INDEX else var[key]
+    return ["" if pd.isna(value) else str(value) for value in values]
+
+
+def _n_matched(found: Sequence[tuple[int, str]]) -> int:
+    return sum(token >= 0 for token, _ in found)
+
+
+def _finder(vocabulary: Vocabulary) -> Callable[[str, bool], tuple[int, str]]:
+    token_of, mapping, symbols = vocabulary.token_of, vocabulary.mapping, vocabulary.symbols
+    upper_symbols: dict[str, str] = {}
+    for symbol, gene in symbols.items():
+        upper_symbols.setdefault(symbol.upper(), gene)
+
+    def find(gene: str, symbols_usable: bool) -> tuple[int, str]:
+        if gene in token_of:
+            return token_of[gene], "id"
+        if is_ensembl(gene):
+            plain = strip_version(gene).upper()
+            if plain in token_of:
+                return token_of[plain], "id" if plain == gene.upper() else "version"
+            return (token_of[mapping[plain]], "alias") if plain in mapping else (-1, "")
+        if symbols_usable:
+            upper = gene.upper()
+            target = symbols.get(gene) or mapping.get(upper) or upper_symbols.get(upper)
+            if target is not None:
+                return token_of[target], "symbol"
+        return -1, ""
+
+    return find
+
+
+def _report(
+    key: str, ids: Sequence[str], tokens: NDArray[np.int32], routes: Sequence[str], vocabulary: Vocabulary
+) -> MatchReport:
+    found = tokens[tokens >= 0]
+    unmatched = [gene for gene, token in zip(ids, tokens.tolist(), strict=True) if token < 0]
+    return MatchReport(
+        gene_key=key,
+        n_genes=len(ids),
+        n_vocabulary=len(vocabulary.genes),
+        matched=len(found),
+        unmatched=len(unmatched),
+        merged=len(found) - len(np.unique(found)),
+        by_id=routes.count("id"),
+        by_version=routes.count("version"),
+        by_alias=routes.count("alias"),
+        by_symbol=routes.count("symbol"),
+        examples_unmatched=tuple(unmatched[:5]),
+    )
+
+
+def _no_match_message(keys: Sequence[str], var: pd.DataFrame, vocabulary: Vocabulary) -> str:
+    if not len(var):
+        msg = "No gene of the data is known to the model: the data has no genes."
+        return msg
+    looks = "; ".join(
+        f"{'var_names' if key == INDEX else f'var[{key!r}]'} holds {describe_ids(ids)} such as {ids[:3]}"
+        for key, ids in ((key, _ids(var, key)) for key in keys)
+    )
+    expected = vocabulary.genes[:2].tolist()
+    return (
+        f"No gene of the data is known to the model: {looks}. The model expects "
+        f"{vocabulary.species} Ensembl ids such as {expected}, or {vocabulary.species} gene symbols. Name the column "
+        "with gene_key=, or translate the ids (orthologs, for another species) first."
+    )

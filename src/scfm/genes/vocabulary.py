@@ -1,0 +1,169 @@
+"""The genes a model knows: token, expression median and other names of each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+__all__ = ["ALIASES_FILE", "VOCABULARY_FILE", "Vocabulary"]
+
+VOCABULARY_FILE = "vocabulary.tsv"
+ALIASES_FILE = "aliases.tsv"
+
+
+@dataclass(frozen=True, eq=False)
+class Vocabulary:
+    """Genes, tokens and names of a model.
+
+    Parameters
+    ----------
+    genes
+        Gene ids (Ensembl), shape ``(n_genes,)``, in token order.
+    tokens
+        Token id of each gene, shape ``(n_genes,)``, int32, strictly increasing.
+    medians
+        Non-zero median expression of each gene over the pretraining corpus (counts per 10,000), shape
+        ``(n_genes,)``, float64, finite and positive.
+    special_tokens
+        Ids of the tokens that are no genes, such as ``{"<pad>": 0, "<mask>": 1}``.
+    mapping
+        Published table of other ids (retired Ensembl ids, upper-case symbols) to gene ids of this vocabulary.
+    symbols
+        Gene symbols to gene ids of this vocabulary; may repeat names of ``mapping``.
+    species
+        Species of the gene ids, as ``"human"``.
+
+    Raises
+    ------
+    ValueError
+        If lengths differ, tokens are not increasing and distinct from the special ones, or a median is not positive.
+    """
+
+    genes: NDArray[np.str_]
+    tokens: NDArray[np.int32]
+    medians: NDArray[np.float64]
+    special_tokens: Mapping[str, int] = field(default_factory=dict)
+    mapping: Mapping[str, str] = field(default_factory=dict)
+    symbols: Mapping[str, str] = field(default_factory=dict)
+    species: str = "human"
+
+    def __post_init__(self) -> None:
+        if not len(self.genes) == len(self.tokens) == len(self.medians) > 0:
+            msg = f"{len(self.genes)} genes, {len(self.tokens)} tokens and {len(self.medians)} medians: need as many of each, and one at least."
+            raise ValueError(msg)
+        negative = [name for name, token in self.special_tokens.items() if token < 0]
+        if negative:
+            msg = f"The special token {negative[0]} has a negative id."
+            raise ValueError(msg)
+        if np.any(np.diff(self.tokens) <= 0) or self.tokens[0] < 0 or len(set(self.genes)) != len(self.genes):
+            msg = "Gene ids must be unique and tokens must increase from gene to gene."
+            raise ValueError(msg)
+        clash = set(self.special_tokens.values()) & set(self.tokens.tolist())
+        if clash:
+            msg = f"Tokens {sorted(clash)[:5]} are used for a gene and for a special token."
+            raise ValueError(msg)
+        bad = ~(np.isfinite(self.medians) & (self.medians > 0))
+        if bad.any():
+            msg = f"{int(bad.sum())} gene medians are not positive numbers, the first for {self.genes[bad][0]}."
+            raise ValueError(msg)
+        for name in ("special_tokens", "mapping", "symbols"):
+            object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
+
+    @property
+    def size(self) -> int:
+        """Rows that the word embedding of a fitting model has: the largest token + 1."""
+        return int(max(self.tokens[-1], *self.special_tokens.values(), 0)) + 1
+
+    @cached_property
+    def token_of(self) -> dict[str, int]:
+        """Token of each gene id."""
+        return dict(zip(self.genes.tolist(), self.tokens.tolist(), strict=True))
+
+    @cached_property
+    def median_of_token(self) -> NDArray[np.float64]:
+        """Median by token id, NaN for special tokens, shape ``(size,)``."""
+        by_token = np.full(self.size, np.nan)
+        by_token[self.tokens] = self.medians
+        return by_token
+
+    @cached_property
+    def symbol_of(self) -> dict[str, str]:
+        """Main symbol of each gene id, where one is known (the first listed)."""
+        symbols: dict[str, str] = {}
+        for symbol, gene in self.symbols.items():
+            symbols.setdefault(gene, symbol)
+        return symbols
+
+    def save(self, folder: Path) -> None:
+        """Write ``vocabulary.tsv`` and ``aliases.tsv`` into ``folder`` (tab separated text, no pickle).
+
+        The special tokens and the species belong to the card of the model.
+        """
+        symbol = [self.symbol_of.get(gene, "") for gene in self.genes.tolist()]
+        genes = {"gene": self.genes, "token": self.tokens, "median": self.medians, "symbol": symbol}
+        pd.DataFrame(genes).to_csv(folder / VOCABULARY_FILE, sep="\t", index=False)
+        rows = [(alias, gene, "mapping") for alias, gene in self.mapping.items() if alias != gene]
+        rows += [(alias, gene, "symbol") for alias, gene in self.symbols.items() if self.symbol_of[gene] != alias]
+        table = pd.DataFrame(rows, columns=["alias", "gene", "table"])
+        table.to_csv(folder / ALIASES_FILE, sep="\t", index=False)
+
+    @classmethod
+    def read(cls, folder: Path, *, special_tokens: Mapping[str, int], species: str = "human") -> Vocabulary:
+        """Read what :meth:`save` wrote.
+
+        Raises
+        ------
+        ValueError
+            If a file lacks a column or holds something that is no vocabulary.
+        """
+        table = _read_table(folder / VOCABULARY_FILE)
+        _require_columns(table, ("gene", "token", "median", "symbol"), folder / VOCABULARY_FILE)
+        genes = table["gene"].tolist()
+        known = set(genes)
+        mapping = {gene: gene for gene in genes}
+        symbols = {symbol: gene for symbol, gene in zip(table["symbol"], genes, strict=True) if symbol}
+        path = folder / ALIASES_FILE
+        if path.exists():
+            aliases = _read_table(path)
+            _require_columns(aliases, ("alias", "gene"), path)
+            kinds = aliases["table"] if "table" in aliases else ["symbol"] * len(aliases)
+            for alias, gene, kind in zip(aliases["alias"], aliases["gene"], kinds, strict=True):
+                if gene in known:
+                    (mapping if kind == "mapping" else symbols).setdefault(alias, gene)
+        return cls(
+            np.asarray(genes, dtype=str),
+            table["token"].to_numpy(np.int32),
+            table["median"].to_numpy(np.float64),
+            special_tokens,
+            mapping,
+            symbols,
+            species,
+        )
+
+
+def _read_table(path: Path) -> pd.DataFrame:
+    text = dict.fromkeys(("gene", "symbol", "alias", "table"), str)
+    types = {**text, "token": np.int32, "median": np.float64}
+    try:
+        return pd.read_csv(path, sep="\t", dtype=types, keep_default_na=False, float_precision="round_trip")
+    except ValueError as error:  # pandas' own errors are ValueErrors, too
+        msg = f"{path} is no table of genes ({error}): it is cut off or damaged; convert the model again."
+        raise ValueError(msg) from error
+
+
+def _require_columns(table: pd.DataFrame, columns: tuple[str, ...], path: Path) -> None:
+    missing = [name for name in columns if name not in table]
+    if missing:
+        msg = f"{path} lacks the column(s) {missing}; found {list(table.columns)}."
+        raise ValueError(msg)
