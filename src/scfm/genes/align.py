@@ -65,8 +65,10 @@ class MatchReport:
         return self.matched - self.merged
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values that every AnnData file format can store."""
-        return {**asdict(self), "examples_unmatched": list(self.examples_unmatched)}
+        """The numbers, as plain values that every AnnData file format can store."""
+        values = asdict(self)
+        del values["examples_unmatched"]
+        return values
 
     def __str__(self) -> str:
         routes = ", ".join(

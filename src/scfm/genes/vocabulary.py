@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["ALIASES_FILE", "VOCABULARY_FILE", "Vocabulary"]
+__all__ = ["ALIASES_FILE", "VOCABULARY_FILE", "Vocabulary", "vocabulary_files"]
 
 VOCABULARY_FILE = "vocabulary.tsv"
 ALIASES_FILE = "aliases.tsv"
@@ -150,6 +150,12 @@ class Vocabulary:
             symbols,
             species,
         )
+
+
+def vocabulary_files(folder: Path) -> list[Path]:
+    """The files of a vocabulary, in a fixed order; aliases may be missing."""
+    aliases = folder / ALIASES_FILE
+    return [folder / VOCABULARY_FILE, *([aliases] if aliases.exists() else [])]
 
 
 def _read_table(path: Path) -> pd.DataFrame:

@@ -1,0 +1,76 @@
+"""Output heads, built only where their output is read."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from . import published
+from .bert import BertConfig, init_weights
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["MaskedLMHead"]
+
+
+class MaskedLMHead(nn.Module):
+    """Masked-language-model head: ``LayerNorm(act(dense(x))) · word_embeddingsᵀ + bias``.
+
+    The output weights are the word embeddings of the encoder, which are handed over at each call.
+
+    Parameters
+    ----------
+    config
+        Sizes.
+    """
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.bias = nn.Parameter(torch.zeros(config.vocab_size))
+        self.apply(init_weights)
+
+    def forward(self, hidden: Tensor, word_embeddings: Tensor) -> Tensor:
+        """Scores of all tokens of the vocabulary.
+
+        Parameters
+        ----------
+        hidden
+            Hidden states of the last layer, shape ``(..., d)``; pass only the tokens whose scores are read.
+        word_embeddings
+            Word embeddings of the encoder, shape ``(vocab_size, d)``.
+
+        Returns
+        -------
+        Logits, shape ``(..., vocab_size)``.
+        """
+        x = self.dense(hidden)
+        x = F.relu(x) if self.config.hidden_act == "relu" else F.gelu(x)
+        return F.linear(self.norm(x), word_embeddings, self.bias)
+
+    def load_published(self, tensors: Mapping[str, Tensor]) -> None:
+        """Copy the head of a published ``BertForMaskedLM`` state dict.
+
+        Parameters
+        ----------
+        tensors
+            Tensors by published name; only those of the head are looked up.
+
+        Raises
+        ------
+        ValueError
+            If names are missing or unexpected, a tensor has another shape, or the output weights are not the word
+            embeddings; the weights are then undefined.
+        """
+        published.check_names(tensors, self.config, head=True)
+        published.check_tied(tensors)
+        if self.bias.is_meta:
+            self.to_empty(device="cpu")
+        published.copy_into(published.head_targets(self), tensors)
+        published.copy_into({published.bias_name(tensors): self.bias}, tensors)

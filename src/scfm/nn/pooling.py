@@ -1,0 +1,111 @@
+"""From the hidden states of packed tokens to one vector per cell, or one per gene."""
+
+from __future__ import annotations
+
+from itertools import accumulate
+
+import torch
+from torch import Tensor
+
+from .attention import Lengths, Packing
+
+__all__ = ["GeneMeans", "pool_first", "pool_mean"]
+
+
+def pool_first(hidden: Tensor, lengths: Lengths) -> Tensor:
+    """Hidden state of the first token of each cell (``<cls>`` where the model has one).
+
+    Parameters
+    ----------
+    hidden
+        Hidden states of packed tokens, shape ``(T, d)``.
+    lengths
+        Tokens of each cell; they sum to ``T``.
+
+    Returns
+    -------
+    float32, shape ``(n_cells, d)``.
+
+    Raises
+    ------
+    ValueError
+        If a cell has no token, or the lengths do not sum to ``T``.
+    """
+    packing = Packing(lengths, hidden.device, "cells")
+    _check_sum(hidden, packing)
+    return hidden[packing.first()].float()
+
+
+def pool_mean(hidden: Tensor, lengths: Lengths, *, skip_first: int = 0, skip_last: int = 0) -> Tensor:
+    """Mean hidden state of each cell, accumulated in float32.
+
+    Parameters
+    ----------
+    hidden
+        Hidden states of packed tokens, shape ``(T, d)``.
+    lengths
+        Tokens of each cell; they sum to ``T``.
+    skip_first, skip_last
+        Tokens left out at the start and the end of each cell, e.g. 1 and 1 for ``<cls>`` and ``<eos>``.
+
+    Returns
+    -------
+    float32, shape ``(n_cells, d)``; NaN for a cell with no token left.
+
+    Raises
+    ------
+    ValueError
+        If the lengths do not sum to ``T``.
+    """
+    packing = Packing(lengths, hidden.device, "cells")
+    _check_sum(hidden, packing)
+    ends = accumulate(packing.lengths)
+    rows = []
+    for start, end in zip(packing.starts, ends, strict=True):
+        left = start + skip_first
+        rows.append(hidden[left : max(left, end - skip_last)].mean(dim=0, dtype=torch.float32))
+    return torch.stack(rows) if rows else hidden.new_empty(0, hidden.shape[1], dtype=torch.float32)
+
+
+class GeneMeans:
+    """Mean hidden state of each token over all cells that go by, summed in float64.
+
+    Parameters
+    ----------
+    vocab_size
+        Number of tokens of the vocabulary.
+    hidden_size
+        Features of a hidden state.
+    device
+        Where the sums are kept. It must have float64 (MPS has not).
+    """
+
+    def __init__(self, vocab_size: int, hidden_size: int, device: torch.device | str = "cpu") -> None:
+        self._sums = torch.zeros(vocab_size, hidden_size, dtype=torch.float64, device=device)
+        self._counts = torch.zeros(vocab_size, dtype=torch.int64, device=device)
+
+    def add(self, hidden: Tensor, tokens: Tensor) -> None:
+        """Add hidden states of shape ``(T, d)`` to the sums of their tokens, int64 of shape ``(T,)``."""
+        tokens = tokens.to(self._sums.device)
+        values = hidden.detach().to(self._sums.device).to(torch.float64)
+        self._sums.index_add_(0, tokens, values)
+        self._counts += torch.bincount(tokens, minlength=len(self._counts))
+
+    def means(self) -> tuple[Tensor, Tensor]:
+        """Mean of each token and how often it was seen.
+
+        Returns
+        -------
+        means
+            float32, shape ``(vocab_size, d)``, on the CPU; NaN for a token that was never seen.
+        counts
+            int64, shape ``(vocab_size,)``, on the CPU.
+        """
+        means = (self._sums / self._counts[:, None]).to(torch.float32)
+        return means.cpu(), self._counts.cpu()
+
+
+def _check_sum(hidden: Tensor, packing: Packing) -> None:
+    if packing.n_tokens != len(hidden):
+        msg = f"lengths sum to {packing.n_tokens}, but there are {len(hidden)} tokens."
+        raise ValueError(msg)
