@@ -1,0 +1,10 @@
+"""The models: load one, list them, convert published weights."""
+
+from __future__ import annotations
+
+from scfm.model._base import Embedding, FoundationModel
+from scfm.model._convert import convert
+from scfm.model._load import load
+from scfm.model._registry import list_models, register
+
+__all__ = ["Embedding", "FoundationModel", "convert", "list_models", "load", "register"]

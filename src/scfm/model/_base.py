@@ -1,0 +1,368 @@
+"""What every model is: a vocabulary, an encoder, a network and a pooling."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from abc import ABC, abstractmethod
+from dataclasses import asdict, dataclass, fields
+from importlib.metadata import version
+from numbers import Integral
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from scfm._settings import settings
+from scfm.read import open_counts
+from scfm.run import ArraySink, GeneMeansSink, RunPlan, run
+from scfm.run.device import default_batch_tokens, resolve_device, resolve_dtype
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    import numpy as np
+    import pandas as pd
+    import torch
+    from anndata import AnnData
+    from mudata import MuData
+    from numpy.typing import NDArray
+
+    from scfm._types import CountBlock, TokenBatch, TokenBlock
+    from scfm.genes import GeneMap, Vocabulary
+    from scfm.read import CountSource
+    from scfm.run import RunStats
+    from scfm.weights import ModelCard
+
+__all__ = ["Compat", "Embedding", "FoundationModel", "NoOptions", "RunOptions"]
+
+logger = logging.getLogger("scfm")
+
+Compat = Literal["upstream"]
+
+
+@dataclass(frozen=True)
+class NoOptions:
+    """Options of a family that has none."""
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """The choices of one run, defaults filled in."""
+
+    pooling: str
+    hidden_layer: int
+    n_layers: int
+    """Layers that are computed."""
+    max_tokens: int
+    compat: Compat | None
+    family: Any
+    """Options of the family."""
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """Result of one run."""
+
+    values: NDArray[np.float32]
+    """``(n_obs, n_features)``, or ``(n_vars, n_features)`` for ``axis="var"``."""
+    axis: Literal["obs", "var"]
+    """Whether rows are cells or genes."""
+    names: pd.Index
+    """Names of the rows."""
+    params: dict[str, Any]
+    """Everything needed to repeat the run, in types that every AnnData file format can store."""
+
+    def in_order_of(self, names: pd.Index) -> NDArray[np.float32]:
+        """Rows for ``names``: those of ``raw`` may be more, or in another order; NaN for a name that is not there."""
+        if self.names.equals(names):
+            return self.values
+        import pandas as pd
+
+        frame = pd.DataFrame(self.values, index=self.names)
+        return frame[~frame.index.duplicated()].reindex(names).to_numpy()
+
+
+class FoundationModel(ABC):
+    """A model with its weights at hand; made by :func:`scfm.model.load`.
+
+    Parameters
+    ----------
+    card
+        Description and defaults.
+    vocabulary
+        Genes and tokens.
+    tensors
+        Weights by published name; read when the network is built.
+    """
+
+    family: ClassVar[str]
+    """Name of the family, from which the keys of results are made."""
+    poolings: ClassVar[tuple[str, ...]]
+    """Poolings that the family knows."""
+    options_class: ClassVar[type] = NoOptions
+    """Dataclass of the options that only this family takes."""
+
+    upstream_prefers_raw: ClassVar[bool] = False
+    """Whether the family's own code takes ``raw`` where there is one (``compat="upstream"``)."""
+
+    def __init__(self, card: ModelCard, vocabulary: Vocabulary, tensors: Mapping[str, torch.Tensor]) -> None:
+        self.card = card
+        self.vocabulary = vocabulary
+        self._tensors = tensors
+        self._built: tuple[tuple[Any, ...], torch.nn.Module] | None = None
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.card.id!r}: {self.n_layers} layers × {self.n_features} features)"
+
+    @classmethod
+    def local_folder(cls, card: ModelCard) -> Path:
+        """Folder where the converted weights of a registered model are kept on this machine."""
+        return settings.cache_dir / "models" / card.id
+
+    @classmethod
+    @abstractmethod
+    def recognizes(cls, config: Mapping[str, Any]) -> bool:
+        """Whether a published ``config.json`` is one of this family."""
+
+    @classmethod
+    @abstractmethod
+    def read_published(
+        cls, folder: Path, config: Mapping[str, Any], dictionaries: str | Path | Sequence[str | Path] | None
+    ) -> tuple[ModelCard, Vocabulary]:
+        """Read architecture and vocabulary of a published folder; the card has neither id nor hashes yet."""
+
+    @classmethod
+    @abstractmethod
+    def read_vocabulary(
+        cls, card: ModelCard, folder: Path | None, dictionaries: str | Path | Sequence[str | Path] | None
+    ) -> Vocabulary:
+        """Read the published vocabulary of a registered model, without any weights."""
+
+    @classmethod
+    @abstractmethod
+    def match_genes(
+        cls, var: pd.DataFrame, vocabulary: Vocabulary, *, gene_key: str | None, compat: Compat | None
+    ) -> GeneMap:
+        """Give every gene of a data set a token."""
+
+    @property
+    @abstractmethod
+    def n_layers(self) -> int:
+        """Layers of the network."""
+
+    @property
+    @abstractmethod
+    def n_features(self) -> int:
+        """Width of an embedding."""
+
+    @abstractmethod
+    def build_encoder(
+        self, source: CountSource, genes: GeneMap, options: RunOptions
+    ) -> Callable[[CountBlock], TokenBlock]:
+        """Make the step from counts to tokens."""
+
+    @abstractmethod
+    def build_network(self, n_layers: int) -> torch.nn.Module:
+        """Make the network with its first ``n_layers`` layers and load their weights, float32 on the CPU."""
+
+    @abstractmethod
+    def forward(self, network: torch.nn.Module, batch: TokenBatch, options: RunOptions) -> torch.Tensor:
+        """Compute one batch: a vector per cell, or per token for ``pooling="gene"``."""
+
+    @abstractmethod
+    def check(self) -> None:
+        """Raise a ValueError if names or vocabulary size of the weights do not fit the card; reads no tensor."""
+
+    def max_genes(self, options: RunOptions) -> int:
+        """Genes of a cell that fit into ``max_tokens``."""
+        return options.max_tokens
+
+    def embed(self, data: AnnData | MuData | str | Path, **arguments: Any) -> NDArray[np.float32]:
+        """Embed cells (or genes) and return the array; nothing is written.
+
+        Parameters
+        ----------
+        data
+            As for :func:`scfm.tl.embed`, or the path of an ``.h5ad``, ``.h5mu`` or ``.zarr`` file, which is read block
+            by block.
+        arguments
+            The keyword arguments of :func:`scfm.tl.embed`, except ``key_added`` and ``copy``.
+
+        Returns
+        -------
+        float32, shape ``(n_obs, n_features)`` in the order of the cells; for ``pooling="gene"``
+        ``(n_vars, n_features)`` in the order of the genes, NaN where a gene has no token or was never seen.
+
+        Examples
+        --------
+        >>> import scfm
+        >>> adata = scfm.datasets.pbmc68k()
+        >>> scfm.model.load("scfm-mini").embed(adata[:10]).shape
+        (10, 128)
+        """
+        return self.run(data, **arguments).values
+
+    def run(
+        self,
+        data: AnnData | MuData | str | Path,
+        *,
+        modality: str | None = None,
+        layer: str | None = None,
+        use_raw: bool | None = None,
+        gene_key: str | None = None,
+        pooling: str | None = None,
+        hidden_layer: int | None = None,
+        max_tokens: int | None = None,
+        device: str | torch.device | None = None,
+        dtype: str | torch.dtype | None = None,
+        compat: Compat | None = None,
+        **options: Any,
+    ) -> Embedding:
+        """As :meth:`embed`, with names and provenance beside the array."""
+        choices = self._choose(pooling, hidden_layer, max_tokens, compat, options)
+        where = resolve_device(device)
+        precision = resolve_dtype(dtype, where)
+        with open_counts(
+            data,
+            modality=modality,
+            layer=layer,
+            use_raw=self._use_raw(use_raw, layer, compat),
+            prefer_raw=compat is not None and self.upstream_prefers_raw,
+        ) as source:
+            genes = self.match_genes(source.var, self.vocabulary, gene_key=gene_key, compat=compat)
+            values, stats = self._compute(source, genes, choices, where, precision)
+            _report(stats, where, precision, self.has_cls)
+            params = self._params(choices, source, genes, stats, str(where), str(precision).removeprefix("torch."))
+            by_gene = choices.pooling == "gene"
+            names = source.var.index if by_gene else source.obs_names
+        return Embedding(values, "var" if by_gene else "obs", names, params)
+
+    def _compute(
+        self, source: CountSource, genes: GeneMap, choices: RunOptions, device: torch.device, dtype: torch.dtype
+    ) -> tuple[NDArray[np.float32], RunStats]:
+        encode = self.build_encoder(source, genes, choices)
+        network = self._network(choices.n_layers, device, dtype)
+        sink: ArraySink | GeneMeansSink
+        if choices.pooling == "gene":
+            sink = GeneMeansSink(self.vocabulary.size, self.n_features)
+        else:
+            sink = ArraySink(source.n_obs, self.n_features)
+
+        def forward(batch: TokenBatch) -> torch.Tensor:
+            return self.forward(network, batch, choices)
+
+        stats = run(source, encode, forward, sink, _plan(device), self.max_genes(choices))
+        return sink.values(genes.tokens) if isinstance(sink, GeneMeansSink) else sink.values, stats
+
+    @property
+    def has_cls(self) -> bool:
+        """Whether every cell, even one without genes, has special tokens."""
+        return "<cls>" in self.vocabulary.special_tokens
+
+    def _use_raw(self, use_raw: bool | None, layer: str | None, compat: Compat | None) -> bool | None:
+        upstream_x = compat is not None and not self.upstream_prefers_raw
+        return False if use_raw is None and layer is None and upstream_x else use_raw
+
+    def _choose(
+        self,
+        pooling: str | None,
+        hidden_layer: int | None,
+        max_tokens: int | None,
+        compat: Compat | None,
+        options: dict[str, Any],
+    ) -> RunOptions:
+        if compat not in (None, "upstream"):
+            msg = f"compat={compat!r} is not known; use 'upstream' to do as the model's own code does, or None."
+            raise ValueError(msg)
+        pooling = self.card.pooling if pooling is None else pooling
+        usable = [name for name in self.poolings if name != "cls" or self.has_cls]
+        if pooling not in usable:
+            msg = f"pooling={pooling!r} is not known to {self.card.id}; use one of {', '.join(map(repr, usable))}."
+            raise ValueError(msg)
+        layer = self.card.hidden_layer if hidden_layer is None else hidden_layer
+        if not _is_int(layer) or not -self.n_layers <= layer <= 0:
+            msg = (
+                f"hidden_layer={layer!r} does not exist: 0 is the last of {self.n_layers} layers, -1 the one before it, "
+                f"down to {-self.n_layers} for the input of the first."
+            )
+            raise ValueError(msg)
+        tokens = self.card.max_tokens if max_tokens is None else max_tokens
+        if not _is_int(tokens) or not 3 <= tokens <= self.card.max_tokens:
+            msg = f"max_tokens={tokens!r} is out of range: {self.card.id} takes 3 to {self.card.max_tokens} tokens a cell."
+            raise ValueError(msg)
+        family = self._family_options(options)
+        return RunOptions(pooling, layer, self.n_layers + layer, tokens, compat, family)
+
+    def _family_options(self, options: dict[str, Any]) -> Any:
+        valid = [f.name for f in fields(self.options_class)]
+        unknown = [name for name in options if name not in valid]
+        if unknown:
+            takes = f"the options {', '.join(valid)}" if valid else "no options of its own"
+            msg = f"{unknown[0]!r} is no option of tl.embed, and the family {self.family!r} takes {takes}."
+            raise TypeError(msg)
+        return self.options_class(**options)
+
+    def _network(self, n_layers: int, device: torch.device, dtype: torch.dtype) -> torch.nn.Module:
+        key = (n_layers, str(device), dtype)
+        if self._built is None or self._built[0] != key:
+            self._built = None  # frees the old one before the new one is built
+            self._built = key, self.build_network(n_layers).to(device=device, dtype=dtype).eval()
+        return self._built[1]
+
+    def _params(
+        self, choices: RunOptions, source: CountSource, genes: GeneMap, stats: RunStats, device: str, dtype: str
+    ) -> dict[str, Any]:
+        return {
+            "model": self.card.id,
+            "family": self.family,
+            "revision": self.card.revision,
+            "weights_sha256": self.card.weights_sha256,
+            "pooling": choices.pooling,
+            "hidden_layer": choices.hidden_layer,
+            "max_tokens": choices.max_tokens,
+            "compat": choices.compat,
+            "options": asdict(choices.family),
+            "matrix": source.matrix,
+            "genes": genes.report.as_dict(),
+            "n_cells": stats.n_cells,
+            "n_cells_truncated": stats.n_truncated,
+            "n_cells_empty": stats.n_empty,
+            "device": device,
+            "dtype": dtype,
+            "versions": {name: version(name) for name in ("scfm", "anndata", "numpy", "torch")},
+        }
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def _plan(device: torch.device) -> RunPlan:
+    return RunPlan(
+        batch_tokens=default_batch_tokens(device),
+        block_rows=settings.block_rows,
+        block_values=settings.block_values,
+        padded=device.type != "cpu",
+        progress=settings.progress,
+    )
+
+
+def _report(stats: RunStats, device: torch.device, dtype: torch.dtype, has_cls: bool) -> None:
+    logger.info(
+        "embedded %d cells (%d tokens, %d cells cut to the longest input) on %s in %s: %.1f s, %.0f cells/s",
+        stats.n_cells,
+        stats.n_tokens,
+        stats.n_truncated,
+        device,
+        str(dtype).removeprefix("torch."),
+        stats.seconds,
+        stats.n_cells / max(stats.seconds, 1e-9),
+    )
+    if stats.n_empty:
+        rows = "those of an empty cell" if has_cls else "NaN, which sc.pp.neighbors refuses"
+        warnings.warn(
+            f"{stats.n_empty} of {stats.n_cells} cells hold no gene of the model; their rows are {rows}. "
+            "scfm.pp.match_genes(adata, model) shows which genes match; drop such cells with "
+            "adata[~np.isnan(adata.obsm[key]).any(axis=1)] or sc.pp.filter_cells.",
+            UserWarning,
+            stacklevel=4,
+        )

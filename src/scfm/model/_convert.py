@@ -1,0 +1,91 @@
+"""Turn published weights into one self-contained folder."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from scfm.genes.vocabulary import vocabulary_files
+from scfm.model._load import WEIGHTS_FILE, PublishedFolder
+from scfm.weights.card import CARD_FILE
+from scfm.weights.tensors import open_tensors, sha256
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from torch import Tensor
+
+__all__ = ["convert"]
+
+
+def convert(
+    source: str | Path,
+    out: str | Path,
+    *,
+    family: str | None = None,
+    dictionaries: str | Path | Sequence[str | Path] | None = None,
+) -> Path:
+    """Convert published weights and gene dictionaries into one folder without pickles.
+
+    The folder holds ``model.safetensors`` (a copy, where the source has one), ``vocabulary.tsv``, ``aliases.tsv`` and
+    ``card.json``, and :func:`scfm.model.load` takes it without further arguments. It appears only when it is complete.
+
+    Parameters
+    ----------
+    source
+        Folder of published weights with their ``config.json``.
+    out
+        Folder to write; it must not exist, or be empty.
+    family, dictionaries
+        As in :func:`scfm.model.load`.
+
+    Returns
+    -------
+    The path of ``out``.
+
+    Raises
+    ------
+    FileExistsError
+        If ``out`` holds something already.
+    ValueError, FileNotFoundError
+        As :func:`scfm.model.load`.
+    """
+    out = Path(out).expanduser()
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        msg = f"{out} exists already; choose another folder or remove it first."
+        raise FileExistsError(msg)
+    folder = Path(source).expanduser()
+    if (folder / CARD_FILE).exists():
+        msg = f"{folder} is a converted model already; load it as it is."
+        raise ValueError(msg)
+    if not folder.is_dir():
+        msg = f"There is no folder {folder}; convert takes the folder of published weights and config.json."
+        raise FileNotFoundError(msg)
+    published = PublishedFolder(folder, family)
+    model = published.open(dictionaries)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    try:
+        if published.weights.suffix == ".safetensors":
+            shutil.copyfile(published.weights, work / WEIGHTS_FILE)
+        else:
+            _save(open_tensors(published.weights), work / WEIGHTS_FILE)
+        model.vocabulary.save(work)
+        hashes = {"weights_sha256": sha256(work / WEIGHTS_FILE), "vocabulary_sha256": sha256(*vocabulary_files(work))}
+        model.card.with_(**hashes).write(work)
+        work.chmod(0o755)
+        if out.exists():
+            out.rmdir()
+        work.replace(out)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return out
+
+
+def _save(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Write tensors as safetensors, each with memory of its own (tied ones share it in a PyTorch file)."""
+    from safetensors.torch import save_file
+
+    save_file({name: tensor.clone().contiguous() for name, tensor in tensors.items()}, path, metadata={"format": "pt"})

@@ -1,0 +1,209 @@
+"""Find a model by name or path and open it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from scfm.genes import Vocabulary
+from scfm.genes.vocabulary import vocabulary_files
+from scfm.model._registry import card_of, families, family_class, find_card
+from scfm.weights.card import CARD_FILE, ModelCard, read_json
+from scfm.weights.tensors import check_sha256, open_tensors, sha256
+
+if TYPE_CHECKING:
+    from scfm.model._base import FoundationModel
+
+__all__ = ["PublishedFolder", "WEIGHTS_FILE", "load", "load_vocabulary"]
+
+WEIGHTS_FILE = "model.safetensors"
+PUBLISHED_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+
+Dictionaries = str | Path | Sequence[str | Path] | None
+
+
+def load(
+    model: str | Path, *, family: str | None = None, dictionaries: str | Path | Sequence[str | Path] | None = None
+) -> FoundationModel:
+    """Load a model by name or from a folder.
+
+    Parameters
+    ----------
+    model
+        Id or alias of :func:`scfm.model.list_models`, or the path of a folder that :func:`scfm.model.convert` wrote
+        or that holds published weights.
+    family
+        Family of published weights; recognised from their ``config.json`` by default.
+    dictionaries
+        Published gene dictionaries (files, or folders that hold them). By default they are looked for in the folder
+        of the weights, its parent, and ``geneformer`` beside it.
+
+    Returns
+    -------
+    The model; its network is built on first use.
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown, a file is damaged, a hash is wrong, or weights and vocabulary do not fit.
+    FileNotFoundError
+        If the weights or dictionaries are not on this machine.
+
+    Examples
+    --------
+    >>> import scfm
+    >>> scfm.model.load("scfm-mini").card.family
+    'scfm_mini'
+    """
+    folder = _resolve(model)
+    if (folder / CARD_FILE).exists():
+        if family is not None or dictionaries is not None:
+            msg = f"{folder} is a converted model and brings its own family and vocabulary: leave family= and dictionaries= out."
+            raise ValueError(msg)
+        return _load_converted(folder)
+    return PublishedFolder(folder, family).open(dictionaries)
+
+
+def load_vocabulary(model: str | Path, dictionaries: Dictionaries = None) -> tuple[type[FoundationModel], Vocabulary]:
+    """Load the vocabulary of a model and nothing else.
+
+    Raises
+    ------
+    ValueError, FileNotFoundError
+        As :func:`load`.
+    """
+    card = find_card(str(model))
+    if card is not None and dictionaries is not None:
+        cls = family_class(card.family)
+        return cls, cls.read_vocabulary(card, None, dictionaries)
+    folder = _resolve(model)
+    if (folder / CARD_FILE).exists():
+        card = ModelCard.read(folder)
+        return family_class(card.family), _converted_vocabulary(card, folder)
+    published = PublishedFolder(folder)
+    return published.cls, published.cls.read_published(folder, published.config, dictionaries)[1]
+
+
+class PublishedFolder:
+    """A folder of weights as their authors publish it.
+
+    Parameters
+    ----------
+    folder
+        Folder with ``config.json`` and the weights.
+    family
+        Family; recognised from ``config.json`` by default.
+
+    Raises
+    ------
+    FileNotFoundError
+        If ``config.json`` is missing.
+    ValueError
+        If no family recognises it.
+    """
+
+    def __init__(self, folder: Path, family: str | None = None) -> None:
+        path = folder / "config.json"
+        if not path.exists():
+            msg = f"{folder} holds neither {CARD_FILE} (a converted model) nor config.json (published weights)."
+            raise FileNotFoundError(msg)
+        self.folder = folder
+        self.config = read_json(path)
+        self.cls = self._recognize() if family is None else family_class(family)
+
+    @property
+    def weights(self) -> Path:
+        """File of the weights."""
+        found = [self.folder / name for name in PUBLISHED_WEIGHTS if (self.folder / name).exists()]
+        if not found:
+            msg = f"{self.folder} holds no weights; expected {' or '.join(PUBLISHED_WEIGHTS)}."
+            raise FileNotFoundError(msg)
+        return found[0]
+
+    def open(self, dictionaries: Dictionaries) -> FoundationModel:
+        """Open the weights with their vocabulary; a model whose hash is registered gets its card."""
+        tensors = open_tensors(self.weights)
+        card, vocabulary = self.cls.read_published(self.folder, self.config, dictionaries)
+        card = self._identify(card)
+        model = self.cls(card, vocabulary, tensors)
+        model.check()
+        return model
+
+    def _recognize(self) -> type[FoundationModel]:
+        fitting = [cls for cls in families().values() if cls.recognizes(self.config)]
+        if len(fitting) != 1:
+            found = f"model_type={self.config.get('model_type')!r}"
+            msg = f"{self.folder / 'config.json'} ({found}) fits {len(fitting)} families; name one of {sorted(families())} as family=."
+            raise ValueError(msg)
+        return fitting[0]
+
+    def _identify(self, card: ModelCard) -> ModelCard:
+        """Take the card of the registered model with the same hash; a registered name with another hash is an error."""
+        found = sha256(self.weights)
+        for known in _registered(self.cls.family):
+            if known.source_sha256 == found:
+                return known.with_(weights_sha256=found, architecture=card.architecture)
+        named = find_card(card.id)
+        if named is not None and named.source_sha256 is not None and Path(named.source_file).name == self.weights.name:
+            msg = (
+                f"{self.weights} has sha256 {found}, but {named.id} has {named.source_sha256}: the file is damaged, or "
+                "these are other weights; then rename the folder."
+            )
+            raise ValueError(msg)
+        return card.with_(weights_sha256=found)
+
+
+def _registered(family: str) -> list[ModelCard]:
+    from scfm.model._registry import list_models
+
+    cards = (card_of(name) for name in list_models().index)
+    return [card for card in cards if card.family == family]
+
+
+def _resolve(model: object) -> Path:
+    """Folder of a model: a registered name first, then a path."""
+    if not isinstance(model, str | Path):
+        msg = f"A model is given by its name or its folder, got {type(model).__name__}."
+        raise TypeError(msg)
+    path = Path(model).expanduser()
+    card = find_card(str(model))
+    if card is not None:
+        folder = family_class(card.family).local_folder(card)
+        if folder.is_dir():
+            return folder
+    if path.is_dir():
+        return path
+    if path.is_file():
+        msg = f"{path} is a file; give the folder that holds the weights and their config."
+        raise ValueError(msg)
+    if card is None and (path.is_absolute() or path.suffix or len(path.parts) > 1):
+        msg = f"There is no folder {path}."
+        raise FileNotFoundError(msg)
+    card = card_of(str(model))
+    files = [card.source_file, *card.dictionaries]
+    msg = (
+        f"{card.id} is not on this machine (looked in {family_class(card.family).local_folder(card)}). Get {', '.join(files)} "
+        f"and config.json of {card.source} at revision {card.revision}, then call scfm.model.convert(folder, "
+        f"{str(family_class(card.family).local_folder(card))!r}, dictionaries=...) once."
+    )
+    raise FileNotFoundError(msg)
+
+
+def _load_converted(folder: Path) -> FoundationModel:
+    card = ModelCard.read(folder)
+    cls = family_class(card.family)
+    weights = folder / WEIGHTS_FILE
+    if not weights.exists():
+        msg = f"{folder} has a {CARD_FILE} but no {WEIGHTS_FILE}; convert the model again."
+        raise FileNotFoundError(msg)
+    tensors = open_tensors(weights)
+    found = check_sha256(card.weights_sha256, weights)
+    model = cls(card.with_(weights_sha256=found), _converted_vocabulary(card, folder), tensors)
+    model.check()
+    return model
+
+
+def _converted_vocabulary(card: ModelCard, folder: Path) -> Vocabulary:
+    check_sha256(card.vocabulary_sha256, *vocabulary_files(folder))
+    return Vocabulary.read(folder, special_tokens=card.special_tokens, species=card.species)

@@ -1,0 +1,163 @@
+"""Which families of models there are, and the cards of their published weights."""
+
+from __future__ import annotations
+
+import difflib
+from functools import cache
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    import pandas as pd
+
+    from scfm.model._base import FoundationModel
+    from scfm.weights import ModelCard
+
+__all__ = ["card_of", "families", "family_class", "find_card", "list_models", "register"]
+
+ENTRY_POINTS = "scfm.models"
+_BUILT_IN = ("scfm.model.geneformer", "scfm.model.scfm_mini")
+
+_families: dict[str, type[FoundationModel]] = {}
+_cards: dict[str, ModelCard] = {}
+
+Model = TypeVar("Model", bound="FoundationModel")
+
+
+def register(cards: Iterable[ModelCard] = ()):  # type: ignore[no-untyped-def]
+    """Class decorator that makes a family of models known.
+
+    A package outside scfm does the same in a module that it names under the entry point group ``scfm.models``.
+
+    Parameters
+    ----------
+    cards
+        Cards of the weights of this family, one per published model.
+
+    Raises
+    ------
+    ValueError
+        If a family, an id or an alias is already taken by another model.
+    """
+    cards = tuple(cards)
+
+    def add(cls: type[Model]) -> type[Model]:
+        known = _families.get(cls.family)
+        if known is not None and known.__qualname__ != cls.__qualname__:
+            msg = f"The family {cls.family!r} is already taken by {known.__qualname__}."
+            raise ValueError(msg)
+        names = [(name, card) for card in cards for name in (card.id, *card.aliases)]
+        for name, card in names:
+            other = _names().get(_normal(name))
+            if other is not None and other.id != card.id:
+                msg = f"The model name {name!r} is already taken by {other.id}."
+                raise ValueError(msg)
+        _families[cls.family] = cls
+        _cards.update({card.id: card for card in cards})
+        return cls
+
+    return add
+
+
+@cache
+def _import_all() -> None:
+    for module in _BUILT_IN:
+        import_module(module)
+    for point in entry_points(group=ENTRY_POINTS):
+        point.load()
+
+
+def families() -> dict[str, type[FoundationModel]]:
+    """All families by name."""
+    _import_all()
+    return dict(_families)
+
+
+def family_class(family: str) -> type[FoundationModel]:
+    """Class of a family.
+
+    Raises
+    ------
+    ValueError
+        If there is none of that name.
+    """
+    known = families()
+    if family not in known:
+        msg = f"family={family!r} is not known; the families are {', '.join(sorted(known))}."
+        raise ValueError(msg)
+    return known[family]
+
+
+def find_card(name: str) -> ModelCard | None:
+    """Card of a registered model by id or alias, in any case; ``None`` if there is none."""
+    _import_all()
+    return _names().get(_normal(name))
+
+
+def card_of(name: str) -> ModelCard:
+    """As :func:`find_card`, but a name that is not known is an error.
+
+    Raises
+    ------
+    ValueError
+        With the closest names.
+    """
+    card = find_card(name)
+    if card is None:
+        close = difflib.get_close_matches(_normal(name), list(_names()), n=3, cutoff=0.4)
+        ids = list(dict.fromkeys(_names()[match].id for match in close))
+        hint = f" Did you mean {' or '.join(map(repr, ids))}?" if ids else ""
+        msg = (
+            f"{name!r} is neither a model nor a folder that exists.{hint} "
+            "scfm.model.list_models() shows all models; a local model is given by the path of its folder."
+        )
+        raise ValueError(msg)
+    return card
+
+
+def list_models() -> pd.DataFrame:
+    """List all models that :func:`scfm.model.load` knows by name.
+
+    Returns
+    -------
+    A table with the model id as index and the columns family, parameters, layers, features, max_tokens, pooling,
+    species, license, paper, source, aliases.
+
+    Examples
+    --------
+    >>> import scfm
+    >>> "scfm-mini" in scfm.model.list_models().index
+    True
+    """
+    import pandas as pd
+
+    _import_all()
+    rows = [
+        {
+            "id": card.id,
+            "family": card.family,
+            "parameters": card.n_parameters,
+            "layers": card.architecture.get("n_layers"),
+            "features": card.architecture.get("hidden_size"),
+            "max_tokens": card.max_tokens,
+            "pooling": card.pooling,
+            "species": card.species,
+            "license": card.license,
+            "paper": card.paper,
+            "source": card.source,
+            "aliases": ", ".join(card.aliases),
+        }
+        for card in _cards.values()
+    ]
+    return pd.DataFrame(rows).set_index("id")
+
+
+def _names() -> dict[str, ModelCard]:
+    return {_normal(name): card for card in _cards.values() for name in (card.id, *card.aliases)}
+
+
+def _normal(name: str) -> str:
+    return name.lower().replace("_", "-")

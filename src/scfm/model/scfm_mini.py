@@ -1,0 +1,39 @@
+"""scfm-mini: a small model of our own that comes with the package, for demonstrations and tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from scfm.model._registry import register
+from scfm.model.geneformer import Geneformer
+from scfm.weights import ModelCard
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+__all__ = ["ScfmMini"]
+
+_FOLDER = Path(__file__).parents[1] / "weights" / "scfm-mini"
+
+
+@register([ModelCard.read(_FOLDER)])
+class ScfmMini(Geneformer):
+    """The bundled model: rank value encoding and a BERT as in Geneformer V1, pretrained by ``scripts/pretrain_mini.py``.
+
+    It shows how things work and is no substitute for a model trained on millions of cells; its card in the
+    documentation gives measured figures.
+    """
+
+    family = "scfm_mini"
+
+    @classmethod
+    def recognizes(cls, config: Mapping[str, Any]) -> bool:
+        """Only the bundled folder holds it."""
+        return False
+
+    @classmethod
+    def local_folder(cls, card: ModelCard) -> Path:
+        """Folder inside the package."""
+        return _FOLDER

@@ -1,0 +1,75 @@
+"""Choose where and in which precision a network runs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from scfm._settings import settings
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["default_batch_tokens", "resolve_device", "resolve_dtype"]
+
+DTYPES = ("float32", "bfloat16", "float16")
+_BATCH_TOKENS = {"cuda": 131_072}
+_BATCH_TOKENS_ELSEWHERE = 8_192
+_BFLOAT16_CAPABILITY = (8, 0)
+
+
+def resolve_device(device: str | torch.device | None) -> torch.device:
+    """Turn a device name into a device; ``None`` takes ``settings.device``, else CUDA, else MPS, else the CPU.
+
+    Raises
+    ------
+    ValueError
+        If the name is not one of torch's, or the device is not there.
+    """
+    import torch
+
+    device = device if device is not None else settings.device
+    if device is None:
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        found = torch.device(device)
+    except RuntimeError as error:
+        msg = f"device={device!r} is not a torch device; use 'cpu', 'cuda', 'cuda:1' or 'mps'."
+        raise ValueError(msg) from error
+    there = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available() and (found.index or 0) < torch.cuda.device_count(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    if not there.get(found.type, False):
+        usable = [kind for kind, usable in there.items() if usable]
+        msg = f"device={device!r} cannot be used here; there is {' and '.join(usable)}. device=None picks the fastest."
+        raise ValueError(msg)
+    return found
+
+
+def resolve_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
+    """Turn a dtype name into a dtype; ``None`` is bfloat16 on CUDA from compute capability 8.0 on, else float32.
+
+    Raises
+    ------
+    ValueError
+        If it is not float32, bfloat16 or float16.
+    """
+    import torch
+
+    if dtype is None:
+        fast = device.type == "cuda" and torch.cuda.get_device_capability(device) >= _BFLOAT16_CAPABILITY
+        return torch.bfloat16 if fast else torch.float32
+    name = str(dtype).removeprefix("torch.")
+    if name not in DTYPES:
+        msg = f"dtype={dtype!r} is not supported; use one of {', '.join(DTYPES)}."
+        raise ValueError(msg)
+    found: torch.dtype = getattr(torch, name)
+    return found
+
+
+def default_batch_tokens(device: torch.device) -> int:
+    """Token budget of a batch for a kind of device, unless ``settings.batch_tokens`` says otherwise."""
+    return settings.batch_tokens or _BATCH_TOKENS.get(device.type, _BATCH_TOKENS_ELSEWHERE)

@@ -1,0 +1,171 @@
+"""The loop: blocks of counts in, batches through the network, results into a sink."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from scfm.batch import plan_batches, prefetch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import Tensor
+
+    from scfm._types import CountBlock, TokenBatch, TokenBlock
+    from scfm.read import CountSource
+    from scfm.run.sink import Sink
+
+__all__ = ["RunPlan", "RunStats", "run"]
+
+logger = logging.getLogger(__name__)
+
+Encode = Callable[["CountBlock"], "TokenBlock"]
+Forward = Callable[["TokenBatch"], "Tensor"]
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """How much is read and computed at a time."""
+
+    batch_tokens: int
+    """Token budget of a batch."""
+    block_rows: int = 4096
+    """Most cells of a block."""
+    block_values: int | None = None
+    """Most stored values of a block."""
+    padded: bool = False
+    """Whether the network pads a batch to its longest cell."""
+    progress: bool | None = None
+    """Show a progress bar; ``None``: on terminals and in notebooks."""
+
+
+@dataclass
+class RunStats:
+    """What a run went through."""
+
+    n_cells: int = 0
+    """Cells read."""
+    n_tokens: int = 0
+    """Tokens computed."""
+    n_truncated: int = 0
+    """Cells with more model genes than the model takes."""
+    n_empty: int = 0
+    """Cells without a model gene."""
+    batch_tokens: int = 0
+    """Token budget at the end: lower than planned if memory ran out."""
+    seconds: float = 0.0
+    """Duration."""
+
+
+def run(source: CountSource, encode: Encode, forward: Forward, sink: Sink, plan: RunPlan, max_genes: int) -> RunStats:
+    """Send all cells of a source through a network.
+
+    Reading and encoding run one block ahead in a thread of their own. When memory runs out, the token budget is
+    halved and the batch is split; only a single cell that does not fit is an error.
+
+    Parameters
+    ----------
+    source
+        Counts.
+    encode
+        Counts to tokens.
+    forward
+        Tokens of a batch to what the sink takes; called under ``torch.inference_mode``.
+    sink
+        Takes the results.
+    plan
+        Sizes.
+    max_genes
+        Genes of a cell that the encoder keeps; cells with more are counted as truncated.
+    """
+    import torch
+    from tqdm.auto import tqdm
+
+    stats = RunStats(batch_tokens=plan.batch_tokens)
+    began = time.perf_counter()
+    blocks = source.blocks(plan.block_rows, max_nnz=plan.block_values)
+    with (
+        torch.inference_mode(),
+        tqdm(total=source.n_obs, unit="cell", desc="embed", disable=_hidden(plan.progress)) as bar,
+    ):
+        for block in prefetch(map(encode, blocks)):
+            for batch in plan_batches(block, stats.batch_tokens, padded=plan.padded):
+                _run_batch(batch, forward, sink, stats)
+                bar.update(len(batch.rows))
+            bar.update(int(np.count_nonzero(np.diff(block.offsets) == 0)))
+            stats.n_cells += block.n_cells
+            stats.n_tokens += len(block.tokens)
+            stats.n_truncated += int(np.count_nonzero(block.n_genes > max_genes))
+            stats.n_empty += int(np.count_nonzero(block.n_genes == 0))
+    stats.seconds = time.perf_counter() - began
+    return stats
+
+
+def _run_batch(batch: TokenBatch, forward: Forward, sink: Sink, stats: RunStats) -> None:
+    waiting = [batch]
+    while waiting:
+        part = waiting.pop()
+        if len(part.tokens) > stats.batch_tokens and len(part.rows) > 1:
+            waiting += reversed(list(_halves(part)))
+            continue
+        try:
+            output = forward(part)
+        except (MemoryError, RuntimeError) as error:
+            if not _out_of_memory(error):
+                raise
+            if len(part.rows) == 1:
+                msg = (
+                    f"Cell {part.rows[0]} with {len(part.tokens)} tokens does not fit into memory by itself. Lower "
+                    "`max_tokens=`, take `dtype='bfloat16'`, or another `device=`."
+                )
+                raise MemoryError(msg) from error
+        else:
+            sink.write(part, output)
+            continue
+        _free_memory()
+        stats.batch_tokens = max(1, min(stats.batch_tokens, len(part.tokens) // 2))
+        logger.warning("Out of memory: going on with %d tokens in a batch.", stats.batch_tokens)
+        waiting.append(part)
+
+
+def _halves(batch: TokenBatch) -> Iterator[TokenBatch]:
+    middle = (len(batch.rows) + 1) // 2
+    at = int(batch.lengths[:middle].sum())
+    yield type(batch)(batch.rows[:middle], batch.tokens[:at], batch.lengths[:middle])
+    yield type(batch)(batch.rows[middle:], batch.tokens[at:], batch.lengths[middle:])
+
+
+def _out_of_memory(error: Exception) -> bool:
+    import torch
+
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    text = str(error)  # the CPU allocator and MPS raise a plain RuntimeError
+    return "out of memory" in text or "can't allocate memory" in text
+
+
+def _free_memory() -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    elif torch.backends.mps.is_available():
+        torch.mps.empty_cache()
+
+
+def _hidden(progress: bool | None) -> bool | None:
+    """What tqdm calls ``disable``; its ``None`` (only on terminals) would hide the bar in notebooks, too."""
+    if progress is not None:
+        return not progress
+    try:
+        from IPython import get_ipython
+    except ImportError:
+        return None
+    shell = get_ipython()
+    return False if shell is not None and "IPKernelApp" in shell.config else None

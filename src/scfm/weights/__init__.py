@@ -1,0 +1,7 @@
+"""Files of weights and vocabularies: cards, safe readers, conversion."""
+
+from __future__ import annotations
+
+from scfm.weights.card import ModelCard
+
+__all__ = ["ModelCard"]

@@ -1,0 +1,143 @@
+"""The card of a model: what it is, where it comes from, how it is used by default."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["CARD_FILE", "ModelCard"]
+
+CARD_FILE = "card.json"
+CARD_FORMAT = 1
+MAX_JSON_BYTES = 1_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelCard:
+    """Description of one set of weights.
+
+    A registered model has a card in the code; a converted model carries its own as ``card.json``.
+    """
+
+    id: str
+    """Name that :func:`scfm.model.load` takes, as ``"geneformer-v2-104m"``."""
+    family: str
+    """Family, which gives the default keys of results: ``"geneformer"`` → ``obsm["X_geneformer"]``."""
+    architecture: dict[str, Any] = field(default_factory=dict)
+    """Sizes of the network, by the field names of its config class."""
+    pooling: str
+    """Default pooling."""
+    hidden_layer: int = 0
+    """Default layer: 0 is the last, −1 the one before it."""
+    max_tokens: int
+    """Longest token sequence, special tokens included."""
+    special_tokens: dict[str, int] = field(default_factory=dict)
+    """Ids of the tokens that are no genes."""
+    aliases: tuple[str, ...] = ()
+    """Other names the model goes by."""
+    species: str = "human"
+    """Species of the gene ids."""
+    source: str = ""
+    """Repository of the published weights."""
+    source_file: str = ""
+    """Path of the weights in the repository."""
+    revision: str | None = None
+    """Commit of the repository."""
+    source_sha256: str | None = None
+    """Hash of the published weights; ``None`` where it is not known, then recorded on first use."""
+    dictionaries: dict[str, str] = field(default_factory=dict)
+    """Path in the repository and sha256 of each file of gene tables."""
+    license: str = ""
+    """SPDX identifier of the licence of the weights."""
+    paper: str = ""
+    """DOI of the paper that describes the model."""
+    description: str = ""
+    """One line on the training data."""
+    n_parameters: int | None = None
+    """Number of weights, tied ones once."""
+    weights_sha256: str | None = None
+    """Hash of the ``model.safetensors`` beside a ``card.json``."""
+    vocabulary_sha256: str | None = None
+    """Hash of the ``vocabulary.tsv`` and ``aliases.tsv`` beside a ``card.json``, one after the other."""
+
+    def write(self, folder: Path) -> None:
+        """Write ``card.json`` into ``folder``."""
+        text = json.dumps({"format": CARD_FORMAT, **asdict(self)}, indent=2, sort_keys=False)
+        (folder / CARD_FILE).write_text(text + "\n", encoding="utf-8")
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """Read ``card.json`` of a converted model.
+
+        Raises
+        ------
+        ValueError
+            If it is no card, or one that a newer version of scfm wrote.
+        """
+        path = folder / CARD_FILE
+        values = read_json(path)
+        if values.pop("format", None) != CARD_FORMAT:
+            msg = f"{path} is no model card of format {CARD_FORMAT}; convert the model again with scfm.model.convert."
+            raise ValueError(msg)
+        known = {f.name: f.type for f in fields(cls)}
+        missing = [name for name in ("id", "family", "pooling", "max_tokens", "architecture") if name not in values]
+        unknown = [name for name in values if name not in known]
+        if missing or unknown:
+            msg = f"{path} lacks {missing} and has unknown entries {unknown[:5]}: convert the model again."
+            raise ValueError(msg)
+        _check_types(values, path)
+        values["aliases"] = tuple(values.get("aliases", ()))
+        return cls(**values)
+
+    def with_(self, **changes: Any) -> Self:
+        """Copy with some fields changed."""
+        return replace(self, **changes)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object of a bounded size.
+
+    Raises
+    ------
+    ValueError
+        If the file is too large, no JSON, or no object.
+    """
+    size = path.stat().st_size
+    if size > MAX_JSON_BYTES:
+        msg = f"{path} has {size:,} bytes; a config or card has at most {MAX_JSON_BYTES:,}."
+        raise ValueError(msg)
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        msg = f"{path} is no valid JSON: {error}. It may be cut off, or a web page saved in its place."
+        raise ValueError(msg) from error
+    if not isinstance(values, dict):
+        msg = f"{path} holds a JSON {type(values).__name__}, expected an object."
+        raise ValueError(msg)
+    return values
+
+
+_TEXT = ("id", "family", "pooling", "species", "source", "source_file", "license", "paper", "description")
+_TEXT_OR_NONE = ("revision", "source_sha256", "weights_sha256", "vocabulary_sha256")
+_TABLES = ("architecture", "special_tokens", "dictionaries")
+
+
+def _check_types(values: dict[str, Any], path: Path) -> None:
+    expected: dict[str, tuple[type, ...]] = {
+        **dict.fromkeys(_TEXT, (str,)),
+        **dict.fromkeys(_TEXT_OR_NONE, (str, type(None))),
+        **dict.fromkeys(_TABLES, (dict,)),
+        "aliases": (list,),
+        "hidden_layer": (int,),
+        "max_tokens": (int,),
+        "n_parameters": (int, type(None)),
+    }
+    wrong = [name for name, value in values.items() if not isinstance(value, expected[name])]
+    wrong += ["special_tokens"] * any(not isinstance(v, int) for v in values.get("special_tokens", {}).values())
+    if wrong:
+        msg = f"{path}: {wrong[0]} is {values[wrong[0]]!r}, which a card cannot hold there; convert the model again."
+        raise ValueError(msg)

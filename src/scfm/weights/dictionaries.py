@@ -1,0 +1,148 @@
+"""Find the published gene dictionaries of a Geneformer-like model and make a vocabulary of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from scfm.genes.vocabulary import Vocabulary
+from scfm.weights.pickles import read_dictionary
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["DictionaryFiles", "find_dictionaries", "read_vocabulary"]
+
+PATTERNS = {
+    "tokens": "token_dictionary*.pkl",
+    "medians": "gene_median_dictionary*.pkl",
+    "mapping": "ensembl_mapping_dict*.pkl",
+    "symbols": "gene_name_id_dict*.pkl",
+}
+
+
+@dataclass(frozen=True)
+class DictionaryFiles:
+    """The pickles that make up one published vocabulary."""
+
+    tokens: Path
+    """Gene id → token."""
+    medians: Path
+    """Gene id → non-zero median."""
+    mapping: Path | None = None
+    """Other id → gene id."""
+    symbols: Path | None = None
+    """Symbol → gene id."""
+
+    @property
+    def paths(self) -> list[Path]:
+        """All files that are there."""
+        return [path for path in (self.tokens, self.medians, self.mapping, self.symbols) if path is not None]
+
+
+def find_dictionaries(
+    folder: Path | None, dictionaries: str | Path | Sequence[str | Path] | None, vocab_size: int | None
+) -> DictionaryFiles:
+    """Find the dictionaries of a published model.
+
+    Parameters
+    ----------
+    folder
+        Folder of the weights. Without ``dictionaries`` it, its parent, and ``<parent>/geneformer`` with
+        ``gene_dictionaries_30m`` below are searched.
+    dictionaries
+        Files, or folders that hold them.
+    vocab_size
+        Rows of the word embedding; among several sets the one that fits is taken.
+
+    Raises
+    ------
+    FileNotFoundError
+        If no token dictionary or no median dictionary is found.
+    ValueError
+        If there are dictionaries, but none with ``vocab_size`` tokens.
+    """
+    places = _places(folder, dictionaries)
+    candidates: list[tuple[Path, dict[str, list[Path]]]] = []
+    files: list[Path] = []
+    for place in places:
+        here = sorted(place.glob("*.pkl")) if place.is_dir() else [place] if place.exists() else []
+        found = {kind: [path for path in here if path.match(pattern)] for kind, pattern in PATTERNS.items()}
+        files += here
+        candidates += [(token, found) for token in found["tokens"]]
+    if dictionaries is not None and not any(place.is_dir() for place in places):
+        found = {kind: [path for path in files if path.match(pattern)] for kind, pattern in PATTERNS.items()}
+        candidates = [(token, found) for token in found["tokens"]]
+    sizes = {}
+    for token, found in candidates:
+        sizes[token] = max(read_dictionary(token, int).values(), default=-1) + 1
+        if (vocab_size is None or sizes[token] == vocab_size) and found["medians"]:
+            return DictionaryFiles(token, *(_partner(token, found[kind]) for kind in ("medians", "mapping", "symbols")))  # type: ignore[arg-type]
+    if sizes and vocab_size not in {None, *sizes.values()}:
+        listed = ", ".join(f"{path.name} has {size:,} tokens" for path, size in sizes.items())
+        msg = (
+            f"The weights have {vocab_size:,} tokens, but {listed}: these dictionaries belong to another model. "
+            "Geneformer V1 models need the gc30M files, V2 models the gc104M files; pass them as dictionaries=."
+        )
+        raise ValueError(msg)
+    msg = (
+        f"Found no {PATTERNS['tokens']} and {PATTERNS['medians']} in {', '.join(map(str, places))}. Pass the folder or "
+        f"the files as dictionaries=: {', '.join(PATTERNS.values())} (the last two are optional)."
+    )
+    raise FileNotFoundError(msg)
+
+
+def read_vocabulary(files: DictionaryFiles) -> Vocabulary:
+    """Read dictionaries with the restricted reader and put them into token order.
+
+    Raises
+    ------
+    ValueError
+        If a file is not what its name says, or a gene has no median.
+    """
+    tokens = read_dictionary(files.tokens, int)
+    medians = read_dictionary(files.medians, float)
+    special = {name: token for name, token in tokens.items() if name.startswith("<")}
+    genes = sorted((gene for gene in tokens if gene not in special), key=tokens.__getitem__)
+    without = [gene for gene in genes if gene not in medians]
+    if without or not genes:
+        msg = f"{files.medians.name} has no median for {len(without)} genes of {files.tokens.name}, such as {without[:3]}."
+        raise ValueError(msg)
+    known = set(genes)
+    mapping = {gene: gene for gene in genes} if files.mapping is None else read_dictionary(files.mapping, str)
+    symbols = {} if files.symbols is None else read_dictionary(files.symbols, str)
+    return Vocabulary(
+        np.asarray(genes, dtype=str),
+        np.asarray([tokens[gene] for gene in genes], dtype=np.int32),
+        np.asarray([medians[gene] for gene in genes], dtype=np.float64),
+        special,
+        {alias: gene for alias, gene in mapping.items() if gene in known},
+        {symbol: gene for symbol, gene in symbols.items() if gene in known and symbol != gene},
+    )
+
+
+def _places(folder: Path | None, dictionaries: str | Path | Sequence[str | Path] | None) -> list[Path]:
+    if dictionaries is not None:
+        given = [dictionaries] if isinstance(dictionaries, str | Path) else list(dictionaries)
+        places = [Path(place).expanduser() for place in given]
+        missing = [str(place) for place in places if not place.exists()]
+        if missing:
+            msg = f"dictionaries= names {', '.join(missing)}, which does not exist."
+            raise FileNotFoundError(msg)
+        below = [place / "gene_dictionaries_30m" for place in places]
+        return [*places, *(place for place in below if place.is_dir())]
+    if folder is None:
+        return []
+    parent = folder.resolve().parent
+    shared = parent / "geneformer"
+    return [folder, parent, shared, shared / "gene_dictionaries_30m"]
+
+
+def _partner(token_file: Path, candidates: list[Path]) -> Path | None:
+    """The file that belongs to a token dictionary: the one with the same ending, as ``gc104M``."""
+    ending = token_file.stem.removeprefix("token_dictionary")
+    same = [path for path in candidates if path.stem.endswith(ending)]
+    return next(iter(same or candidates), None)

@@ -1,0 +1,115 @@
+"""Open files of weights lazily and without running code."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import Tensor
+
+__all__ = ["check_sha256", "open_tensors", "sha256", "shapes"]
+
+
+def open_tensors(path: Path) -> Mapping[str, Tensor]:
+    """Open ``.safetensors``, ``.bin`` or ``.pt`` weights; tensors are read when they are looked up.
+
+    PyTorch files are read with ``weights_only=True`` and memory-mapped.
+
+    Raises
+    ------
+    ValueError
+        If the file is a git-lfs pointer, a web page, cut off, no file of tensors, or asks for code to be run.
+    """
+    with path.open("rb") as file:
+        head = file.read(512)
+    if head.startswith(b"version https://git-lfs"):
+        msg = f"{path} is a git-lfs pointer, not the weights themselves: run `git lfs pull` where it came from."
+        raise ValueError(msg)
+    if head.lstrip()[:1] == b"<":
+        msg = f"{path} is a web page, not weights: the download went wrong; fetch the file again."
+        raise ValueError(msg)
+    return _Safetensors(path) if path.suffix == ".safetensors" else _read_pytorch(path)
+
+
+def shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """Shape of each tensor by name; those of a safetensors file come from its header."""
+    if isinstance(tensors, _Safetensors):
+        return {name: tensors.shape(name) for name in tensors}
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
+
+def sha256(*paths: Path) -> str:
+    """Hash of one or several files read one after the other, as hexadecimal digits."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            hashlib.file_digest(file, lambda: digest)
+    return digest.hexdigest()
+
+
+def check_sha256(expected: str | None, *paths: Path) -> str:
+    """Hash files and compare with the hash that is expected, if one is.
+
+    Raises
+    ------
+    ValueError
+        If they differ.
+    """
+    found = sha256(*paths)
+    if expected is not None and found != expected:
+        msg = f"{' and '.join(map(str, paths))} has sha256 {found}, expected {expected}: it is damaged or another file; fetch or convert it again."
+        raise ValueError(msg)
+    return found
+
+
+class _Safetensors(Mapping[str, "Tensor"]):
+    """Tensors of a safetensors file by name, memory-mapped."""
+
+    def __init__(self, path: Path) -> None:
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            self._file = safe_open(path, framework="pt")
+        except SafetensorError as error:
+            msg = f"{path} is no readable safetensors file ({error}): it is cut off or damaged; fetch it again."
+            raise ValueError(msg) from error
+        self._names = list(self._file.keys())
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._file.get_tensor(name)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a tensor, without reading it."""
+        return tuple(self._file.get_slice(name).get_shape())
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def _read_pytorch(path: Path) -> Mapping[str, Tensor]:
+    import zipfile
+
+    import torch
+
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except Exception as error:
+        reason = str(error).strip().splitlines() or ["no message"]
+        msg = f"{path} was refused ({type(error).__name__}: {reason[0]}): it is cut off, or holds more than tensors."
+        raise ValueError(msg) from error
+    tensors = found.get("state_dict", found) if isinstance(found, dict) else None
+    if not isinstance(tensors, dict) or not all(
+        isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in tensors.items()
+    ):
+        msg = f"{path} holds no plain state dict of tensors."
+        raise ValueError(msg)
+    return tensors
