@@ -1,0 +1,159 @@
+"""Embeddings of cells and genes."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from anndata import AnnData
+from mudata import MuData
+
+from scfm._keys import PARAMS, result_keys
+from scfm.model import FoundationModel, load
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import torch
+
+    from scfm.model import Embedding
+    from scfm.model._base import Compat
+
+__all__ = ["embed"]
+
+logger = logging.getLogger("scfm")
+
+
+def embed(
+    data: AnnData | MuData,
+    model: str | Path | FoundationModel,
+    *,
+    modality: str | None = None,
+    layer: str | None = None,
+    use_raw: bool | None = None,
+    gene_key: str | None = None,
+    pooling: str | None = None,
+    hidden_layer: int | None = None,
+    max_tokens: int | None = None,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    compat: Compat | None = None,
+    key_added: str | None = None,
+    copy: bool = False,
+    **options: Any,
+) -> AnnData | MuData | None:
+    """Embed cells with a foundation model.
+
+    Parameters
+    ----------
+    data
+        Counts of cells × genes, in memory or backed; neither counts nor annotation are changed.
+    model
+        Id or alias of :func:`scfm.model.list_models`, the path of a folder, or a model that
+        :func:`scfm.model.load` returned (which saves loading it again).
+    modality
+        Modality of a MuData object that holds the counts; the result goes there.
+    layer
+        Layer that holds the counts.
+    use_raw
+        Take the counts from ``raw``. By default X if it holds counts, else raw if that does.
+    gene_key
+        Column of ``var`` with gene ids or symbols, ``"index"`` for ``var_names``. By default the place where most
+        genes match the model.
+    pooling
+        ``"cls"``: the first special token. ``"mean"``: mean over genes. ``"gene"``: mean of each gene over cells.
+        By default as the model was meant.
+    hidden_layer
+        Layer to take: 0 is the last, −1 the one before it, and so on. Layers behind it are not computed.
+    max_tokens
+        Longest input of a cell, special tokens included; at most (and by default) that of the model.
+    device
+        ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``. By default the fastest there is.
+    dtype
+        ``"float32"``, ``"bfloat16"`` or ``"float16"`` for weights and activations. By default bfloat16 on CUDA devices
+        that have it, float32 elsewhere.
+    compat
+        ``"upstream"``: match and encode genes exactly as the model's own code does, its errors included.
+    key_added
+        Name of all results instead of the default ones.
+    copy
+        Change and return a copy instead.
+    options
+        Options that only the family of the model has.
+
+    Returns
+    -------
+    ``None``, or the changed copy with ``copy=True``. Sets these fields (``<family>`` of scfm-mini is ``scfm_mini``):
+
+    ``.obsm['X_<family>' | key_added]`` : float32, shape ``(n_obs, n_features)``
+        Embeddings in the order of the cells. A cell without a gene of the model is NaN if the model has no ``<cls>``.
+    ``.varm['X_<family>' | key_added]`` : float32, shape ``(n_vars, n_features)``
+        Instead of the former for ``pooling="gene"``; NaN for genes without a token and genes never seen.
+    ``.uns['<family>' | key_added]['params']`` : dict
+        Everything needed to repeat the run.
+
+    Raises
+    ------
+    TypeError
+        If ``data`` is neither AnnData nor MuData, or an option is not known.
+    ValueError
+        If counts are negative or NaN, no gene matches, or an argument is out of range; nothing is stored then.
+
+    Examples
+    --------
+    >>> import scfm
+    >>> adata = scfm.datasets.pbmc68k()
+    >>> scfm.tl.embed(adata, model="scfm-mini")
+    >>> adata.obsm["X_scfm_mini"].shape
+    (700, 128)
+    """
+    if not isinstance(data, AnnData | MuData):
+        msg = (
+            f"tl.embed stores its result in an AnnData or MuData object, got {type(data).__name__}. For a file use "
+            "scfm.model.load(model).embed(path), which returns the array, or the command `scfm embed`."
+        )
+        raise TypeError(msg)
+    result_keys("check", key_added)
+    _check_writable(data, modality, copy=copy)
+    loaded = model if isinstance(model, FoundationModel) else load(model)
+    embedding = loaded.run(
+        data,
+        modality=modality,
+        layer=layer,
+        use_raw=use_raw,
+        gene_key=gene_key,
+        pooling=pooling,
+        hidden_layer=hidden_layer,
+        max_tokens=max_tokens,
+        device=device,
+        dtype=dtype,
+        compat=compat,
+        **options,
+    )
+    data = data.copy() if copy else data
+    target = data[modality] if isinstance(data, MuData) else data
+    _store(target, embedding, loaded.family, key_added)
+    return data if copy else None
+
+
+def _check_writable(data: AnnData | MuData, modality: str | None, *, copy: bool) -> None:
+    """Find out before the long work what anndata would refuse after it."""
+    target = data.mod.get(modality) if isinstance(data, MuData) else data
+    if target is not None and target.isbacked and (copy or target.is_view):
+        what = "copy" if copy else "view"
+        msg = (
+            f"A {what} of backed data cannot take results. Call .to_memory() on it first, embed the whole backed object, "
+            "or get the array with scfm.model.load(model).embed(data)."
+        )
+        raise ValueError(msg)
+
+
+def _store(adata: AnnData, embedding: Embedding, family: str, key_added: str | None) -> None:
+    keys = result_keys(family, key_added)
+    slot, name = (adata.varm, "varm") if embedding.axis == "var" else (adata.obsm, "obsm")
+    if keys.obsm in slot:
+        logger.info("overwriting .%s[%r]", name, keys.obsm)
+    values = embedding.in_order_of(adata.var_names) if embedding.axis == "var" else embedding.values
+    slot[keys.obsm] = values
+    adata.uns[keys.uns] = {PARAMS: embedding.params}
+    logger.info("added .%s[%r] and .uns[%r]", name, keys.obsm, keys.uns)
