@@ -49,8 +49,7 @@ if TYPE_CHECKING:
     Save = Callable[[], None]
 
 SPECIAL_TOKENS = {"<pad>": 0, "<mask>": 1}
-MASK, FIRST_GENE = 1, 2
-N_ALIASES = 10_000
+MASK, FIRST_GENE, N_ALIASES = 1, 2, 10_000
 HIDDEN_SIZE, N_LAYERS, N_HEADS, WIDTH = 128, 2, 2, 256
 
 
@@ -342,11 +341,9 @@ def save_checkpoint(out: Path, description: str, config: BertConfig, vocabulary:
     (out / "model.safetensors").chmod(0o644)  # safetensors makes it private
     vocabulary.save(out)
     hashes = {"weights_sha256": sha256(out / "model.safetensors"), "vocabulary_sha256": sha256(*vocabulary_files(out))}
-    card = ModelCard(
-        id=out.resolve().name, family="scfm_mini", pooling="mean", max_tokens=config.max_positions, **hashes
-    )
-    n_parameters = sum(tensor.numel() for tensor in tensors.values())
-    card = card.with_(architecture=asdict(config), special_tokens=SPECIAL_TOKENS, n_parameters=n_parameters)
+    sizes = {"architecture": asdict(config), "n_parameters": sum(tensor.numel() for tensor in tensors.values())}
+    card = ModelCard(id=out.resolve().name, family="scfm_mini", pooling="mean", max_tokens=config.max_positions)
+    card = card.with_(**hashes, **sizes, special_tokens=SPECIAL_TOKENS)
     card.with_(license="BSD-3-Clause", description=description).write(out)
 
 
