@@ -1,0 +1,32 @@
+"""``python -m benchmarks NAME``: run one benchmark, or ``all``, and print its tables as Markdown."""
+
+from __future__ import annotations
+
+import argparse
+from importlib import import_module
+from importlib.util import find_spec
+
+NAMES = [name for name in ("imports", "rank", "encoder") if find_spec(f"benchmarks.{name}")]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    choices = parser.add_subparsers(dest="name", required=True)
+    modules = {name: import_module(f"benchmarks.{name}") for name in NAMES}
+    for name, module in modules.items():
+        choice = choices.add_parser(name, help=module.__doc__, description=module.__doc__)
+        if hasattr(module, "add_arguments"):
+            module.add_arguments(choice)
+    choices.add_parser("all", help="all of them with their defaults")
+    args = parser.parse_args()
+    for name in NAMES if args.name == "all" else [args.name]:
+        module = modules[name]
+        print(f"\n## {name}\n")
+        if hasattr(module, "add_arguments"):
+            module.run(parser.parse_args([name]) if args.name == "all" else args)
+        else:
+            module.main()
+
+
+if __name__ == "__main__":
+    main()
