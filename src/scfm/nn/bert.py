@@ -29,6 +29,7 @@ Activation = Literal["relu", "gelu"]
 INIT_STD = 0.02
 
 _HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+_ONEDNN_DTYPES = (torch.float32, torch.bfloat16)
 CHUNK = 1024
 """Tokens that go through the feed-forward block together on the CPU."""
 
@@ -303,11 +304,12 @@ class BertEncoder(nn.Module):
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """A linear layer; where nothing is to be differentiated, float32 on the CPU goes to oneDNN instead of MKL.
+    """A linear layer; where nothing is to be differentiated, it goes straight to oneDNN on the CPU.
 
-    That is 13 to 25 % faster on a CPU whose AVX-512 units MKL does not use (Zen 4, two threads, 512 and 2048 rows).
+    In float32 that is 13 to 25 % faster than MKL on a CPU whose AVX-512 units MKL does not use, in bfloat16 2 to 10 %
+    faster than by way of ``F.linear`` (Zen 4, two threads, 512 to 4096 rows).
     """
-    if x.dtype != torch.float32 or x.device.type != "cpu" or torch.is_grad_enabled() or not _HAS_ONEDNN or not len(x):
+    if x.dtype not in _ONEDNN_DTYPES or x.device.type != "cpu" or torch.is_grad_enabled() or not _HAS_ONEDNN or not len(x):
         return F.linear(x, weight, bias)
     return cast("Tensor", torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], ""))
 
