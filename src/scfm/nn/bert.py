@@ -309,7 +309,13 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     In float32 that is 13 to 25 % faster than MKL on a CPU whose AVX-512 units MKL does not use, in bfloat16 2 to 10 %
     faster than by way of ``F.linear`` (Zen 4, two threads, 512 to 4096 rows).
     """
-    if x.dtype not in _ONEDNN_DTYPES or x.device.type != "cpu" or torch.is_grad_enabled() or not _HAS_ONEDNN or not len(x):
+    if (
+        x.dtype not in _ONEDNN_DTYPES
+        or x.device.type != "cpu"
+        or torch.is_grad_enabled()
+        or not _HAS_ONEDNN
+        or not len(x)
+    ):
         return F.linear(x, weight, bias)
     return cast("Tensor", torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], ""))
 
