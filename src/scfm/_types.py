@@ -51,7 +51,10 @@ class TokenBlock:
     offsets: NDArray[np.int64]
     """Cell ``i`` is ``tokens[offsets[i]:offsets[i + 1]]``; shape ``(n_cells + 1,)``."""
     n_genes: NDArray[np.int64]
-    """Model genes found in each cell before truncation, shape ``(n_cells,)``; 0 marks an empty cell."""
+    """Model genes found in each cell before truncation, shape ``(n_cells,)``; 0 marks an empty cell, −1 one that an
+    option of the model left out, which has no tokens."""
+    counts: NDArray[np.float32] | None = None
+    """Count that the network is given with each token, shape ``(n_tokens,)``; ``None`` where it takes none."""
 
     @property
     def n_cells(self) -> int:
@@ -69,3 +72,13 @@ class TokenBatch:
     """Token ids of the cells one after the other, shape ``(n_tokens,)``."""
     lengths: NDArray[np.int64]
     """Tokens of each cell, shape ``(n_cells,)``, longest first."""
+    counts: NDArray[np.float32] | None = None
+    """Count of each token, shape ``(n_tokens,)``; ``None`` where the network takes none."""
+
+    def split(self) -> tuple[TokenBatch, TokenBatch]:
+        """Two batches of half the cells each."""
+        middle = (len(self.rows) + 1) // 2
+        at = int(self.lengths[:middle].sum())
+        counts = (None, None) if self.counts is None else (self.counts[:at], self.counts[at:])
+        first = TokenBatch(self.rows[:middle], self.tokens[:at], self.lengths[:middle], counts[0])
+        return first, TokenBatch(self.rows[middle:], self.tokens[at:], self.lengths[middle:], counts[1])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -10,6 +10,8 @@ from scfm._types import TokenBatch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from numpy.typing import NDArray
 
     from scfm._types import TokenBlock
 
@@ -38,9 +40,14 @@ def plan_batches(block: TokenBlock, max_tokens: int, *, padded: bool = False) ->
     while start < len(order):
         stop = start + _n_fitting(lengths[order[start:]], max_tokens, padded=padded)
         cells = order[start:stop]
-        tokens = np.concatenate([block.tokens[block.offsets[cell] : block.offsets[cell + 1]] for cell in cells])
-        yield TokenBatch(block.row0 + cells, tokens.astype(np.int64), lengths[cells])
+        tokens = _gather(block.tokens, block.offsets, cells).astype(np.int64)
+        counts = None if block.counts is None else _gather(block.counts, block.offsets, cells)
+        yield TokenBatch(block.row0 + cells, tokens, lengths[cells], counts)
         start = stop
+
+
+def _gather(values: NDArray[Any], offsets: NDArray[np.int64], cells: NDArray[np.int64]) -> NDArray[Any]:
+    return np.concatenate([values[offsets[cell] : offsets[cell + 1]] for cell in cells])
 
 
 def _n_fitting(lengths: np.ndarray, max_tokens: int, *, padded: bool) -> int:

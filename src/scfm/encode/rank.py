@@ -7,13 +7,13 @@ change their order, so it enters only where upstream's rounding is to be reprodu
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from scfm._types import TokenBlock
+from scfm.encode._rows import bad_count_message, close_gaps, in_threads
 from scfm.encode.kernels import count_model_genes, encode_rows
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ class RankEncoder:
         counts = np.empty(block.n_cells, np.int64)
         bad = count_model_genes(block.indptr, block.indices, data, self.column_tokens, keep_zeros, counts)
         if bad >= 0:
-            raise ValueError(_bad_count_message(block, int(bad)))
+            raise ValueError(bad_count_message(block, int(bad)))
         depth, single = np.empty(0), False
         if self.upstream is not None:
             depth, single = self.upstream.factors(block)
@@ -133,41 +133,8 @@ class RankEncoder:
                 n_genes,
             )
 
-        _in_threads(encode, block.indptr, self.threads)
+        in_threads(encode, block.indptr, self.threads)
         if self._merge:
-            tokens, offsets = _close_gaps(tokens, offsets, lengths)
+            (tokens,) = close_gaps(offsets, lengths, tokens)
+            offsets = np.concatenate([[0], np.cumsum(lengths)])
         return TokenBlock(block.row0, tokens, offsets, n_genes)
-
-
-def _in_threads(encode, indptr: NDArray[np.int64], threads: int) -> None:  # type: ignore[no-untyped-def]
-    """Run ``encode`` over row ranges of about equal work."""
-    n_cells = len(indptr) - 1
-    borders = np.searchsorted(indptr, np.linspace(0, indptr[-1], threads + 1)[1:-1])
-    borders = np.unique(np.concatenate([[0], borders, [n_cells]]))
-    ranges = list(zip(borders[:-1].tolist(), borders[1:].tolist(), strict=True))
-    if len(ranges) <= 1:
-        for rows in ranges:
-            encode(rows)
-        return
-    with ThreadPoolExecutor(len(ranges)) as pool:
-        list(pool.map(encode, ranges))
-
-
-def _close_gaps(
-    tokens: NDArray[np.int32], offsets: NDArray[np.int64], lengths: NDArray[np.int64]
-) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """Take out the room that merged columns left unused."""
-    room = np.diff(offsets)
-    if np.array_equal(room, lengths):
-        return tokens, offsets
-    position = np.arange(len(tokens)) - np.repeat(offsets[:-1], room)
-    closed = np.concatenate([[0], np.cumsum(lengths)])
-    return tokens[position < np.repeat(lengths, room)], closed
-
-
-def _bad_count_message(block: CountBlock, at: int) -> str:
-    row = int(np.searchsorted(block.indptr, at, side="right")) - 1
-    return (
-        f"Cell {block.row0 + row} holds the value {block.data[at]} in column {int(block.indices[at])}: counts must be "
-        "finite and not negative. Point `layer=` or `use_raw=` at the raw counts, or clean the matrix."
-    )

@@ -13,8 +13,6 @@ import numpy as np
 from scfm.batch import plan_batches, prefetch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from torch import Tensor
 
     from scfm._types import CountBlock, TokenBatch, TokenBlock
@@ -57,6 +55,8 @@ class RunStats:
     """Cells with more model genes than the model takes."""
     n_empty: int = 0
     """Cells without a model gene."""
+    n_dropped: int = 0
+    """Cells that an option of the model left out."""
     batch_tokens: int = 0
     """Token budget at the end: lower than planned if memory ran out."""
     seconds: float = 0.0
@@ -98,10 +98,12 @@ def run(source: CountSource, encode: Encode, forward: Forward, sink: Sink, plan:
             for batch in plan_batches(block, stats.batch_tokens, padded=plan.padded):
                 _run_batch(batch, forward, sink, stats)
                 bar.update(len(batch.rows))
+            sink.end_block()
             bar.update(int(np.count_nonzero(np.diff(block.offsets) == 0)))
             stats.n_cells += block.n_cells
             stats.n_tokens += len(block.tokens)
             stats.n_truncated += int(np.count_nonzero(block.n_genes > max_genes))
+            stats.n_dropped += int(np.count_nonzero(block.n_genes < 0))
             stats.n_empty += int(np.count_nonzero(block.n_genes == 0))
     stats.seconds = time.perf_counter() - began
     return stats
@@ -112,7 +114,7 @@ def _run_batch(batch: TokenBatch, forward: Forward, sink: Sink, stats: RunStats)
     while waiting:
         part = waiting.pop()
         if len(part.tokens) > stats.batch_tokens and len(part.rows) > 1:
-            waiting += reversed(list(_halves(part)))
+            waiting += reversed(part.split())
             continue
         try:
             output = forward(part)
@@ -132,13 +134,6 @@ def _run_batch(batch: TokenBatch, forward: Forward, sink: Sink, stats: RunStats)
         stats.batch_tokens = max(1, min(stats.batch_tokens, len(part.tokens) // 2))
         logger.warning("Out of memory: going on with %d tokens in a batch.", stats.batch_tokens)
         waiting.append(part)
-
-
-def _halves(batch: TokenBatch) -> Iterator[TokenBatch]:
-    middle = (len(batch.rows) + 1) // 2
-    at = int(batch.lengths[:middle].sum())
-    yield type(batch)(batch.rows[:middle], batch.tokens[:at], batch.lengths[:middle])
-    yield type(batch)(batch.rows[middle:], batch.tokens[at:], batch.lengths[middle:])
 
 
 def _out_of_memory(error: Exception) -> bool:

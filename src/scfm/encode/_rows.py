@@ -1,0 +1,52 @@
+"""What the encoders share: rows in threads, and the message for a value that is no count."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from scfm._types import CountBlock
+
+__all__ = ["bad_count_message", "close_gaps", "in_threads"]
+
+
+def in_threads(encode: Callable[[tuple[int, int]], None], indptr: NDArray[np.int64], threads: int) -> None:
+    """Run ``encode`` over row ranges of about equal work."""
+    n_cells = len(indptr) - 1
+    borders = np.searchsorted(indptr, np.linspace(0, indptr[-1], threads + 1)[1:-1])
+    borders = np.unique(np.concatenate([[0], borders, [n_cells]]))
+    ranges = list(zip(borders[:-1].tolist(), borders[1:].tolist(), strict=True))
+    if len(ranges) <= 1:
+        for rows in ranges:
+            encode(rows)
+        return
+    with ThreadPoolExecutor(len(ranges)) as pool:
+        list(pool.map(encode, ranges))
+
+
+def close_gaps(
+    offsets: NDArray[np.int64], lengths: NDArray[np.int64], *values: NDArray[Any]
+) -> tuple[NDArray[Any], ...]:
+    """Keep the first ``lengths`` entries of the room that each cell has between ``offsets``."""
+    room = np.diff(offsets)
+    if np.array_equal(room, lengths):
+        return values
+    position = np.arange(offsets[-1]) - np.repeat(offsets[:-1], room)
+    used = position < np.repeat(lengths, room)
+    return tuple(array[used] for array in values)
+
+
+def bad_count_message(block: CountBlock, at: int) -> str:
+    """Say which cell and column hold the value at position ``at`` of a block."""
+    row = int(np.searchsorted(block.indptr, at, side="right")) - 1
+    return (
+        f"Cell {block.row0 + row} holds the value {block.data[at]} in column {int(block.indices[at])}: counts must be "
+        "finite and not negative. Point `layer=` or `use_raw=` at the raw counts, or clean the matrix."
+    )

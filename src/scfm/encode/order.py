@@ -1,0 +1,179 @@
+"""Expression sequences (TranscriptFormer): the expressed genes of a cell in a given order, with their counts.
+
+A cell is ``[assay] [START] g₀ g₁ …``; the network reads a count with every token, 1 for the assay and ``[START]``
+(Pearce et al. 2025, doi:10.1101/2025.04.25.650731). The assay token is left out where the assay is not known, which
+has the effect of the attention mask that the published code puts on it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from scfm._types import TokenBlock
+from scfm.encode._rows import bad_count_message, close_gaps, in_threads
+from scfm.encode.kernels import count_model_genes
+from scfm.encode.order_kernels import BY_COLUMN, BY_VALUE, SHUFFLED, order_rows
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from scfm._types import CountBlock
+
+__all__ = ["GeneOrder", "OrderEncoder"]
+
+GeneOrder = Literal["input", "vocabulary", "expression", "random"]
+_MODES = {"input": BY_COLUMN, "vocabulary": BY_COLUMN, "expression": BY_VALUE, "random": SHUFFLED}
+
+
+@dataclass(frozen=True)
+class OrderEncoder:
+    """Turn count blocks into sequences of genes with counts.
+
+    Parameters
+    ----------
+    column_tokens
+        Token of each column of the source, −1 where the model has none; shape ``(n_vars,)``.
+    max_genes
+        Genes of a cell that are kept.
+    start
+        Token put before the genes of each cell.
+    prefix
+        Token put before ``start``, one for each cell of the source, −1 for none; shape ``(n_obs,)``.
+    order
+        ``"input"``: as the columns of the source. ``"vocabulary"``: by token. ``"expression"``: largest count first,
+        ties by token. ``"random"``: shuffled by ``seed`` and the position of the cell in the source.
+    read_last
+        Whether a cell of ``max_genes`` genes has its last gene among the tokens; without it, that gene counts for
+        ``scale`` only (the published network predicts it, but never reads it).
+    clip, scale
+        Largest count, and sum to which the counts of the kept genes are scaled before that; 0 for neither.
+    seed
+        Seed of ``order="random"``.
+    distinct
+        Token for which columns are not added up though they share it: that of unknown genes, −1 for none.
+    keep_cells
+        Cells of the source that are encoded; the others get no tokens. Shape ``(n_obs,)``, ``None`` for all.
+    min_genes
+        Cells with fewer expressed genes get no tokens.
+    pad
+        Token that fills every cell up to ``max_genes``, with count 0; −1 for none.
+    threads
+        Threads that encode one block together.
+
+    Raises
+    ------
+    ValueError
+        On calling, if a count is negative, infinite or NaN; the message gives row, column and value.
+    """
+
+    column_tokens: NDArray[np.int32]
+    max_genes: int
+    start: int
+    prefix: NDArray[np.int32]
+    order: GeneOrder = "input"
+    read_last: bool = False
+    clip: float = 0.0
+    scale: float = 0.0
+    seed: int = 0
+    distinct: int = -1
+    keep_cells: NDArray[np.bool_] | None = None
+    min_genes: int = 0
+    pad: int = -1
+    threads: int = 1
+    _slots: NDArray[np.int32] = field(init=False, repr=False)
+    _keys: NDArray[np.int64] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        n_columns = len(self.column_tokens)
+        columns = np.arange(n_columns, dtype=np.int32)
+        merged = (self.column_tokens >= 0) & (self.column_tokens != self.distinct)
+        slots = np.where(self.column_tokens >= 0, columns, np.int32(-1)).astype(np.int32)
+        _, first, inverse = np.unique(self.column_tokens[merged], return_index=True, return_inverse=True)
+        slots[merged] = columns[merged][first[inverse]]  # a gene is known by the first of its columns
+        keys = slots.astype(np.int64) if self.order == "input" else self._token_keys(slots)
+        object.__setattr__(self, "_slots", slots)
+        object.__setattr__(self, "_keys", keys)
+
+    def __call__(self, block: CountBlock) -> TokenBlock:
+        """Encode one block; row order is kept."""
+        data = block.data if block.data.dtype == np.float32 else block.data.astype(np.float64)
+        expressed = np.empty(block.n_cells, np.int64)
+        bad = count_model_genes(block.indptr, block.indices, data, self._slots, False, expressed)
+        if bad >= 0:
+            raise ValueError(bad_count_message(block, int(bad)))
+        rows = slice(block.row0, block.row0 + block.n_cells)
+        fed = self.max_genes if self.read_last else self.max_genes - 1
+        room = np.minimum(expressed, fed) if self.pad < 0 else np.full(block.n_cells, fed, np.int64)
+        has_prefix = self.prefix[rows] >= 0
+        offsets = np.zeros(block.n_cells + 1, np.int64)
+        np.cumsum(room + 1 + has_prefix, out=offsets[1:])
+        tokens = np.full(offsets[-1], self.pad, np.int32)
+        counts = np.zeros(offsets[-1], np.float32)
+        starts = offsets[:-1] + has_prefix
+        tokens[offsets[:-1][has_prefix]] = self.prefix[rows][has_prefix]
+        tokens[starts] = self.start
+        counts[offsets[:-1]] = counts[starts] = 1
+        n_genes = np.empty(block.n_cells, np.int64)
+        self._fill(block, data, fed, tokens, counts, starts + 1, n_genes)
+        used = np.minimum(n_genes, fed) if self.pad < 0 else room
+        dropped = self._dropped(rows, n_genes)
+        lengths = np.where(dropped, 0, used + 1 + has_prefix)
+        if not np.array_equal(lengths, np.diff(offsets)):
+            tokens, counts = close_gaps(offsets, lengths, tokens, counts)
+            offsets = np.concatenate([[0], np.cumsum(lengths)])
+        return TokenBlock(block.row0, tokens, offsets, np.where(dropped, -1, n_genes), counts)
+
+    def _token_keys(self, slots: NDArray[np.int32]) -> NDArray[np.int64]:
+        """Tokens, or where several columns stay apart under one token, ranks by token and column."""
+        if self.distinct < 0:
+            return self.column_tokens.astype(np.int64)
+        ranks = np.empty(len(slots), np.int64)
+        ranks[np.lexsort((slots, self.column_tokens))] = np.arange(len(slots))
+        return ranks[np.maximum(slots, 0)]
+
+    def _fill(
+        self,
+        block: CountBlock,
+        data: NDArray[np.generic],
+        fed: int,
+        tokens: NDArray[np.int32],
+        counts: NDArray[np.float32],
+        starts: NDArray[np.int64],
+        n_genes: NDArray[np.int64],
+    ) -> None:
+        used = self._slots[self._slots >= 0]
+        merge = len(np.unique(used)) < len(used)
+        clip = self.clip if self.clip > 0 else -1.0
+
+        def encode(rows: tuple[int, int]) -> None:
+            order_rows(
+                block.indptr,
+                block.indices,
+                data,
+                rows[0],
+                rows[1],
+                block.row0,
+                self._slots,
+                merge,
+                self.column_tokens,
+                self._keys,
+                _MODES[self.order],
+                self.seed,
+                self.max_genes,
+                fed,
+                float(self.scale),
+                float(clip),
+                tokens,
+                counts,
+                starts,
+                n_genes,
+            )
+
+        in_threads(encode, block.indptr, self.threads)
+
+    def _dropped(self, rows: slice, n_genes: NDArray[np.int64]) -> NDArray[np.bool_]:
+        dropped = n_genes < self.min_genes
+        return dropped if self.keep_cells is None else dropped | ~self.keep_cells[rows]
