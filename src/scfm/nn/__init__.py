@@ -2,21 +2,33 @@
 
 from .attention import AttentionPath, Lengths, Packing
 from .bert import BertConfig, BertEncoder, BertLayer
+from .causal import CausalPath
+from .count_heads import GeneScores, TranscriptFormerHeads
+from .gene_rows import GeneRows, GeneVectors
 from .heads import MaskedLMHead
-from .pooling import GeneMeans, pool_first, pool_mean
+from .pooling import GeneMeans, pool_first, pool_mean, pool_sum
 from .published import check_shapes, published_keys
+from .transcriptformer import TranscriptFormer, TranscriptFormerConfig
 
 __all__ = [
     "AttentionPath",
     "BertConfig",
     "BertEncoder",
     "BertLayer",
+    "CausalPath",
     "GeneMeans",
+    "GeneRows",
+    "GeneScores",
+    "GeneVectors",
     "Lengths",
     "MaskedLMHead",
     "Packing",
+    "TranscriptFormer",
+    "TranscriptFormerConfig",
+    "TranscriptFormerHeads",
     "check_shapes",
     "pool_first",
     "pool_mean",
+    "pool_sum",
     "published_keys",
 ]

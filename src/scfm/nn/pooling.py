@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .attention import Lengths, Packing
 
-__all__ = ["GeneMeans", "pool_first", "pool_mean"]
+__all__ = ["GeneMeans", "pool_first", "pool_mean", "pool_sum"]
 
 
 def pool_first(hidden: Tensor, lengths: Lengths) -> Tensor:
@@ -64,6 +64,34 @@ def pool_mean(hidden: Tensor, lengths: Lengths, *, skip_first: int = 0, skip_las
     for start, end in zip(packing.starts, ends, strict=True):
         left = start + skip_first
         rows.append(hidden[left : max(left, end - skip_last)].mean(dim=0, dtype=torch.float32))
+    return torch.stack(rows) if rows else hidden.new_empty(0, hidden.shape[1], dtype=torch.float32)
+
+
+def pool_sum(hidden: Tensor, lengths: Lengths, skip: Lengths) -> Tensor:
+    """Sum of the hidden states of each cell, accumulated in float32.
+
+    Parameters
+    ----------
+    hidden
+        Hidden states of packed tokens, shape ``(T, d)``.
+    lengths
+        Tokens of each cell; they sum to ``T``.
+    skip
+        Tokens left out at the start of each cell.
+
+    Returns
+    -------
+    float32, shape ``(n_cells, d)``.
+
+    Raises
+    ------
+    ValueError
+        If the lengths do not sum to ``T``.
+    """
+    packing = Packing(lengths, hidden.device, "cells")
+    _check_sum(hidden, packing)
+    cells = zip(hidden.split(packing.lengths), skip, strict=True)
+    rows = [cell[int(first) :].sum(dim=0, dtype=torch.float32) for cell, first in cells]
     return torch.stack(rows) if rows else hidden.new_empty(0, hidden.shape[1], dtype=torch.float32)
 
 

@@ -74,15 +74,10 @@ def published_keys(config: BertConfig, *, head: bool = True) -> tuple[Shapes, Sh
 def check_names(tensors: Mapping[str, object], config: BertConfig, *, head: bool) -> None:
     """Raise a ValueError unless the names are exactly those of :func:`published_keys`; no tensor is read."""
     required, optional = published_keys(config, head=head)
-    found = set(tensors.keys())
-    missing = [name for name in required if name not in found]
-    if head and not found.intersection(_BIASES):
-        missing.append(_BIASES[0])
-    unexpected = sorted(found - required.keys() - optional.keys())
-    parts = [f"{len(names)} {word}: {_some(names)}" for word, names in _both(missing, unexpected) if names]
-    if parts:
-        msg = f"The state dict does not fit a BERT model of {config.n_layers} layers. {'. '.join(parts)}."
-        raise ValueError(msg)
+    names = list(required)
+    if head and not set(tensors.keys()).intersection(_BIASES):
+        names.append(_BIASES[0])
+    compare_names(tensors, names, optional, f"a BERT model of {config.n_layers} layers")
 
 
 def check_shapes(shapes: Mapping[str, tuple[int, ...]], config: BertConfig, *, head: bool = True) -> None:
@@ -102,12 +97,32 @@ def check_shapes(shapes: Mapping[str, tuple[int, ...]], config: BertConfig, *, h
     ValueError
         If names are missing or unexpected, or a tensor has another shape.
     """
-    if config.n_layers > len(shapes):  # a config may claim any number; the names below are only listed for a real one
-        msg = f"The model config says {config.n_layers:,} layers, but the state dict holds {len(shapes)} tensors."
-        raise ValueError(msg)
+    check_layers(shapes, config.n_layers)
     check_names(shapes, config, head=head)
     required, optional = published_keys(config, head=head)
-    expected = required | optional
+    compare_shapes(shapes, required | optional)
+
+
+def check_layers(shapes: Mapping[str, object], n_layers: int) -> None:
+    """Refuse a config that claims more layers than there are tensors, before names are listed for all of them."""
+    if n_layers > len(shapes):
+        msg = f"The model config says {n_layers:,} layers, but the state dict holds {len(shapes)} tensors."
+        raise ValueError(msg)
+
+
+def compare_names(found: Mapping[str, object], required: Iterable[str], optional: Iterable[str], what: str) -> None:
+    """Raise a ValueError if names are missing or unexpected."""
+    required, names = list(required), set(found.keys())
+    missing = [name for name in required if name not in names]
+    unexpected = sorted(names.difference(required, optional))
+    parts = [f"{len(names)} {word}: {_some(names)}" for word, names in _both(missing, unexpected) if names]
+    if parts:
+        msg = f"The state dict does not fit {what}. {'. '.join(parts)}."
+        raise ValueError(msg)
+
+
+def compare_shapes(shapes: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]) -> None:
+    """Raise a ValueError if a tensor has another shape."""
     wrong = [
         f"{name} is {shape}, expected {expected[name]}" for name, shape in shapes.items() if shape != expected[name]
     ]

@@ -1,0 +1,123 @@
+"""What a TranscriptFormer predicts of the next gene: which it is, and how many counts it has."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from . import published
+from .linear import linear
+from .transcriptformer import GeneMLP, TranscriptFormerConfig, mlp_targets
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["GeneScores", "TranscriptFormerHeads"]
+
+VOCABULARY_CHUNK = 16_384
+TOKEN_CHUNK = 1024
+_EXACT_ABOVE = 5.0
+"""Rate above which log(exp(x) − 1) is taken as x, as upstream does."""
+
+
+@dataclass(frozen=True)
+class GeneScores:
+    """How well each gene of the cells of a batch was predicted from those before it; each of shape ``(n,)``, float32."""
+
+    expected: Tensor
+    """Expected count of the gene."""
+    count: Tensor
+    """Log-likelihood of its count, given that it is expressed (zero-truncated Poisson)."""
+    gene: Tensor
+    """Log-likelihood of the gene."""
+
+
+class TranscriptFormerHeads(nn.Module):
+    """Count head and gene head.
+
+    Parameters
+    ----------
+    config
+        Sizes.
+    """
+
+    def __init__(self, config: TranscriptFormerConfig) -> None:
+        super().__init__()
+        d = config.hidden_size
+        self.config = config
+        self.count_bias = nn.Embedding(config.vocab_size, 1)
+        self.count_mlp = GeneMLP(2 * d, d // 2, 1)
+        self.gene_mlp = GeneMLP(d, config.gene_head_size, config.vocab_size)
+
+    def expected_counts(
+        self, states: Tensor, genes: Tensor, gene_states: Tensor, counts: Tensor, lengths: list[int]
+    ) -> Tensor:
+        """Expected count of each gene: its share, a softmax over the genes of its cell, of the sum of their counts.
+
+        Parameters
+        ----------
+        states
+            Hidden state before each gene was read, shape ``(n, d)``.
+        genes
+            Tokens of the genes, int64, shape ``(n,)``.
+        gene_states
+            Input states of the genes, shape ``(n, d)``.
+        counts
+            Counts of the genes, shape ``(n,)``.
+        lengths
+            Genes of each cell; they sum to ``n``.
+        """
+        parts = zip(states.split(TOKEN_CHUNK), gene_states.split(TOKEN_CHUNK), strict=True)
+        logits = [self.count_mlp(torch.cat(part, dim=1))[:, 0].float() for part in parts]
+        logit = torch.cat(logits) + self.count_bias(genes)[:, 0].float()
+        cells = zip(logit.split(lengths), counts.float().split(lengths), strict=True)
+        return torch.cat([torch.softmax(cell, dim=0) * count.sum() for cell, count in cells])
+
+    def count_log_likelihood(self, expected: Tensor, counts: Tensor, clip: float) -> Tensor:
+        """Log-likelihood of counts under a zero-truncated Poisson, as in training; shape ``(n,)``."""
+        eps = self.config.log_counts_eps
+        counts = counts.float().clamp(eps, clip if clip > 0 else None)
+        rate = expected + eps
+        if self.config.softplus_approx:
+            log_norm = rate - F.softplus(-rate)
+        else:
+            log_norm = torch.where(rate > _EXACT_ABOVE, rate, torch.log(torch.expm1(rate)))
+        return counts * torch.log(rate) - log_norm.clamp(min=0) - torch.lgamma(counts + 1)
+
+    def gene_log_likelihood(self, states: Tensor, genes: Tensor) -> Tensor:
+        """Log-probability of each gene, from the hidden state before it was read; shape ``(n,)``.
+
+        Logits are computed for a part of the tokens and of the vocabulary at a time and never kept. They are bounded
+        by the cap, so their exponentials need no common scale.
+        """
+        parts = zip(states.split(TOKEN_CHUNK), genes.split(TOKEN_CHUNK), strict=True)
+        return torch.cat([self._gene_chunk(*part) for part in parts]) if len(states) else states.new_empty(0).float()
+
+    def _gene_chunk(self, states: Tensor, genes: Tensor) -> Tensor:
+        mlp = self.gene_mlp
+        hidden = mlp.norm(linear(states, mlp.up.weight, mlp.up.bias, "relu"))
+        chosen = self._capped((hidden * mlp.down.weight[genes]).sum(dim=1, dtype=torch.float32) + mlp.down.bias[genes])
+        total = torch.full_like(chosen, -torch.inf)
+        for start in range(0, self.config.vocab_size, VOCABULARY_CHUNK):
+            rows = slice(start, start + VOCABULARY_CHUNK)
+            logits = self._capped(linear(hidden, mlp.down.weight[rows], mlp.down.bias[rows]).float())
+            total = torch.logaddexp(total, torch.logsumexp(logits, dim=1))
+        return chosen - total
+
+    def _capped(self, logits: Tensor) -> Tensor:
+        cap = float(self.config.softcap)
+        return cap * torch.tanh(logits / cap) if cap > 0 else logits
+
+    def load_published(self, tensors: Mapping[str, Tensor]) -> None:
+        """Load the weights of a published state dict."""
+        self.to_empty(device="cpu")
+        targets = {
+            "mu.gene_embedding.weight": self.count_bias.weight.detach(),
+            **mlp_targets("mu.mlp", self.count_mlp),
+            **mlp_targets("gene_id_head", self.gene_mlp),
+        }
+        published.copy_into(targets, tensors)

@@ -1,0 +1,382 @@
+"""TranscriptFormer on packed cells (Pearce et al. 2025, doi:10.1101/2025.04.25.650731), as published.
+
+The input of a gene is an MLP of its frozen protein vector, that of an assay a row of a table. With ``u`` the counts,
+every key has the bias ``log(1 + u + eps)`` in all layers, and the residual of a layer starts at the *normalised* tensor:
+
+    y = LayerNorm(x)
+    w = LayerNorm(attention(y) + y)
+    x ← down(gelu(up(w))) + w
+
+There are no positions, and there is no norm after the last layer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from . import published
+from .causal import CausalPacking, CausalPath, attend_causal
+from .gene_rows import GENE_VECTORS, GeneRows
+from .linear import linear
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from .attention import Lengths
+
+__all__ = [
+    "GeneMLP",
+    "TranscriptFormer",
+    "TranscriptFormerConfig",
+    "TranscriptFormerLayer",
+    "check_published",
+    "published_shapes",
+]
+
+CHUNK = 1024
+"""Tokens that go through the feed-forward block together on the CPU."""
+
+_MODEL_KEYS = {
+    "hidden_size": "embed_dim",
+    "n_layers": "num_layers",
+    "n_heads": "num_heads",
+    "intermediate_size": "model_dim",
+    "max_genes": "seq_len",
+    "gene_head_size": "gene_head_hidden_dim",
+}
+_OPTIONAL_KEYS = {
+    "log_counts_eps": "log_counts_eps",
+    "softcap": "softcap",
+    "attn_bias": "attn_bias",
+    "ffn_bias": "fw_bias",
+}
+_FIXED = {"activation": "gelu", "mu_link_fn": "softmax", "aux_len": 1}
+
+
+@dataclass(frozen=True, slots=True)
+class TranscriptFormerConfig:
+    """Sizes of a TranscriptFormer.
+
+    Raises
+    ------
+    ValueError
+        If a size is not a positive integer, ``hidden_size`` is not an even multiple of ``n_heads``, or a number is
+        out of bounds.
+    """
+
+    vocab_size: int
+    """Rows of the gene table, special tokens included."""
+    n_assays: int
+    """Rows of the assay table; row 0 is the unknown assay."""
+    gene_vector_size: int
+    """Features of a protein vector."""
+    hidden_size: int
+    """Features of a hidden state."""
+    n_layers: int
+    """Number of layers of the published model."""
+    n_heads: int
+    """Number of attention heads."""
+    intermediate_size: int
+    """Width of the feed-forward block."""
+    max_genes: int
+    """Genes of a cell, and what a cell embedding is divided by (``seq_len``)."""
+    gene_head_size: int
+    """Width of the hidden layer of the gene head."""
+    log_counts_eps: float = 1e-6
+    """Added to a count before its logarithm."""
+    softcap: float = 10.0
+    """Bound of attention scores and gene logits; 0 for none."""
+    attn_bias: bool = False
+    """Whether the attention projections have biases."""
+    ffn_bias: bool = False
+    """Whether the feed-forward block has biases."""
+    softplus_approx: bool = True
+    """Whether the zero-truncated likelihood is taken as it was in training, with softplus(−x) for log(1 − exp(−x))."""
+
+    def __post_init__(self) -> None:
+        for name in ("vocab_size", "n_assays", "gene_vector_size", *_MODEL_KEYS):
+            value: object = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                msg = f"{_MODEL_KEYS.get(name, name)} must be a positive integer, got {value!r}."
+                raise ValueError(msg)
+        if self.hidden_size % self.n_heads or self.hidden_size % 2:
+            msg = f"embed_dim {self.hidden_size} must be even and a multiple of num_heads {self.n_heads}."
+            raise ValueError(msg)
+        for name, upper in (("log_counts_eps", 1.0), ("softcap", 1e6)):
+            number: object = getattr(self, name)
+            if not isinstance(number, int | float) or isinstance(number, bool) or not 0 <= number < upper:
+                msg = f"{name} must be a number from 0 to below {upper:g}, got {number!r}."
+                raise ValueError(msg)
+        for name in ("attn_bias", "ffn_bias", "softplus_approx"):
+            flag: object = getattr(self, name)
+            if not isinstance(flag, bool):
+                msg = f"{_OPTIONAL_KEYS.get(name, name)} must be true or false, got {flag!r}."
+                raise ValueError(msg)
+
+    @classmethod
+    def from_dict(
+        cls, config: Mapping[str, Any], *, vocab_size: int, n_assays: int, gene_vector_size: int
+    ) -> TranscriptFormerConfig:
+        """Read a published ``config.json``; keys that do not shape the network are ignored.
+
+        Parameters
+        ----------
+        config
+            Content of the file: ``{"model": {"model_config": …, "loss_config": …}}``.
+        vocab_size, n_assays, gene_vector_size
+            Sizes that the file does not hold.
+
+        Raises
+        ------
+        ValueError
+            If a section or key is missing or out of bounds, or the network is of a kind that was never published.
+        """
+        model = config.get("model")
+        sizes = model.get("model_config") if isinstance(model, dict) else None
+        if not isinstance(model, dict) or not isinstance(sizes, dict):
+            msg = "The model config lacks the section model.model_config."
+            raise ValueError(msg)
+        missing = [key for key in _MODEL_KEYS.values() if key not in sizes]
+        if missing:
+            msg = f"The model config lacks {', '.join(missing)}."
+            raise ValueError(msg)
+        for key, value in _FIXED.items():
+            if sizes.get(key, value) != value:
+                msg = f"{key} must be {value!r}, as in all published models; got {sizes[key]!r}."
+                raise ValueError(msg)
+        given = {name: sizes[key] for name, key in (_MODEL_KEYS | _OPTIONAL_KEYS).items() if key in sizes}
+        loss = model.get("loss_config")
+        if isinstance(loss, dict) and "softplus_approx" in loss:
+            given["softplus_approx"] = loss["softplus_approx"]
+        return cls(vocab_size=vocab_size, n_assays=n_assays, gene_vector_size=gene_vector_size, **given)
+
+
+class GeneMLP(nn.Module):
+    """Linear, ReLU, layer norm, linear: from the vector of a gene to its input state."""
+
+    def __init__(self, n_in: int, n_hidden: int, n_out: int) -> None:
+        super().__init__()
+        self.up = nn.Linear(n_in, n_hidden)
+        self.norm = nn.LayerNorm(n_hidden)
+        self.down = nn.Linear(n_hidden, n_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shape ``(n, n_in)`` → ``(n, n_out)``."""
+        hidden = self.norm(linear(x, self.up.weight, self.up.bias, "relu"))
+        return linear(hidden, self.down.weight, self.down.bias)
+
+
+class TranscriptFormerLayer(nn.Module):
+    """One layer on packed tokens.
+
+    Parameters
+    ----------
+    config
+        Sizes.
+    """
+
+    def __init__(self, config: TranscriptFormerConfig) -> None:
+        super().__init__()
+        d = config.hidden_size
+        self.n_heads, self.softcap = config.n_heads, float(config.softcap)
+        self.norm1 = nn.LayerNorm(d)
+        self.qkv = nn.Linear(d, 3 * d, bias=config.attn_bias)
+        """Query, key and value projections, stacked in this order."""
+        self.out = nn.Linear(d, d, bias=config.attn_bias)
+        self.norm2 = nn.LayerNorm(d)
+        self.up = nn.Linear(d, config.intermediate_size, bias=config.ffn_bias)
+        self.down = nn.Linear(config.intermediate_size, d, bias=config.ffn_bias)
+
+    def forward(self, x: Tensor, bias: Tensor, packing: CausalPacking, path: CausalPath) -> Tensor:
+        """Hidden states of the next layer, shape ``(T, d)`` like ``x``; ``bias`` is that of each key, ``(T,)``."""
+        y = self.norm1(x)
+        qkv = linear(y, self.qkv.weight, self.qkv.bias)
+        attended = attend_causal(qkv, bias, packing, self.n_heads, self.softcap, path)
+        if attended.requires_grad or attended.device.type != "cpu":
+            return self._feed_forward(attended, y)
+        pieces = zip(attended.split(CHUNK), y.split(CHUNK), strict=True)
+        return torch.cat([self._feed_forward(*piece) for piece in pieces])
+
+    def _feed_forward(self, attended: Tensor, y: Tensor) -> Tensor:
+        w = self.norm2(linear(attended, self.out.weight, self.out.bias) + y)
+        wide = linear(w, self.up.weight, self.up.bias, "gelu")
+        return linear(wide, self.down.weight, self.down.bias) + cast("Tensor", w)
+
+
+class TranscriptFormer(nn.Module):
+    """The input block and the first layers of a TranscriptFormer, on packed cells.
+
+    Tokens from ``vocab_size`` on are assays. Input states of genes are made when a gene first occurs, and kept; while
+    gradients are recorded they are made anew for the genes of each batch.
+
+    Parameters
+    ----------
+    config
+        Sizes.
+    n_layers
+        Number of layers to build, 0 to ``config.n_layers`` (default: all).
+    attention
+        How attention runs; see :data:`~scfm.nn.causal.CausalPath`.
+
+    Raises
+    ------
+    ValueError
+        If ``n_layers`` is out of bounds.
+    """
+
+    def __init__(
+        self, config: TranscriptFormerConfig, n_layers: int | None = None, *, attention: CausalPath = "auto"
+    ) -> None:
+        super().__init__()
+        n_layers = config.n_layers if n_layers is None else n_layers
+        if not 0 <= n_layers <= config.n_layers:
+            msg = f"n_layers must be between 0 and {config.n_layers}, got {n_layers}."
+            raise ValueError(msg)
+        self.config = config
+        self.attention: CausalPath = attention
+        d = config.hidden_size
+        self.gene_mlp = GeneMLP(config.gene_vector_size, d, d)
+        self.assays = nn.Embedding(config.n_assays, d)
+        self.layers = nn.ModuleList(TranscriptFormerLayer(config) for _ in range(n_layers))
+        self.gene_vectors = torch.zeros(config.vocab_size, config.gene_vector_size)
+        self._rows = GeneRows(config.vocab_size + config.n_assays, self._input_states)
+
+    def forward(self, tokens: Tensor, counts: Tensor, lengths: Lengths) -> Tensor:
+        """Hidden states of the last built layer.
+
+        Parameters
+        ----------
+        tokens
+            Token ids of the cells one after the other, int64, shape ``(T,)``, on the CPU.
+        counts
+            Count of each token, float32, shape ``(T,)``.
+        lengths
+            Tokens of each cell: a list of ints, an integer array, or an integer tensor on the CPU; they sum to ``T``.
+
+        Returns
+        -------
+        Shape ``(T, d)``, dtype of the weights.
+
+        Raises
+        ------
+        ValueError
+            If the lengths do not sum to ``T``.
+        IndexError
+            If a token is not in the vocabulary.
+        """
+        packing = CausalPacking(lengths, self.assays.weight.device)
+        if tokens.ndim != 1 or packing.n_tokens != len(tokens) or counts.shape != tokens.shape:
+            msg = (
+                f"lengths sum to {packing.n_tokens}, but tokens have shape {tuple(tokens.shape)} and counts "
+                f"{tuple(counts.shape)}."
+            )
+            raise ValueError(msg)
+        x = self._rows(tokens)
+        bias = torch.log1p(counts.to(device=packing.device, dtype=torch.float32) + self.config.log_counts_eps)
+        for layer in self.layers:
+            x = layer(x, bias, packing, self.attention)
+        return x
+
+    def gene_states(self, tokens: Tensor) -> Tensor:
+        """Input states of tokens, shape ``(T, d)``."""
+        return self._rows(tokens)
+
+    def load_published(self, tensors: Mapping[str, Tensor]) -> None:
+        """Load the weights of a published state dict; rows of the gene table are read when a gene first occurs.
+
+        Raises
+        ------
+        ValueError
+            If a tensor has another shape than the config says.
+        """
+        self.to_empty(device="cpu")
+        published.copy_into(_targets(self), tensors)
+        self.gene_vectors = tensors[GENE_VECTORS]
+
+    def _input_states(self, tokens: Tensor) -> Tensor:
+        weight = self.assays.weight
+        is_gene = tokens < self.config.vocab_size
+        states = weight.new_empty(len(tokens), self.config.hidden_size)
+        genes = self.gene_vectors[tokens[is_gene]].to(device=weight.device, dtype=weight.dtype)
+        where = is_gene.to(weight.device)
+        states = states.masked_scatter(where[:, None], self.gene_mlp(genes))
+        return states.masked_scatter(
+            ~where[:, None], self.assays((tokens[~is_gene] - self.config.vocab_size).to(weight.device))
+        )
+
+
+def check_published(shapes: Mapping[str, tuple[int, ...]], config: TranscriptFormerConfig) -> None:
+    """Compare all names and shapes of a published state dict with a config, before anything is built.
+
+    Raises
+    ------
+    ValueError
+        If names are missing or unexpected, or a tensor has another shape.
+    """
+    published.check_layers(shapes, config.n_layers)
+    expected = published_shapes(config)
+    published.compare_names(shapes, expected, (), f"a TranscriptFormer of {config.n_layers} layers")
+    published.compare_shapes(shapes, expected)
+
+
+def published_shapes(config: TranscriptFormerConfig) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the published state dict, heads included."""
+    d, half, f, h = config.hidden_size, config.hidden_size // 2, config.intermediate_size, config.gene_head_size
+    shapes: dict[str, tuple[int, ...]] = {
+        GENE_VECTORS: (config.vocab_size, config.gene_vector_size),
+        "aux_embeddings.assay.weight": (config.n_assays, d),
+        "mu.gene_embedding.weight": (config.vocab_size, 1),
+    }
+    mlps = {
+        "gene_embeddings.mlp": (config.gene_vector_size, d, d),
+        "mu.mlp": (2 * d, half, 1),
+        "gene_id_head": (d, h, config.vocab_size),
+    }
+    for name, (n_in, hidden, n_out) in mlps.items():
+        for layer, shape in (("0", (hidden, n_in)), ("2", (hidden,)), ("4", (n_out, hidden))):
+            shapes[f"{name}.layers.{layer}.weight"] = shape
+            shapes[f"{name}.layers.{layer}.bias"] = shape[:1]
+    for i in range(config.n_layers):
+        layer = f"transformer_encoder.encoder_layers.{i}"
+        linears = {f"self_attn.linears.{j}": (d, d) for j in range(4)} | {"linear1": (f, d), "linear2": (d, f)}
+        for part, (n_out, n_in) in linears.items():
+            shapes[f"{layer}.{part}.weight"] = (n_out, n_in)
+            if config.attn_bias if part.startswith("self_attn") else config.ffn_bias:
+                shapes[f"{layer}.{part}.bias"] = (n_out,)
+        for norm in ("norm1", "norm2"):
+            shapes[f"{layer}.{norm}.weight"] = shapes[f"{layer}.{norm}.bias"] = (d,)
+    return shapes
+
+
+def mlp_targets(name: str, mlp: GeneMLP) -> dict[str, Tensor]:
+    """The parameters of an MLP by published name."""
+    parts = {"0": mlp.up, "2": mlp.norm, "4": mlp.down}
+    return {
+        f"{name}.layers.{key}.{kind}": getattr(module, kind).detach()
+        for key, module in parts.items()
+        for kind in ("weight", "bias")
+    }
+
+
+def _targets(network: TranscriptFormer) -> dict[str, Tensor]:
+    d = network.config.hidden_size
+    targets = {
+        "aux_embeddings.assay.weight": network.assays.weight.detach(),
+        **mlp_targets("gene_embeddings.mlp", network.gene_mlp),
+    }
+    for i, layer in enumerate(cast("list[TranscriptFormerLayer]", network.layers)):
+        name = f"transformer_encoder.encoder_layers.{i}"
+        linears = {"self_attn.linears.3": layer.out, "linear1": layer.up, "linear2": layer.down}
+        modules: dict[str, nn.Module] = {**linears, "norm1": layer.norm1, "norm2": layer.norm2}
+        for part, module in modules.items():
+            for kind, parameter in module.named_parameters():
+                targets[f"{name}.{part}.{kind}"] = parameter.detach()
+        for j in range(3):
+            rows = slice(j * d, (j + 1) * d)
+            for kind, parameter in layer.qkv.named_parameters():
+                targets[f"{name}.self_attn.linears.{j}.{kind}"] = parameter.detach()[rows]
+    return targets
