@@ -4,5 +4,27 @@ from __future__ import annotations
 
 from scfm.testing._checkpoints import write_geneformer
 from scfm.testing._oracles import bert_hidden_states, rank_tokens
+from scfm.testing._transcriptformer import (
+    TranscriptFormerOracle,
+    TranscriptFormerScores,
+    esm2ce_cell,
+    transcriptformer_cell,
+    transcriptformer_scores,
+    transcriptformer_states,
+    transcriptformer_tokens,
+    write_transcriptformer,
+)
 
-__all__ = ["bert_hidden_states", "rank_tokens", "write_geneformer"]
+__all__ = [
+    "TranscriptFormerOracle",
+    "TranscriptFormerScores",
+    "bert_hidden_states",
+    "esm2ce_cell",
+    "rank_tokens",
+    "transcriptformer_cell",
+    "transcriptformer_scores",
+    "transcriptformer_states",
+    "transcriptformer_tokens",
+    "write_geneformer",
+    "write_transcriptformer",
+]

@@ -1,0 +1,375 @@
+"""The slow TranscriptFormer equals upstream's golden values, and random checkpoints make every part of it count."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import anndata as ad
+import h5py
+import numpy as np
+import pytest
+import torch
+from scipy.stats import poisson
+
+from scfm.testing import (
+    TranscriptFormerOracle,
+    esm2ce_cell,
+    transcriptformer_cell,
+    transcriptformer_scores,
+    transcriptformer_states,
+    transcriptformer_tokens,
+    write_transcriptformer,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    Cells = list[tuple[NDArray[np.int64], NDArray[np.float64]]]
+
+# Largest absolute (relative for mu and norm_llh) differences, from the README of the values.
+CELL_TOLERANCE = 1e-5
+GENE_TOLERANCE = 2e-5
+SCORE_TOLERANCE = 5e-5
+RELATIVE_TOLERANCE = 1e-5
+ESM2CE_TOLERANCE = 1e-6
+
+# A softmax over genes cancels what these add to the logits of all genes alike.
+WITHOUT_EFFECT = {"mu.mlp.layers.2.bias", "mu.mlp.layers.4.bias"}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Threads cost these small matrices a hundred times what they save where cores are busy."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@dataclass
+class Golden:
+    folder: Path
+
+    @cached_property
+    def model(self) -> TranscriptFormerOracle:
+        return TranscriptFormerOracle.load(self.folder / "checkpoint")
+
+    @cached_property
+    def specials(self) -> list[str]:
+        return list(self.model.config["data_config"]["special_tokens"])
+
+    @cached_property
+    def expected(self) -> dict[str, np.ndarray]:
+        return self.read("expected")
+
+    def read(self, name: str) -> dict[str, np.ndarray]:
+        with np.load(self.folder / f"{name}.npz", allow_pickle=False) as file:
+            return dict(file)
+
+    def cells(self, name: str, vocabulary: Mapping[str, int] | None = None, **settings: Any) -> Cells:
+        data = ad.read_h5ad(self.folder / f"{name}.h5ad")
+        genes = {gene: token for gene, token in (vocabulary or self.model.vocabulary).items() if gene[0] == "E"}
+        tokens = [genes.get(gene.partition(".")[0], -1) for gene in data.var["ensembl_id"]]
+        rows = data.X.toarray()
+        return [transcriptformer_tokens(row, tokens, seq_len=self.model.seq_len, **settings) for row in rows]
+
+    def aux(self, name: str) -> list[int]:
+        return [self.model.assays.get(assay, 0) for assay in ad.read_h5ad(self.folder / f"{name}.h5ad").obs["assay"]]
+
+    def embed(self, cells: Cells, aux: list[int], **settings: Any) -> NDArray[np.float64]:
+        pairs = zip(cells, aux, strict=True)
+        return np.array([transcriptformer_cell(self.model, *cell, i, **settings).numpy() for cell, i in pairs])
+
+
+@pytest.fixture(scope="module")
+def golden(shared: Path) -> Golden:
+    return Golden(shared / "reference" / "fixtures" / "transcriptformer")
+
+
+@pytest.fixture(scope="module")
+def cells(golden: Golden) -> Cells:
+    return golden.cells("input")
+
+
+def unpadded(tokens: np.ndarray, counts: np.ndarray, pad: int = 1) -> Cells:
+    return [(row[row != pad], of_row[row != pad]) for row, of_row in zip(tokens, counts, strict=True)]
+
+
+def assert_close(actual: Any, expected: np.ndarray, atol: float = 0.0, rtol: float = 0.0) -> None:
+    np.testing.assert_allclose(actual, expected, atol=atol, rtol=rtol)
+
+
+def assert_same_cells(actual: Cells, expected: Cells, rtol: float = 0.0) -> None:
+    for (tokens, counts), (expected_tokens, expected_counts) in zip(actual, expected, strict=True):
+        np.testing.assert_array_equal(tokens, expected_tokens)
+        assert_close(counts, expected_counts, rtol=rtol)
+
+
+def padded(rows: Iterable[torch.Tensor], width: int) -> np.ndarray:
+    return np.array([np.pad(row.numpy(), (0, width - len(row))) for row in rows])
+
+
+def test_vocabulary_and_assays(golden: Golden) -> None:
+    assert list(golden.model.vocabulary) == [name.decode() for name in golden.expected["vocab"]]
+    assert golden.aux("input") == golden.expected["aux_tokens"][:, 0].tolist()
+
+
+def test_tokens_and_counts(golden: Golden, cells: Cells) -> None:
+    assert_same_cells(cells, unpadded(golden.expected["tokens"], golden.expected["counts"]))
+
+
+def test_cell_embeddings(golden: Golden, cells: Cells) -> None:
+    assert_close(golden.embed(cells, golden.aux("input")), golden.expected["embeddings"], CELL_TOLERANCE)
+
+
+def test_contextual_gene_embeddings(golden: Golden, cells: Cells) -> None:
+    states = []
+    for cell, aux in zip(cells, golden.aux("input"), strict=True):
+        states.append(transcriptformer_states(golden.model, *cell, aux)[: len(cell[0])].numpy())
+    indices = np.repeat(np.arange(len(cells)), [len(tokens) for tokens, _ in cells])
+    tokens = np.concatenate([tokens for tokens, _ in cells])
+    np.testing.assert_array_equal(indices, golden.expected["cge_cell_indices"])
+    np.testing.assert_array_equal(golden.expected["vocab"][tokens], golden.expected["cge_gene_names"])
+    assert_close(np.concatenate(states), golden.expected["cge_embeddings"], GENE_TOLERANCE)
+
+
+def test_scores(golden: Golden, cells: Cells) -> None:
+    pairs = zip(cells, golden.aux("input"), strict=True)
+    mu, counts, genes = zip(*(transcriptformer_scores(golden.model, *cell, aux) for cell, aux in pairs), strict=True)
+    expected, filled = golden.expected, [len(tokens) > 0 for tokens, _ in cells]
+    width = golden.model.seq_len
+    assert_close([row.mean() for row in counts], expected["llh"], GENE_TOLERANCE)  # NaN without genes
+    assert_close(padded(genes, width), expected["gene_llh"], SCORE_TOLERANCE)
+    assert_close(padded(mu, width)[filled], expected["mu"][filled], rtol=RELATIVE_TOLERANCE)
+
+
+def test_esm2ce(golden: Golden, cells: Cells) -> None:
+    actual = np.array([esm2ce_cell(golden.model, tokens).numpy() for tokens, _ in cells])
+    assert_close(actual, golden.expected["esm2ce_embeddings"], ESM2CE_TOLERANCE)
+
+
+def test_normalised_counts(golden: Golden) -> None:
+    cells = golden.cells("input", normalize_to_scale=10_000, clip_counts=100)
+    expected, aux = golden.expected, golden.aux("input")
+    assert_same_cells(cells, unpadded(expected["tokens"], expected["norm_counts"]), rtol=1e-6)
+    assert_close(golden.embed(cells, aux), expected["norm_embeddings"], CELL_TOLERANCE)
+    llh = [
+        transcriptformer_scores(golden.model, *cell, i, clip_counts=100).count_nll.mean()
+        for cell, i in zip(cells, aux, strict=True)
+    ]
+    assert_close(llh, expected["norm_llh"], rtol=RELATIVE_TOLERANCE)
+
+
+def test_sorted_genes(golden: Golden) -> None:
+    cells, expected = golden.cells("input_sort", sort=True), golden.expected
+    assert_same_cells(cells, unpadded(expected["sort_tokens"], expected["sort_counts"]))
+    assert_close(golden.embed(cells, golden.aux("input_sort")), expected["sort_embeddings"], CELL_TOLERANCE)
+
+
+def test_given_tokens(golden: Golden) -> None:
+    cells = unpadded(golden.expected["sortties_tokens"], golden.expected["sortties_counts"])
+    assert_close(golden.embed(cells, golden.aux("input")), golden.expected["sortties_embeddings"], CELL_TOLERANCE)
+
+
+def other_genes(golden: Golden, specials: list[str]) -> tuple[dict[str, int], np.ndarray]:
+    """Vocabulary and vectors of the other species after special tokens in the given order."""
+    with h5py.File(golden.folder / "ood_embedding.h5") as file:
+        keys = [key.decode() for key in file["keys"]]
+        rows = [file[f"arrays/{key}"][()] for key in keys]
+    table = golden.model.vectors(None)[[golden.model.vocabulary[name] for name in specials]].numpy()
+    return {name: token for token, name in enumerate([*specials, *keys])}, np.concatenate([table, rows])
+
+
+def test_other_gene_vectors(golden: Golden) -> None:
+    expected, aux = golden.read("expected_ood_corrected"), golden.aux("input_ood")
+    vocabulary, vectors = other_genes(golden, golden.specials)
+    assert list(vocabulary) == [name.decode() for name in expected["vocab"]]
+    cells = golden.cells("input_ood", vocabulary)
+    assert_same_cells(cells, unpadded(expected["tokens"], expected["counts"]))
+    assert_close(golden.embed(cells, aux, gene_vectors=vectors), expected["embeddings"], CELL_TOLERANCE)
+    pooled = [esm2ce_cell(golden.model, tokens, gene_vectors=vectors) for tokens, _ in cells]
+    assert_close(np.array(pooled), expected["esm2ce_embeddings"], ESM2CE_TOLERANCE)
+    states = [
+        transcriptformer_states(golden.model, *cell, i, gene_vectors=vectors)[: len(cell[0])].numpy()
+        for cell, i in zip(cells, aux, strict=True)
+    ]
+    assert_close(np.concatenate(states), expected["cge_embeddings"], GENE_TOLERANCE)
+
+
+def test_other_gene_vectors_with_the_defect_of_upstream(golden: Golden) -> None:
+    expected, aux = golden.read("expected_ood_upstream"), golden.aux("input_ood")
+    vocabulary, vectors = other_genes(golden, ["unknown", "[START]", "[END]", "[RD]", "[CELL]", "[PAD]", "[MASK]"])
+    assert list(vocabulary) == [name.decode() for name in expected["vocab"]]
+    cells = list(zip(expected["tokens"], expected["counts"], strict=True))  # padding is read like genes
+    assert_close(golden.embed(cells, aux, gene_vectors=vectors), expected["embeddings"], CELL_TOLERANCE)
+    for i, cell in enumerate(cells):
+        mu, counts, genes = transcriptformer_scores(golden.model, *cell, aux[i], gene_vectors=vectors)
+        assert_close(mu, expected["mu"][i], atol=1e-6, rtol=RELATIVE_TOLERANCE)
+        assert_close(counts.mean(), expected["llh"][i], GENE_TOLERANCE)
+        assert_close(genes, expected["gene_llh"][i], SCORE_TOLERANCE)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> TranscriptFormerOracle:
+    folder = tmp_path_factory.mktemp("tiny")
+    return TranscriptFormerOracle.load(write_transcriptformer(folder, attn_bias=True, fw_bias=True))
+
+
+def some_cell(model: TranscriptFormerOracle, n_genes: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    tokens = rng.permutation(np.arange(7, len(model.vocabulary)))[:n_genes]
+    return tokens, rng.integers(1, 31, n_genes).astype(float)
+
+
+def outputs(model: TranscriptFormerOracle, n_genes: int = 12, aux: int = 1) -> list[torch.Tensor]:
+    cell = some_cell(model, n_genes)
+    return [transcriptformer_cell(model, *cell, aux), *transcriptformer_scores(model, *cell, aux)]
+
+
+def largest_change(model: TranscriptFormerOracle, other: TranscriptFormerOracle) -> float:
+    pairs = zip(outputs(model), outputs(other), strict=True)
+    return max(float((a - b).abs().max() / a.abs().max()) for a, b in pairs)
+
+
+def test_files_of_a_random_checkpoint(tmp_path: Path) -> None:
+    species = ("homo_sapiens", "mus_musculus")
+    folder = write_transcriptformer(tmp_path / "new" / "folder", n_genes=9, species=species)
+    model = TranscriptFormerOracle.load(folder)
+    names, table = list(model.vocabulary), model.tensors["gene_embeddings.embedding.weight"]
+    assert names[:3] == ["unknown", "[PAD]", "[START]"]
+    assert sorted(names[7:12]) == [f"ENSG{i:011d}" for i in range(1, 6)] != names[7:12]
+    assert sorted(names[12:]) == [f"ENSMUSG{i:011d}" for i in range(1, 5)]
+    for name, genes in zip(species, (names[7:12], names[12:]), strict=True):
+        with h5py.File(folder / "vocabs" / f"{name}_gene.h5") as file:
+            assert file["keys"].dtype.kind == "S"
+            assert [key.decode() for key in file["keys"]] == genes
+            for gene in genes:
+                np.testing.assert_array_equal(file[f"arrays/{gene}"], table[model.vocabulary[gene]])
+    assert model.assays == {"unknown": 0, "10x 3' v3": 1, "Smart-seq v4": 2}
+
+
+def test_a_random_checkpoint_has_the_published_schema(golden: Golden, tmp_path: Path) -> None:
+    checkpoint = golden.folder / "checkpoint"
+    sizes = golden.model.config["model_config"]
+    names = ("num_layers", "num_heads", "embed_dim", "model_dim", "seq_len", "gene_head_hidden_dim")
+    short = {"num_layers": "n_layers", "num_heads": "n_heads", "gene_head_hidden_dim": "gene_head_dim"}
+    settings = {short.get(name, name): sizes[name] for name in names}
+    assays = list(golden.model.assays)[1:]
+    folder = write_transcriptformer(tmp_path, n_genes=700, gene_width=64, assays=assays, **settings)
+    config, published = (json.loads((path / "config.json").read_text()) for path in (folder, checkpoint))
+    assert config == published
+    ours, theirs = (torch.load(path / "model_weights.pt", weights_only=True) for path in (folder, checkpoint))
+    assert {n: (t.shape, t.dtype) for n, t in ours.items()} == {n: (t.shape, t.dtype) for n, t in theirs.items()}
+
+
+def test_a_seed_decides_all(tmp_path: Path) -> None:
+    a, b, c = (TranscriptFormerOracle.load(write_transcriptformer(tmp_path / n, seed=int(n == "c"))) for n in "abc")
+    assert largest_change(a, b) == 0
+    assert largest_change(a, c) > 0.1
+    assert list(a.vocabulary) == list(b.vocabulary) != list(c.vocabulary)
+
+
+def test_every_tensor_matters(tiny: TranscriptFormerOracle) -> None:
+    changes = {}
+    for name, tensor in tiny.tensors.items():
+        other = replace(tiny, tensors={**tiny.tensors, name: torch.zeros_like(tensor)})
+        changes[name] = largest_change(tiny, other)
+    assert all(np.isfinite(list(changes.values())))
+    assert {name for name, change in changes.items() if change < 1e-3} == WITHOUT_EFFECT
+
+
+@pytest.mark.parametrize(("name", "value"), [("softcap", 0), ("log_counts_eps", 1.0)])
+def test_settings_matter(tiny: TranscriptFormerOracle, name: str, value: float) -> None:
+    config = {**tiny.config, "model_config": {**tiny.config["model_config"], name: value}}
+    assert largest_change(tiny, replace(tiny, config=config)) > 1e-3
+
+
+def test_exact_likelihood_of_counts_is_zero_truncated_poisson(tiny: TranscriptFormerOracle) -> None:
+    exact = {**tiny.config, "loss_config": {**tiny.config["loss_config"], "softplus_approx": False}}
+    tokens, counts = some_cell(tiny, 19)
+    mu, nll, _ = transcriptformer_scores(replace(tiny, config=exact), tokens, counts, 1)
+    expected = torch.log1p(-torch.exp(-mu)) - torch.from_numpy(poisson.logpmf(counts, mu.numpy()))
+    computed = (mu > np.log(2)) & (mu < 5)  # bounded below, approximated above
+    assert computed.sum() > 3
+    torch.testing.assert_close(nll[computed], expected[computed], atol=1e-4, rtol=0)
+    assert (nll - transcriptformer_scores(tiny, tokens, counts, 1).count_nll).abs().max() > 1e-3
+
+
+def test_cells_differ(tiny: TranscriptFormerOracle) -> None:
+    tokens, counts = some_cell(tiny, 12)
+    embeddings = [
+        transcriptformer_cell(tiny, tokens, counts, 1),
+        transcriptformer_cell(tiny, tokens, counts, 2),
+        transcriptformer_cell(tiny, tokens, counts, 0),
+        transcriptformer_cell(tiny, tokens, counts[::-1].copy(), 1),
+        transcriptformer_cell(tiny, tokens[::-1].copy(), counts[::-1].copy(), 1),
+        transcriptformer_cell(tiny, *some_cell(tiny, 12, seed=1), 1),
+        transcriptformer_cell(tiny, tokens[:0], counts[:0], 1),
+    ]
+    apart = torch.pdist(torch.stack(embeddings))
+    assert apart.isfinite().all()
+    assert apart.min() > 0.01
+
+
+def test_unknown_assay_is_not_read(tiny: TranscriptFormerOracle) -> None:
+    aux = tiny.tensors["aux_embeddings.assay.weight"]
+    other = replace(tiny, tensors={**tiny.tensors, "aux_embeddings.assay.weight": torch.zeros_like(aux)})
+    for a, b in zip(outputs(tiny, aux=0), outputs(other, aux=0), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("n_genes", [0, 1, 19, 20])
+def test_shapes_of_states(tiny: TranscriptFormerOracle, n_genes: int) -> None:
+    cell = some_cell(tiny, n_genes)
+    states = transcriptformer_states(tiny, *cell, 1)
+    all_read = transcriptformer_states(tiny, *cell, 1, read_all=True)
+    assert states.shape == (min(n_genes + 1, 20), 16)
+    assert all_read.shape == (n_genes + 1, 16)
+    torch.testing.assert_close(all_read[: len(states)], states)
+    torch.testing.assert_close(states.sum(0) / 20, transcriptformer_cell(tiny, *cell, 1))
+
+
+def test_fewer_layers(tiny: TranscriptFormerOracle) -> None:
+    cell = some_cell(tiny, 5)
+    none, one, two, every = (transcriptformer_states(tiny, *cell, 1, n_layers=n) for n in (0, 1, 2, None))
+    torch.testing.assert_close(two, every)
+    assert (none - one).abs().max() > 0.1
+    assert (one - two).abs().max() > 0.1
+
+
+def test_the_last_position_is_forced_in_full_cells_only(tiny: TranscriptFormerOracle) -> None:
+    for n_genes, forced in ((19, False), (20, True)):
+        cell = some_cell(tiny, n_genes)
+        as_upstream, plain = (transcriptformer_scores(tiny, *cell, 1, forced_last=flag) for flag in (True, False))
+        torch.testing.assert_close(as_upstream.mu, plain.mu)
+        torch.testing.assert_close(as_upstream.gene_nll[:-1], plain.gene_nll[:-1])
+        assert (as_upstream.gene_nll[-1] != plain.gene_nll[-1]) == forced
+        assert (as_upstream.count_nll[-1] != plain.count_nll[-1]) == forced
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected_tokens", "expected_counts"),
+    [
+        ({"seq_len": 9}, [8, 7, 12, 10], [40, 2, -1, 2]),
+        ({"seq_len": 2}, [8, 7], [40, 2]),
+        ({"seq_len": 9, "sort": True}, [8, 7, 10, 12], [40, 2, 2, -1]),
+        ({"seq_len": 5, "sort": True}, [8, 7, 10], [40, 2, 2]),  # two zeros take up room
+    ],
+)
+def test_order_of_tokens(settings: dict[str, Any], expected_tokens: list[int], expected_counts: list[float]) -> None:
+    row, column_tokens = [40, 0, 99, 2, -1, 0, 2], [8, 9, -1, 7, 12, 11, 10]
+    tokens, counts = transcriptformer_tokens(row, column_tokens, **settings)
+    assert tokens.tolist() == expected_tokens
+    assert counts.tolist() == [min(max(count, 0), 30) for count in expected_counts]
+
+
+def test_counts_are_clipped_after_scaling() -> None:
+    row = [30, 10, 0, 60]
+    _, counts = transcriptformer_tokens(row, [7, 8, 9, 10], seq_len=2, normalize_to_scale=20, clip_counts=12)
+    assert counts.tolist() == [12, 5]
