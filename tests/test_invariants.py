@@ -104,7 +104,7 @@ def tokens_of(model: FoundationModel, adata: ad.AnnData) -> list[list[int]]:
 
 def expected(model: FoundationModel, adata: ad.AnnData, layer: int, pooling: str) -> NDArray[np.float64]:
     """Embedding by the slow oracles, one cell at a time."""
-    weights = {name: model._tensors[name].numpy() for name in model._tensors}
+    weights = {name: model.tensors[name].numpy() for name in model.tensors}
     config = {"layer_norm_eps": 1e-12, "num_attention_heads": 2, "num_hidden_layers": N_LAYERS}
     tokens = scfm.genes.align(adata.var, model.vocabulary).tokens
     x = adata.X.toarray() if sparse.issparse(adata.X) else adata.X
@@ -295,7 +295,7 @@ def test_gene_pooling_equals_a_mean_per_gene(model: FoundationModel) -> None:
     x = counts().copy()
     x[:, 5] = 0
     adata = anndata(sparse.csr_matrix(np.hstack([x, x[:, :1]])), [*IDS, UNKNOWN])
-    weights = {name: model._tensors[name].numpy() for name in model._tensors}
+    weights = {name: model.tensors[name].numpy() for name in model.tensors}
     config = {"layer_norm_eps": 1e-12, "num_attention_heads": 2, "num_hidden_layers": N_LAYERS}
     tokens = scfm.genes.align(adata.var, model.vocabulary).tokens
     seen: dict[int, list[NDArray[np.float64]]] = {}

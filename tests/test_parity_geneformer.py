@@ -168,7 +168,7 @@ def test_logits(case: Case) -> None:
     tokens = torch.from_numpy(case.expected["logits_tokens"].astype(np.int64))
     network = case.model.build_network(case.model.n_layers)
     head = MaskedLMHead(case.model.config)
-    head.load_published(case.model._tensors)
+    head.load_published(case.model.tensors)
     with torch.inference_mode():
         logits = head(network(tokens, [len(tokens)]), network.word_embeddings.weight)
     columns = case.expected["logits_columns"]

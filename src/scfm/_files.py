@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from scfm._keys import Keys
     from scfm.model import Embedding
 
-__all__ = ["check_output", "write_with_embedding"]
+__all__ = ["check_output", "replace", "write_with_embedding"]
 
 SUFFIXES = (".h5ad", ".h5mu", ".zarr")
 
@@ -63,12 +63,12 @@ def write_with_embedding(source: Path, out: Path, embedding: Embedding, keys: Ke
             work.chmod(source.stat().st_mode | stat.S_IWUSR)
         with _opened(work) as root:
             _write(root if modality is None else root["mod"][modality], embedding, keys)
-        _replace(out, work)
+        replace(out, work)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _replace(out: Path, work: Path) -> None:
+def replace(out: Path, work: Path) -> None:
     """Put ``work`` in the place of ``out``; a folder cannot be replaced in one step, but it is not lost on the way."""
     if not out.is_dir():
         work.replace(out)

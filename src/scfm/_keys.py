@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-__all__ = ["Keys", "PARAMS", "result_keys"]
+__all__ = ["Keys", "PARAMS", "ScoreKeys", "result_keys", "score_keys"]
 
 PARAMS = "params"
 
@@ -32,3 +32,26 @@ def result_keys(family: str, key_added: str | None = None) -> Keys:
         msg = f"key_added={key_added!r} cannot be stored: give a name without '/'."
         raise ValueError(msg)
     return Keys(key_added, key_added)
+
+
+class ScoreKeys(NamedTuple):
+    """Where scores go."""
+
+    count_llh: str
+    """Column of ``obs`` with the log-likelihood of the counts."""
+    gene_llh: str
+    """Column of ``obs`` with the log-likelihood of the genes."""
+    uns: str
+    """Key of the provenance in ``uns``."""
+
+
+def score_keys(family: str, key_added: str | None = None) -> ScoreKeys:
+    """Name the columns ``<family>_count_llh`` and so on, with ``key_added`` in the place of the family.
+
+    Raises
+    ------
+    ValueError
+        As :func:`result_keys`.
+    """
+    name = family if key_added is None else result_keys(family, key_added).uns
+    return ScoreKeys(f"{name}_count_llh", f"{name}_gene_llh", f"{name}_score")

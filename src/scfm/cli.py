@@ -3,25 +3,37 @@
 from __future__ import annotations
 
 import sys
+import warnings
+from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_type_hints
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import SUPPRESS, ArgumentParser, Namespace
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 __all__ = ["main"]
 
 _NOT_ON_THE_COMMAND_LINE = {"data", "model", "device", "dtype", "copy", "options"}
+_UPSTREAM: dict[str, tuple[str, dict[str, str]]] = {
+    "checkpoint_path": ("model", {}),
+    "gene_col_name": ("gene_key", {}),
+    "model_type": ("family", {}),
+    "precision": ("dtype", {"16-mixed": "bfloat16", "32": "float32"}),
+    "use_raw": ("use_raw", {"auto": "null"}),
+}
+"""Options of ``transcriptformer inference`` under which ours go, too, and values that are called otherwise."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0 done, 1 an error (told in one line), 2 a wrong call."""
     parser, commands = _parser()
-    chosen = parser.parse_args(arguments)
+    chosen = parser.parse_args(_named(sys.argv[1:] if arguments is None else arguments))
     try:
-        commands[chosen.subcommand](chosen[chosen.subcommand])
+        with _plain_warnings():
+            commands[chosen.subcommand](chosen[chosen.subcommand])
     except KeyboardInterrupt:
         print("scfm: interrupted", file=sys.stderr)
         return 130
@@ -34,6 +46,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+@contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Show a warning as one line, without the place in the code."""
+    shown, warnings.formatwarning = warnings.formatwarning, lambda message, *_, **__: f"scfm: warning: {message}\n"
+    try:
+        yield
+    finally:
+        warnings.formatwarning = shown
+
+
 def _parser() -> tuple[ArgumentParser, dict[str, Any]]:
     import scfm
 
@@ -42,23 +64,76 @@ def _parser() -> tuple[ArgumentParser, dict[str, Any]]:
     )
     parser.add_argument("--debug", action="store_true", help="show the whole traceback of an error")
     subcommands = parser.add_subcommands()
-    embed = ArgumentParser(description="Embed the cells of a file and write a copy of it with the embedding.")
-    embed.add_argument("source", type=Path, help="an .h5ad, .h5mu or .zarr file; read block by block")
-    embed.add_argument("--model", type=str, required=True, help="id, alias, or folder; `scfm models` lists the ids")
-    embed.add_argument("--out", type=Path, required=True, help="file to write, with the suffix of the source")
-    embed.add_argument("--overwrite", action="store_true", help="replace OUT if it exists; it may be the source")
-    embed.add_argument("--device", type=str | None, default=None, help="cpu, cuda, cuda:1, mps; default: the fastest")
-    embed.add_argument("--dtype", type=str | None, default=None, help="float32, bfloat16 or float16")
-    embed.add_function_arguments(scfm.tl.embed, skip=set(_NOT_ON_THE_COMMAND_LINE))
-    subcommands.add_subcommand("embed", embed)
+    subcommands.add_subcommand("embed", _embed_parser())
     models = ArgumentParser(description="List the models that are known by name.")
     subcommands.add_subcommand("models", models)
     convert = ArgumentParser(description="Convert published weights into one folder without pickles.")
-    convert.add_argument("source", type=Path, help="folder of published weights")
+    convert.add_argument("source", type=Path, help="folder (or tar file) of published weights")
     convert.add_argument("out", type=Path, help="folder to write")
     convert.add_function_arguments(scfm.model.convert, skip={"source", "out"})
     subcommands.add_subcommand("convert", convert)
     return parser, {"embed": _embed, "models": _models, "convert": _convert}
+
+
+def _embed_parser() -> ArgumentParser:
+    import scfm
+
+    embed = ArgumentParser(description="Embed the cells of a file and write a copy of it with the embedding.")
+    embed.add_argument("source", type=Path, help="an .h5ad, .h5mu or .zarr file; read block by block")
+    embed.add_argument("--model", type=str, required=True, help="id, alias, or folder; `scfm models` lists the ids")
+    embed.add_argument("--family", type=str | None, default=None, help="family of the weights, where it is not clear")
+    embed.add_argument("--out", type=Path, required=True, help="file to write, with the suffix of the source")
+    embed.add_argument("--overwrite", action="store_true", help="replace OUT if it exists; it may be the source")
+    embed.add_argument("--device", type=str | None, default=None, help="cpu, cuda, cuda:1, mps; default: the fastest")
+    embed.add_argument("--dtype", type=str | None, default=None, help="float32, bfloat16 or float16")
+    embed.add_argument(
+        "--emb_type",
+        type=Literal["cell", "cge"],
+        default="cell",
+        help="cge: write the state of every gene in every cell to the folder OUT instead (scfm.tl.gene_embeddings)",
+    )
+    embed.add_function_arguments(scfm.tl.embed, skip=set(_NOT_ON_THE_COMMAND_LINE))
+    for name, (kind, text) in _family_options().items():
+        embed.add_argument(f"--{name}", type=kind, default=SUPPRESS, help=text)
+    return embed
+
+
+def _family_options() -> dict[str, tuple[Any, str]]:
+    """Type and help of every option that a family has; those that are not given keep the family's default."""
+    from docstring_parser import parse_from_object
+
+    from scfm.model._registry import families
+
+    found: dict[str, tuple[Any, str]] = {}
+    for cls in families().values():
+        types = get_type_hints(cls.options_class)
+        texts = {param.arg_name: param.description or "" for param in parse_from_object(cls.options_class).params}
+        owners = ", ".join(
+            sorted(name for name, other in families().items() if other.options_class is cls.options_class)
+        )
+        for field in fields(cls.options_class):
+            text = " ".join(texts.get(field.name, "").split()).replace("``", "")
+            found[field.name] = types[field.name], f"{text} (default: {field.default}; {owners})".replace("%", "%%")
+    return found
+
+
+def _named(arguments: Sequence[str]) -> list[str]:
+    """Write options as the parser knows them: dashes as underscores, and upstream's names and values as ours."""
+    given, known = list(arguments), list[str]()
+    while given:
+        word = given.pop(0)
+        if word == "--":
+            return [*known, word, *given]
+        if not word.startswith("--"):
+            known.append(word)
+            continue
+        name, equals, value = word[2:].partition("=")
+        name = name.replace("-", "_")
+        renamed, values = _UPSTREAM.get(name, (name, {}))
+        if values and not equals and given:
+            value, equals = given.pop(0), "="
+        known.append(f"--{renamed}{equals}{values.get(value, value)}")
+    return known
 
 
 def _embed(arguments: Namespace) -> None:
@@ -68,10 +143,16 @@ def _embed(arguments: Namespace) -> None:
 
     values = vars(arguments)
     source, out, name = values.pop("source"), values.pop("out"), values.pop("model")
-    overwrite, key_added = values.pop("overwrite"), values.pop("key_added")
+    overwrite, key_added, kind = values.pop("overwrite"), values.pop("key_added"), values.pop("emb_type")
+    family = values.pop("family")
     _log_progress()
+    if kind == "cge":
+        values = {key: value for key, value in values.items() if key not in ("pooling", "groupby")}
+        model = scfm.model.load(name, family=family)
+        print(f"wrote {scfm.tl.gene_embeddings(source, model, out=out, overwrite=overwrite, **values)}")
+        return
     check_output(source, out, overwrite=overwrite)
-    model = scfm.model.load(name)
+    model = scfm.model.load(name, family=family)
     keys = result_keys(model.family, key_added)
     embedding = model.run(source, **values)
     write_with_embedding(source, out, embedding, keys, values["modality"])

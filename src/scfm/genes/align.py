@@ -127,7 +127,7 @@ def align(var: pd.DataFrame, vocabulary: Vocabulary, *, gene_key: str | None = N
     find = _finder(vocabulary)
     best: tuple[str, list[str], list[tuple[int, str]]] | None = None
     for key in keys:
-        ids = _ids(var, key)
+        ids = ids_of(var, key)
         symbols_usable = vocabulary.species != "human" or not looks_like_rodent_symbols(ids)
         found = [find(gene, symbols_usable) for gene in ids]
         if best is None or _n_matched(found) > _n_matched(best[2]):
@@ -135,9 +135,9 @@ def align(var: pd.DataFrame, vocabulary: Vocabulary, *, gene_key: str | None = N
     assert best is not None
     key, ids, found = best
     tokens = np.fromiter((token for token, _ in found), dtype=np.int32, count=len(found))
-    report = _report(key, ids, tokens, [route for _, route in found], vocabulary)
+    report = report_of(key, ids, tokens, [route for _, route in found], vocabulary)
     if report.matched == 0:
-        raise ValueError(_no_match_message(keys, var, vocabulary))
+        raise ValueError(no_match_message(keys, var, vocabulary))
     if report.matched < LOW_SHARE * report.n_genes:
         warnings.warn(
             f"Only {report}. Unmatched ids look like {', '.join(report.examples_unmatched)}. "
@@ -165,7 +165,7 @@ def match_upstream(var: pd.DataFrame, vocabulary: Vocabulary, *, gene_key: str |
     if key != INDEX and key not in var:
         msg = f"gene_key={key!r} is not a column of var; found {list(var.columns)}."
         raise KeyError(msg)
-    ids = _ids(var, key)
+    ids = ids_of(var, key)
     mapped = [vocabulary.mapping.get(gene.upper()) for gene in ids]
     tokens = np.asarray([-1 if gene is None else vocabulary.token_of[gene] for gene in mapped], dtype=np.int32)
     as_written = {gene for gene in ids if gene in vocabulary.mapping}
@@ -174,9 +174,9 @@ def match_upstream(var: pd.DataFrame, vocabulary: Vocabulary, *, gene_key: str |
         "" if gene is None else ("id" if gene == written.upper() else "alias")
         for gene, written in zip(mapped, ids, strict=True)
     ]
-    report = _report(key, ids, tokens, routes, vocabulary)
+    report = report_of(key, ids, tokens, routes, vocabulary)
     if report.matched == 0:
-        raise ValueError(_no_match_message([key], var, vocabulary))
+        raise ValueError(no_match_message([key], var, vocabulary))
     logger.info("%s", report)
     return GeneMap(tokens, report, sums)
 
@@ -188,7 +188,8 @@ def _candidates(var: pd.DataFrame) -> list[str]:
     return [*ids, INDEX, *symbols]
 
 
-def _ids(var: pd.DataFrame, key: str) -> list[str]:
+def ids_of(var: pd.DataFrame, key: str) -> list[str]:
+    """Ids in a column of ``var`` or its index, empty where there is none."""
     values = var.index if key == INDEX else var[key]
     return ["" if pd.isna(value) else str(value) for value in values]
 
@@ -221,9 +222,10 @@ def _finder(vocabulary: Vocabulary) -> Callable[[str, bool], tuple[int, str]]:
     return find
 
 
-def _report(
+def report_of(
     key: str, ids: Sequence[str], tokens: NDArray[np.int32], routes: Sequence[str], vocabulary: Vocabulary
 ) -> MatchReport:
+    """Count what was found, by route."""
     found = tokens[tokens >= 0]
     unmatched = [gene for gene, token in zip(ids, tokens.tolist(), strict=True) if token < 0]
     return MatchReport(
@@ -241,13 +243,14 @@ def _report(
     )
 
 
-def _no_match_message(keys: Sequence[str], var: pd.DataFrame, vocabulary: Vocabulary) -> str:
+def no_match_message(keys: Sequence[str], var: pd.DataFrame, vocabulary: Vocabulary) -> str:
+    """Say what the ids look like and what the model expects."""
     if not len(var):
         msg = "No gene of the data is known to the model: the data has no genes."
         return msg
     looks = "; ".join(
         f"{'var_names' if key == INDEX else f'var[{key!r}]'} holds {describe_ids(ids)} such as {ids[:3]}"
-        for key, ids in ((key, _ids(var, key)) for key in keys)
+        for key, ids in ((key, ids_of(var, key)) for key in keys)
     )
     expected = vocabulary.genes[:2].tolist()
     return (

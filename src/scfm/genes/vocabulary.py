@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -34,7 +34,7 @@ class Vocabulary:
         Token id of each gene, shape ``(n_genes,)``, int32, strictly increasing.
     medians
         Non-zero median expression of each gene over the pretraining corpus (counts per 10,000), shape
-        ``(n_genes,)``, float64, finite and positive.
+        ``(n_genes,)``, float64, finite and positive; ``None`` for a model that needs none.
     special_tokens
         Ids of the tokens that are no genes, such as ``{"<pad>": 0, "<mask>": 1}``.
     mapping
@@ -52,15 +52,16 @@ class Vocabulary:
 
     genes: NDArray[np.str_]
     tokens: NDArray[np.int32]
-    medians: NDArray[np.float64]
+    medians: NDArray[np.float64] | None = None
     special_tokens: Mapping[str, int] = field(default_factory=dict)
     mapping: Mapping[str, str] = field(default_factory=dict)
     symbols: Mapping[str, str] = field(default_factory=dict)
     species: str = "human"
 
     def __post_init__(self) -> None:
-        if not len(self.genes) == len(self.tokens) == len(self.medians) > 0:
-            msg = f"{len(self.genes)} genes, {len(self.tokens)} tokens and {len(self.medians)} medians: need as many of each, and one at least."
+        n_medians = len(self.genes) if self.medians is None else len(self.medians)
+        if not len(self.genes) == len(self.tokens) == n_medians > 0:
+            msg = f"{len(self.genes)} genes, {len(self.tokens)} tokens and {n_medians} medians: need as many of each, and one at least."
             raise ValueError(msg)
         negative = [name for name, token in self.special_tokens.items() if token < 0]
         if negative:
@@ -73,7 +74,7 @@ class Vocabulary:
         if clash:
             msg = f"Tokens {sorted(clash)[:5]} are used for a gene and for a special token."
             raise ValueError(msg)
-        bad = ~(np.isfinite(self.medians) & (self.medians > 0))
+        bad = np.zeros(0, bool) if self.medians is None else ~(np.isfinite(self.medians) & (self.medians > 0))
         if bad.any():
             msg = f"{int(bad.sum())} gene medians are not positive numbers, the first for {self.genes[bad][0]}."
             raise ValueError(msg)
@@ -92,9 +93,10 @@ class Vocabulary:
 
     @cached_property
     def median_of_token(self) -> NDArray[np.float64]:
-        """Median by token id, NaN for special tokens, shape ``(size,)``."""
+        """Median by token id, NaN for special tokens and without medians, shape ``(size,)``."""
         by_token = np.full(self.size, np.nan)
-        by_token[self.tokens] = self.medians
+        if self.medians is not None:
+            by_token[self.tokens] = self.medians
         return by_token
 
     @cached_property
@@ -105,13 +107,21 @@ class Vocabulary:
             symbols.setdefault(gene, symbol)
         return symbols
 
+    @classmethod
+    def of_names(cls, names: Sequence[str], specials: Iterable[str], *, species: str = "human") -> Vocabulary:
+        """Number special tokens and then genes from 0 on, in the order given."""
+        special_tokens = {name: token for token, name in enumerate(specials)}
+        tokens = np.arange(len(names), dtype=np.int32) + np.int32(len(special_tokens))
+        return cls(np.asarray(names, dtype=str), tokens, None, special_tokens, {}, {}, species)
+
     def save(self, folder: Path) -> None:
         """Write ``vocabulary.tsv`` and ``aliases.tsv`` into ``folder`` (tab separated text, no pickle).
 
         The special tokens and the species belong to the card of the model.
         """
         symbol = [self.symbol_of.get(gene, "") for gene in self.genes.tolist()]
-        genes = {"gene": self.genes, "token": self.tokens, "median": self.medians, "symbol": symbol}
+        medians = {} if self.medians is None else {"median": self.medians}
+        genes = {"gene": self.genes, "token": self.tokens, **medians, "symbol": symbol}
         pd.DataFrame(genes).to_csv(folder / VOCABULARY_FILE, sep="\t", index=False)
         rows = [(alias, gene, "mapping") for alias, gene in self.mapping.items() if alias != gene]
         rows += [(alias, gene, "symbol") for alias, gene in self.symbols.items() if self.symbol_of[gene] != alias]
@@ -128,7 +138,7 @@ class Vocabulary:
             If a file lacks a column or holds something that is no vocabulary.
         """
         table = _read_table(folder / VOCABULARY_FILE)
-        _require_columns(table, ("gene", "token", "median", "symbol"), folder / VOCABULARY_FILE)
+        _require_columns(table, ("gene", "token", "symbol"), folder / VOCABULARY_FILE)
         genes = table["gene"].tolist()
         known = set(genes)
         mapping = {gene: gene for gene in genes}
@@ -144,7 +154,7 @@ class Vocabulary:
         return cls(
             np.asarray(genes, dtype=str),
             table["token"].to_numpy(np.int32),
-            table["median"].to_numpy(np.float64),
+            table["median"].to_numpy(np.float64) if "median" in table else None,
             special_tokens,
             mapping,
             symbols,

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
 from abc import ABC, abstractmethod
-from dataclasses import asdict, dataclass, fields
-from importlib.metadata import version
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
 from numbers import Integral
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+
+import numpy as np
 
 from scfm._settings import settings
+from scfm.model._session import Compat, RunOptions, Session
 from scfm.read import open_counts
-from scfm.run import ArraySink, GeneMeansSink, RunPlan, run
-from scfm.run.device import default_batch_tokens, resolve_device, resolve_dtype
+from scfm.run import ArraySink, GeneMeansSink
+from scfm.run.device import resolve_device, resolve_dtype
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
-    import numpy as np
     import pandas as pd
     import torch
     from anndata import AnnData
@@ -29,14 +29,9 @@ if TYPE_CHECKING:
     from scfm._types import CountBlock, TokenBatch, TokenBlock
     from scfm.genes import GeneMap, Vocabulary
     from scfm.read import CountSource
-    from scfm.run import RunStats
     from scfm.weights import ModelCard
 
 __all__ = ["Compat", "Embedding", "FoundationModel", "NoOptions", "RunOptions"]
-
-logger = logging.getLogger("scfm")
-
-Compat = Literal["upstream"]
 
 
 @dataclass(frozen=True)
@@ -44,18 +39,14 @@ class NoOptions:
     """Options of a family that has none."""
 
 
-@dataclass(frozen=True)
-class RunOptions:
-    """The choices of one run, defaults filled in."""
+class Scorer(Protocol):
+    """Computes log-likelihoods of the cells of a batch."""
 
-    pooling: str
-    hidden_layer: int
-    n_layers: int
-    """Layers that are computed."""
-    max_tokens: int
-    compat: Compat | None
-    family: Any
-    """Options of the family."""
+    names: tuple[str, ...]
+    """What the columns of the result are."""
+
+    def __call__(self, network: torch.nn.Module, batch: TokenBatch) -> torch.Tensor:
+        """Scores, shape ``(n_cells, len(names))``."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +54,7 @@ class Embedding:
     """Result of one run."""
 
     values: NDArray[np.float32]
-    """``(n_obs, n_features)``, or ``(n_vars, n_features)`` for ``axis="var"``."""
+    """``(n_obs, n_features)``, or for ``axis="var"`` ``(n_vars, n_features)`` or ``(n_vars, n_groups, n_features)``."""
     axis: Literal["obs", "var"]
     """Whether rows are cells or genes."""
     names: pd.Index
@@ -75,10 +66,11 @@ class Embedding:
         """Rows for ``names``: those of ``raw`` may be more, or in another order; NaN for a name that is not there."""
         if self.names.equals(names):
             return self.values
-        import pandas as pd
-
-        frame = pd.DataFrame(self.values, index=self.names)
-        return frame[~frame.index.duplicated()].reindex(names).to_numpy()
+        first = np.flatnonzero(~self.names.duplicated())
+        at = self.names[first].get_indexer(names)
+        values = np.full((len(names), *self.values.shape[1:]), np.nan, dtype=np.float32)
+        values[at >= 0] = self.values[first[at[at >= 0]]]
+        return values
 
 
 class FoundationModel(ABC):
@@ -103,11 +95,22 @@ class FoundationModel(ABC):
 
     upstream_prefers_raw: ClassVar[bool] = False
     """Whether the family's own code takes ``raw`` where there is one (``compat="upstream"``)."""
+    weights_family: ClassVar[str | None] = None
+    """Family whose converted weights this one takes, where it has none of its own."""
+    pads: ClassVar[bool] = True
+    """Whether the network pads batches on an accelerator."""
+    dropping_options: ClassVar[tuple[str, ...]] = ()
+    """Options of the family that leave cells out."""
+    has_scores: ClassVar[bool] = False
+    """Whether the family has log-likelihoods."""
+    warns_truncated: ClassVar[str] = ""
+    """What a cell with too many genes loses, where that deserves a warning."""
 
     def __init__(self, card: ModelCard, vocabulary: Vocabulary, tensors: Mapping[str, torch.Tensor]) -> None:
         self.card = card
         self.vocabulary = vocabulary
-        self._tensors = tensors
+        self.tensors = tensors
+        """Weights by published name; read when they are looked up."""
         self._built: tuple[tuple[Any, ...], torch.nn.Module] | None = None
 
     def __repr__(self) -> str:
@@ -172,6 +175,23 @@ class FoundationModel(ABC):
     def check(self) -> None:
         """Raise a ValueError if names or vocabulary size of the weights do not fit the card; reads no tensor."""
 
+    def adapted(self, options: RunOptions) -> FoundationModel:
+        """The model that the options ask for: this one, unless an option changes its vocabulary or weights."""
+        return self
+
+    def scorer(self, session: Session) -> Scorer:
+        """Make the step that computes log-likelihoods, for a family that has them."""
+        msg = f"{self.card.id} has no likelihood."
+        raise TypeError(msg)
+
+    def match(self, var: pd.DataFrame, gene_key: str | None, options: RunOptions) -> GeneMap:
+        """Match genes under the options of a run."""
+        return self.match_genes(var, self.vocabulary, gene_key=gene_key, compat=options.compat)
+
+    def facts(self, source: CountSource, options: RunOptions) -> dict[str, Any]:
+        """What else belongs to ``params``."""
+        return {}
+
     def max_genes(self, options: RunOptions) -> int:
         """Genes of a cell that fit into ``max_tokens``."""
         return options.max_tokens
@@ -201,7 +221,20 @@ class FoundationModel(ABC):
         """
         return self.run(data, **arguments).values
 
-    def run(
+    def run(self, data: AnnData | MuData | str | Path, *, groupby: str | None = None, **arguments: Any) -> Embedding:
+        """As :meth:`embed`, with names and provenance beside the array."""
+        with self.session(data, **arguments) as session:
+            if session.choices.pooling != "gene" and groupby is not None:
+                msg = f"groupby={groupby!r} averages genes over groups of cells, which takes pooling='gene'."
+                raise ValueError(msg)
+            if session.choices.pooling == "gene":
+                return _gene_means(session, groupby)
+            sink = ArraySink(session.source.n_obs, session.model.n_features)
+            stats = session.into(sink)
+            return Embedding(sink.values, "obs", session.source.obs_names, session.params(stats))
+
+    @contextmanager
+    def session(
         self,
         data: AnnData | MuData | str | Path,
         *,
@@ -216,11 +249,12 @@ class FoundationModel(ABC):
         dtype: str | torch.dtype | None = None,
         compat: Compat | None = None,
         **options: Any,
-    ) -> Embedding:
-        """As :meth:`embed`, with names and provenance beside the array."""
+    ) -> Iterator[Session]:
+        """Check all arguments, open the counts and match the genes; arguments as for :meth:`embed`."""
         choices = self._choose(pooling, hidden_layer, max_tokens, compat, options)
         where = resolve_device(device)
         precision = resolve_dtype(dtype, where)
+        model = self.adapted(choices)
         with open_counts(
             data,
             modality=modality,
@@ -228,35 +262,18 @@ class FoundationModel(ABC):
             use_raw=self._use_raw(use_raw, layer, compat),
             prefer_raw=compat is not None and self.upstream_prefers_raw,
         ) as source:
-            genes = self.match_genes(source.var, self.vocabulary, gene_key=gene_key, compat=compat)
-            values, stats = self._compute(source, genes, choices, where, precision)
-            _report(stats, where, precision, self.has_cls)
-            params = self._params(choices, source, genes, stats, str(where), str(precision).removeprefix("torch."))
-            by_gene = choices.pooling == "gene"
-            names = source.var.index if by_gene else source.obs_names
-        return Embedding(values, "var" if by_gene else "obs", names, params)
-
-    def _compute(
-        self, source: CountSource, genes: GeneMap, choices: RunOptions, device: torch.device, dtype: torch.dtype
-    ) -> tuple[NDArray[np.float32], RunStats]:
-        encode = self.build_encoder(source, genes, choices)
-        network = self._network(choices.n_layers, device, dtype)
-        sink: ArraySink | GeneMeansSink
-        if choices.pooling == "gene":
-            sink = GeneMeansSink(self.vocabulary.size, self.n_features)
-        else:
-            sink = ArraySink(source.n_obs, self.n_features)
-
-        def forward(batch: TokenBatch) -> torch.Tensor:
-            return self.forward(network, batch, choices)
-
-        stats = run(source, encode, forward, sink, _plan(device), self.max_genes(choices))
-        return sink.values(genes.tokens) if isinstance(sink, GeneMeansSink) else sink.values, stats
+            genes = model.match(source.var, gene_key, choices)
+            yield Session(model, source, genes, choices, where, precision)
 
     @property
     def has_cls(self) -> bool:
         """Whether every cell, even one without genes, has special tokens."""
         return "<cls>" in self.vocabulary.special_tokens
+
+    @property
+    def embeds_empty(self) -> bool:
+        """Whether a cell without genes has an embedding."""
+        return self.has_cls
 
     def _use_raw(self, use_raw: bool | None, layer: str | None, compat: Compat | None) -> bool | None:
         upstream_x = compat is not None and not self.upstream_prefers_raw
@@ -301,68 +318,33 @@ class FoundationModel(ABC):
             raise TypeError(msg)
         return self.options_class(**options)
 
-    def _network(self, n_layers: int, device: torch.device, dtype: torch.dtype) -> torch.nn.Module:
+    def network(self, n_layers: int, device: torch.device, dtype: torch.dtype) -> torch.nn.Module:
+        """The network with its first ``n_layers`` layers on a device; the last one made is kept."""
         key = (n_layers, str(device), dtype)
         if self._built is None or self._built[0] != key:
             self._built = None  # frees the old one before the new one is built
             self._built = key, self.build_network(n_layers).to(device=device, dtype=dtype).eval()
         return self._built[1]
 
-    def _params(
-        self, choices: RunOptions, source: CountSource, genes: GeneMap, stats: RunStats, device: str, dtype: str
-    ) -> dict[str, Any]:
-        return {
-            "model": self.card.id,
-            "family": self.family,
-            "revision": self.card.revision,
-            "weights_sha256": self.card.weights_sha256,
-            "pooling": choices.pooling,
-            "hidden_layer": choices.hidden_layer,
-            "max_tokens": choices.max_tokens,
-            "compat": choices.compat,
-            "options": asdict(choices.family),
-            "matrix": source.matrix,
-            "genes": genes.report.as_dict(),
-            "n_cells": stats.n_cells,
-            "n_cells_truncated": stats.n_truncated,
-            "n_cells_empty": stats.n_empty,
-            "device": device,
-            "dtype": dtype,
-            "versions": {name: version(name) for name in ("scfm", "anndata", "numpy", "torch")},
-        }
-
 
 def _is_int(value: object) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 
-def _plan(device: torch.device) -> RunPlan:
-    return RunPlan(
-        batch_tokens=default_batch_tokens(device),
-        block_rows=settings.block_rows,
-        block_values=settings.block_values,
-        padded=device.type != "cpu",
-        progress=settings.progress,
-    )
+def _gene_means(session: Session, groupby: str | None) -> Embedding:
+    """Mean of each gene over all cells, or over those of each group."""
+    import pandas as pd
 
-
-def _report(stats: RunStats, device: torch.device, dtype: torch.dtype, has_cls: bool) -> None:
-    logger.info(
-        "embedded %d cells (%d tokens, %d cells cut to the longest input) on %s in %s: %.1f s, %.0f cells/s",
-        stats.n_cells,
-        stats.n_tokens,
-        stats.n_truncated,
-        device,
-        str(dtype).removeprefix("torch."),
-        stats.seconds,
-        stats.n_cells / max(stats.seconds, 1e-9),
-    )
-    if stats.n_empty:
-        rows = "those of an empty cell" if has_cls else "NaN, which sc.pp.neighbors refuses"
-        warnings.warn(
-            f"{stats.n_empty} of {stats.n_cells} cells hold no gene of the model; their rows are {rows}. "
-            "scfm.pp.match_genes(adata, model) shows which genes match; drop such cells with "
-            "adata[~np.isnan(adata.obsm[key]).any(axis=1)] or sc.pp.filter_cells.",
-            UserWarning,
-            stacklevel=4,
-        )
+    source, n_features = session.source, session.model.n_features
+    if groupby is None:
+        sink = GeneMeansSink(session.genes.tokens, n_features)
+        stats = session.into(sink)
+        return Embedding(sink.values()[:, 0], "var", source.var.index, session.params(stats))
+    if groupby not in source.obs:
+        msg = f"groupby={groupby!r} is not a column of obs; found {list(source.obs.columns)}."
+        raise KeyError(msg)
+    labels = pd.Categorical(source.obs[groupby])
+    sink = GeneMeansSink(session.genes.tokens, n_features, np.asarray(labels.codes, np.int64), len(labels.categories))
+    stats = session.into(sink)
+    groups = {"groupby": groupby, "groups": [str(label) for label in labels.categories]}
+    return Embedding(sink.values(), "var", source.var.index, session.params(stats) | groups)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scfm.genes.vocabulary import vocabulary_files
-from scfm.model._load import WEIGHTS_FILE, PublishedFolder
+from scfm.model._load import WEIGHTS_FILE, Dictionaries, PublishedFolder
+from scfm.weights.archive import unpack
 from scfm.weights.card import CARD_FILE
 from scfm.weights.tensors import open_tensors, sha256
 
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = ["convert"]
+
+ARCHIVES = (".tar", ".tar.gz", ".tgz")
 
 
 def convert(
@@ -35,7 +39,7 @@ def convert(
     Parameters
     ----------
     source
-        Folder of published weights with their ``config.json``.
+        Folder of published weights with their ``config.json``, or the ``.tar`` or ``.tar.gz`` that holds one.
     out
         Folder to write; it must not exist, or be empty.
     family, dictionaries
@@ -60,12 +64,23 @@ def convert(
     if (folder / CARD_FILE).exists():
         msg = f"{folder} is a converted model already; load it as it is."
         raise ValueError(msg)
-    if not folder.is_dir():
-        msg = f"There is no folder {folder}; convert takes the folder of published weights and config.json."
+    packed = folder.is_file() and folder.name.endswith(ARCHIVES)
+    if not folder.is_dir() and not packed:
+        msg = (
+            f"There is no folder {folder}; convert takes the folder (or tar file) of published weights and config.json."
+        )
         raise FileNotFoundError(msg)
-    published = PublishedFolder(folder, family)
-    model = published.open(dictionaries)
     out.parent.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        if packed:
+            room = stack.enter_context(tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent))
+            folder = unpack(folder, Path(room))
+        _write(PublishedFolder(folder, family), dictionaries, out)
+    return out
+
+
+def _write(published: PublishedFolder, dictionaries: Dictionaries, out: Path) -> None:
+    model = published.open(dictionaries)
     work = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     try:
         if published.weights.suffix == ".safetensors":
@@ -81,7 +96,6 @@ def convert(
         work.replace(out)
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    return out
 
 
 def _save(tensors: Mapping[str, Tensor], path: Path) -> None:
@@ -89,3 +103,4 @@ def _save(tensors: Mapping[str, Tensor], path: Path) -> None:
     from safetensors.torch import save_file
 
     save_file({name: tensor.clone().contiguous() for name, tensor in tensors.items()}, path, metadata={"format": "pt"})
+    path.chmod(0o644)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["PublishedFolder", "WEIGHTS_FILE", "load", "load_vocabulary"]
 
 WEIGHTS_FILE = "model.safetensors"
-PUBLISHED_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+PUBLISHED_WEIGHTS = ("model.safetensors", "pytorch_model.bin", "model_weights.pt")
 
 Dictionaries = str | Path | Sequence[str | Path] | None
 
@@ -58,10 +58,11 @@ def load(
     """
     folder = _resolve(model)
     if (folder / CARD_FILE).exists():
-        if family is not None or dictionaries is not None:
-            msg = f"{folder} is a converted model and brings its own family and vocabulary: leave family= and dictionaries= out."
+        if dictionaries is not None:
+            msg = f"{folder} is a converted model and brings its own vocabulary: leave dictionaries= out."
             raise ValueError(msg)
-        return _load_converted(folder)
+        known = find_card(str(model))
+        return _load_converted(folder, known.family if known is not None and family is None else family)
     return PublishedFolder(folder, family).open(dictionaries)
 
 
@@ -125,7 +126,7 @@ class PublishedFolder:
         """Open the weights with their vocabulary; a model whose hash is registered gets its card."""
         tensors = open_tensors(self.weights)
         card, vocabulary = self.cls.read_published(self.folder, self.config, dictionaries)
-        card = self._identify(card)
+        card = self._identify(card.with_(family=self.cls.family))
         model = self.cls(card, vocabulary, tensors)
         model.check()
         return model
@@ -145,6 +146,10 @@ class PublishedFolder:
             if known.source_sha256 == found:
                 return known.with_(weights_sha256=found, architecture=card.architecture)
         named = find_card(card.id)
+        if named is not None and named.source_sha256 is None and named.family == card.family:
+            card = named.with_(
+                architecture=card.architecture, special_tokens=card.special_tokens, aux_tokens=card.aux_tokens
+            )
         if named is not None and named.source_sha256 is not None and Path(named.source_file).name == self.weights.name:
             msg = (
                 f"{self.weights} has sha256 {found}, but {named.id} has {named.source_sha256}: the file is damaged, or "
@@ -181,18 +186,24 @@ def _resolve(model: object) -> Path:
         msg = f"There is no folder {path}."
         raise FileNotFoundError(msg)
     card = card_of(str(model))
-    files = [card.source_file, *card.dictionaries]
-    msg = (
-        f"{card.id} is not on this machine (looked in {family_class(card.family).local_folder(card)}). Get {', '.join(files)} "
-        f"and config.json of {card.source} at revision {card.revision}, then call scfm.model.convert(folder, "
-        f"{str(family_class(card.family).local_folder(card))!r}, dictionaries=...) once."
-    )
+    folder = family_class(card.family).local_folder(card)
+    files = ", ".join([card.source_file, *card.dictionaries])
+    if card.revision is None:
+        what, how = f"{card.source}/{files}", f"scfm.model.convert(file, {str(folder)!r})"
+    else:
+        what = f"{files} and config.json of {card.source} at revision {card.revision}"
+        how = f"scfm.model.convert(folder, {str(folder)!r}, dictionaries=...)"
+    msg = f"{card.id} is not on this machine (looked in {folder}). Get {what}, then call {how} once."
     raise FileNotFoundError(msg)
 
 
-def _load_converted(folder: Path) -> FoundationModel:
+def _load_converted(folder: Path, family: str | None) -> FoundationModel:
     card = ModelCard.read(folder)
-    cls = family_class(card.family)
+    cls = family_class(card.family if family is None else family)
+    if card.family not in (cls.family, cls.weights_family):
+        msg = f"{folder} holds a model of the family {card.family!r}, which {cls.family!r} cannot take."
+        raise ValueError(msg)
+    card = card.with_(family=cls.family)
     weights = folder / WEIGHTS_FILE
     if not weights.exists():
         msg = f"{folder} has a {CARD_FILE} but no {WEIGHTS_FILE}; convert the model again."

@@ -262,11 +262,14 @@ class Geneformer(FoundationModel):
         if self.has_cls and "<eos>" not in self.vocabulary.special_tokens:
             msg = "The vocabulary has <cls> but no <eos>, which ends every cell of such a model."
             raise ValueError(msg)
+        if self.vocabulary.medians is None:
+            msg = "The vocabulary has no medians, by which genes are ranked: convert the model again."
+            raise ValueError(msg)
         size = self.vocabulary.size
         if size != self.config.vocab_size:
             msg = f"The vocabulary has {size:,} tokens, the weights {self.config.vocab_size:,}: they do not belong together."
             raise ValueError(msg)
-        check_shapes(shapes(self._tensors), self.config)
+        check_shapes(shapes(self.tensors), self.config)
 
     def max_genes(self, options: RunOptions) -> int:
         """Genes that fit beside ``<cls>`` and ``<eos>``."""
@@ -296,7 +299,7 @@ class Geneformer(FoundationModel):
 
         with torch.device("meta"):
             network = BertEncoder(self.config, n_layers)
-        network.load_published(self._tensors)
+        network.load_published(self.tensors)
         return network
 
     def forward(self, network: torch.nn.Module, batch: TokenBatch, options: RunOptions) -> torch.Tensor:

@@ -19,7 +19,10 @@ class Sink(Protocol):
     """Takes what the network returns for a batch."""
 
     def write(self, batch: TokenBatch, output: Tensor) -> None:
-        """Store the output of one batch; called once a batch, in any order of rows."""
+        """Store the output of one batch; called once a batch, in any order of the rows of a block."""
+
+    def end_block(self) -> None:
+        """Take note that all cells of the blocks so far have come."""
 
 
 class ArraySink:
@@ -38,32 +41,58 @@ class ArraySink:
         """Store one vector per cell, shape ``(n_cells, n_features)``."""
         self.values[batch.rows] = output.float().cpu().numpy()
 
+    def end_block(self) -> None:
+        """Nothing is held back."""
+
 
 class GeneMeansSink:
-    """Mean over cells of the hidden states of each token.
+    """Mean of the hidden states of each gene over cells, or over the cells of each group.
 
     Parameters
     ----------
-    vocab_size
-        Number of tokens.
+    column_tokens
+        Token of each column of the source, −1 for none.
     n_features
         Features of a hidden state.
+    groups
+        Group of each cell of the source, −1 for none; one group of all cells by default.
+    n_groups
+        Number of groups.
     """
 
-    def __init__(self, vocab_size: int, n_features: int) -> None:
+    def __init__(
+        self,
+        column_tokens: NDArray[np.int32],
+        n_features: int,
+        groups: NDArray[np.int64] | None = None,
+        n_groups: int = 1,
+    ) -> None:
         from scfm.nn import GeneMeans
 
-        self._means = GeneMeans(vocab_size, n_features)
+        self._tokens, self._columns = np.unique(column_tokens, return_inverse=True)
+        self._known = column_tokens >= 0
+        self._groups, self._n_groups = groups, n_groups
+        self._means = GeneMeans(n_groups * len(self._tokens), n_features)
 
     def write(self, batch: TokenBatch, output: Tensor) -> None:
         """Add hidden states of shape ``(n_tokens, n_features)``."""
         import torch
 
-        self._means.add(output, torch.from_numpy(batch.tokens))
+        place = np.minimum(np.searchsorted(self._tokens, batch.tokens), len(self._tokens) - 1)
+        used = self._tokens[place] == batch.tokens
+        if self._groups is not None:
+            group = np.repeat(self._groups[batch.rows], batch.lengths)
+            used &= group >= 0
+            place = place + group * len(self._tokens)
+        at = torch.from_numpy(np.flatnonzero(used))
+        self._means.add(output[at.to(output.device)], torch.from_numpy(place[used]))
 
-    def values(self, column_tokens: NDArray[np.int32]) -> NDArray[np.float32]:
-        """Mean of the token of each column, NaN where it has none or was never seen; ``(n_columns, n_features)``."""
-        means = self._means.means()[0].numpy()
-        values = means[column_tokens]
-        values[column_tokens < 0] = np.nan
+    def end_block(self) -> None:
+        """Nothing is held back."""
+
+    def values(self) -> NDArray[np.float32]:
+        """Means by column, ``(n_columns, n_groups, n_features)``; NaN where it has no token or was never seen."""
+        means = self._means.means()[0].numpy().reshape(self._n_groups, len(self._tokens), -1)
+        values = means.transpose(1, 0, 2)[self._columns]
+        values[~self._known] = np.nan
         return values

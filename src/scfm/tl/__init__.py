@@ -1,7 +1,9 @@
-"""Tools that compute something and store it in the object they are given."""
+"""Tools: embeddings of cells and genes, and scores of cells."""
 
 from __future__ import annotations
 
 from scfm.tl._embed import embed
+from scfm.tl._gene_embeddings import gene_embeddings
+from scfm.tl._score import score
 
-__all__ = ["embed"]
+__all__ = ["embed", "gene_embeddings", "score"]

@@ -5,16 +5,16 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from anndata import AnnData
-from mudata import MuData
-
 from scfm._keys import PARAMS, result_keys
 from scfm.model import FoundationModel, load
+from scfm.tl._target import check_container, check_writable, target_of
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     import torch
+    from anndata import AnnData
+    from mudata import MuData
 
     from scfm.model import Embedding
     from scfm.model._base import Compat
@@ -38,6 +38,7 @@ def embed(
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
     compat: Compat | None = None,
+    groupby: str | None = None,
     key_added: str | None = None,
     copy: bool = False,
     **options: Any,
@@ -61,8 +62,8 @@ def embed(
         Column of ``var`` with gene ids or symbols, ``"index"`` for ``var_names``. By default the place where most
         genes match the model.
     pooling
-        ``"cls"``: the first special token. ``"mean"``: mean over genes. ``"gene"``: mean of each gene over cells.
-        By default as the model was meant.
+        ``"cls"``: the first special token. ``"mean"``: mean over genes. ``"cell"``: as TranscriptFormer and ESM2-CE
+        define it. ``"gene"``: mean of each gene over cells. By default as the model was meant.
     hidden_layer
         Layer to take: 0 is the last, −1 the one before it, and so on. Layers behind it are not computed.
     max_tokens
@@ -74,12 +75,14 @@ def embed(
         that have it, float32 elsewhere.
     compat
         ``"upstream"``: match and encode genes exactly as the model's own code does, its errors included.
+    groupby
+        For ``pooling="gene"``: column of ``obs``; genes are averaged over the cells of each of its values.
     key_added
         Name of all results instead of the default ones.
     copy
         Change and return a copy instead.
     options
-        Options that only the family of the model has.
+        Options that only the family of the model has, as those of :doc:`TranscriptFormer </models/transcriptformer>`.
 
     Returns
     -------
@@ -89,6 +92,7 @@ def embed(
         Embeddings in the order of the cells. A cell without a gene of the model is NaN if the model has no ``<cls>``.
     ``.varm['X_<family>' | key_added]`` : float32, shape ``(n_vars, n_features)``
         Instead of the former for ``pooling="gene"``; NaN for genes without a token and genes never seen.
+        With ``groupby`` the shape is ``(n_vars, n_groups, n_features)``, groups as in ``params["groups"]``.
     ``.uns['<family>' | key_added]['params']`` : dict
         Everything needed to repeat the run.
 
@@ -107,14 +111,11 @@ def embed(
     >>> adata.obsm["X_scfm_mini"].shape
     (700, 128)
     """
-    if not isinstance(data, AnnData | MuData):
-        msg = (
-            f"tl.embed stores its result in an AnnData or MuData object, got {type(data).__name__}. For a file use "
-            "scfm.model.load(model).embed(path), which returns the array, or the command `scfm embed`."
-        )
-        raise TypeError(msg)
+    check_container(
+        data, "tl.embed", "scfm.model.load(model).embed(path), which returns the array, or the command `scfm embed`"
+    )
     result_keys("check", key_added)
-    _check_writable(data, modality, copy=copy)
+    check_writable(data, modality, copy=copy)
     loaded = model if isinstance(model, FoundationModel) else load(model)
     embedding = loaded.run(
         data,
@@ -128,24 +129,12 @@ def embed(
         device=device,
         dtype=dtype,
         compat=compat,
+        groupby=groupby,
         **options,
     )
     data = data.copy() if copy else data
-    target = data[modality] if isinstance(data, MuData) else data
-    _store(target, embedding, loaded.family, key_added)
+    _store(target_of(data, modality), embedding, loaded.family, key_added)
     return data if copy else None
-
-
-def _check_writable(data: AnnData | MuData, modality: str | None, *, copy: bool) -> None:
-    """Find out before the long work what anndata would refuse after it."""
-    target = data.mod.get(modality) if isinstance(data, MuData) else data
-    if target is not None and target.isbacked and (copy or target.is_view):
-        what = "copy" if copy else "view"
-        msg = (
-            f"A {what} of backed data cannot take results. Call .to_memory() on it first, embed the whole backed object, "
-            "or get the array with scfm.model.load(model).embed(data)."
-        )
-        raise ValueError(msg)
 
 
 def _store(adata: AnnData, embedding: Embedding, family: str, key_added: str | None) -> None:

@@ -37,6 +37,8 @@ class ModelCard:
     """Longest token sequence, special tokens included."""
     special_tokens: dict[str, int] = field(default_factory=dict)
     """Ids of the tokens that are no genes."""
+    aux_tokens: dict[str, dict[str, int]] = field(default_factory=dict)
+    """Ids of the labels of annotations that the model reads, as ``{"assay": {"unknown": 0, …}}``."""
     aliases: tuple[str, ...] = ()
     """Other names the model goes by."""
     species: str = "human"
@@ -123,7 +125,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 _TEXT = ("id", "family", "pooling", "species", "source", "source_file", "license", "paper", "description")
 _TEXT_OR_NONE = ("revision", "source_sha256", "weights_sha256", "vocabulary_sha256")
-_TABLES = ("architecture", "special_tokens", "dictionaries")
+_TABLES = ("architecture", "special_tokens", "dictionaries", "aux_tokens")
 
 
 def _check_types(values: dict[str, Any], path: Path) -> None:
@@ -138,6 +140,11 @@ def _check_types(values: dict[str, Any], path: Path) -> None:
     }
     wrong = [name for name, value in values.items() if not isinstance(value, expected[name])]
     wrong += ["special_tokens"] * any(not isinstance(v, int) for v in values.get("special_tokens", {}).values())
+    labels = [table for table in values.get("aux_tokens", {}).values() if isinstance(table, dict)]
+    bad = len(labels) < len(values.get("aux_tokens", {})) or any(
+        not isinstance(token, int) for table in labels for token in table.values()
+    )
+    wrong += ["aux_tokens"] * bad
     if wrong:
         msg = f"{path}: {wrong[0]} is {values[wrong[0]]!r}, which a card cannot hold there; convert the model again."
         raise ValueError(msg)

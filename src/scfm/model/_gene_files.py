@@ -1,0 +1,170 @@
+"""The vocabularies of TranscriptFormer: gene files, assays, and other species in the place of those of a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scfm.genes import Vocabulary
+from scfm.weights.card import read_json
+from scfm.weights.gene_vectors import read_gene_names, read_gene_vectors, vector_size
+from scfm.weights.tensors import sha256
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from scfm.model.transcriptformer import TranscriptFormer
+
+__all__ = ["GeneFiles", "PublishedVocabulary", "files_of", "published_vocabulary", "replaced_genes"]
+
+ASSAYS_FILE = "assay_vocab.json"
+UPSTREAM_ORDER = ("unknown", "[START]", "[END]", "[RD]", "[CELL]", "[PAD]", "[MASK]")
+"""Order in which upstream puts the special tokens when it replaces the genes, whatever that of the checkpoint is."""
+
+
+@dataclass(frozen=True)
+class GeneFiles:
+    """Files of gene vectors, read as one; of a gene that occurs twice, the first."""
+
+    paths: tuple[Path, ...]
+
+    def names(self) -> list[str]:
+        """Gene ids, each once."""
+        return list(dict.fromkeys(name for path in self.paths for name in read_gene_names(path)))
+
+    def vectors(self) -> tuple[list[str], NDArray[np.float32]]:
+        """Gene ids, each once, and their vectors, shape ``(n_genes, n_features)``."""
+        parts = [read_gene_vectors(path) for path in self.paths]
+        widths = {path.name: part[1].shape[1] for path, part in zip(self.paths, parts, strict=True)}
+        if len(set(widths.values())) > 1:
+            msg = f"The gene vectors of the files differ in length: {widths}."
+            raise ValueError(msg)
+        names = [name for part in parts for name in part[0]]
+        first = {name: at for at, name in reversed(list(enumerate(names)))}
+        rows = sorted(first.values())
+        return [names[row] for row in rows], np.concatenate([part[1] for part in parts])[rows]
+
+
+@dataclass(frozen=True)
+class PublishedVocabulary:
+    """What a published folder says of tokens."""
+
+    vocabulary: Vocabulary
+    assays: dict[str, int]
+    """Id of each assay."""
+    gene_vector_size: int
+
+
+def files_of(
+    folder: Path | None, listed: Sequence[str] | None, given: str | Path | Sequence[str | Path] | None
+) -> GeneFiles:
+    """Find gene files: those given (files, or folders of them), else those of ``folder`` or its ``vocabs``.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there are none.
+    """
+    if given is None:
+        places = [] if folder is None else [folder / "vocabs", folder]
+    else:
+        places = [Path(path).expanduser() for path in ([given] if isinstance(given, str | Path) else given)]
+    files = [place for place in places if place.is_file() and place.suffix == ".h5"]
+    if not files:
+        for place in (place for place in places if place.is_dir()):
+            here = [place / Path(name).name for name in listed] if listed else sorted(place.glob("*_gene.h5"))
+            if here and all(path.is_file() for path in here):
+                files = here
+                break
+    if not files:
+        wanted = ", ".join(listed) if listed else "files named *_gene.h5"
+        msg = f"Found no {wanted} in {', '.join(map(str, places)) or 'any folder'}. Pass the folder or the files as dictionaries=."
+        raise FileNotFoundError(msg)
+    return GeneFiles(tuple(files))
+
+
+def published_vocabulary(
+    folder: Path, config: Mapping[str, Any], given: str | Path | Sequence[str | Path] | None
+) -> PublishedVocabulary:
+    """Read the gene names, special tokens and assays of a published folder; no gene vector is read."""
+    data = config["model"].get("data_config")
+    data = data if isinstance(data, dict) else {}
+    specials = _strings(data, "special_tokens")
+    files = files_of(folder, _strings(data, "esm2_mappings"), given)
+    names = [name for name in files.names() if name not in set(specials)]
+    near = files.paths[0].parent / ASSAYS_FILE
+    path = near if near.exists() else folder / "vocabs" / ASSAYS_FILE
+    if not path.exists():
+        msg = f"{folder / 'vocabs'} lacks {ASSAYS_FILE}, the assays of the model."
+        raise FileNotFoundError(msg)
+    assays = read_json(path)
+    if "unknown" not in assays or not all(isinstance(i, int) and 0 <= i < 1_000_000 for i in assays.values()):
+        msg = f"{path} must give an id from 0 on to every assay, 'unknown' among them."
+        raise ValueError(msg)
+    return PublishedVocabulary(Vocabulary.of_names(names, specials), assays, vector_size(files.paths[0]))
+
+
+def replaced_genes(model: TranscriptFormer, paths: Sequence[str], *, upstream: bool) -> TranscriptFormer:
+    """The model with the genes of other files; special tokens keep their ids and rows, but not in compat mode.
+
+    Upstream puts the special tokens in an order of its own while the network goes by the old ids: nothing counts as
+    padding any more, and every cell starts with the row of another token.
+
+    Raises
+    ------
+    ValueError
+        If the vectors are not as long as those of the checkpoint.
+    """
+    import torch
+
+    from scfm.nn.gene_rows import GENE_VECTORS
+
+    specials = dict(model.card.special_tokens)
+    order = UPSTREAM_ORDER if upstream else tuple(sorted(specials, key=specials.__getitem__))
+    missing = [name for name in order if name not in specials]
+    if missing or sorted(specials.values()) != list(range(len(specials))):
+        msg = f"{model.card.id} has the special tokens {specials}; genes can be replaced where they are the first rows."
+        raise ValueError(msg)
+    files = GeneFiles(tuple(Path(path).expanduser() for path in paths))
+    names, vectors = files.vectors()
+    old = model.tensors[GENE_VECTORS]
+    if vectors.shape[1] != old.shape[1]:
+        msg = (
+            f"{', '.join(map(str, paths))} holds vectors of {vectors.shape[1]} features, but {model.card.id} was made "
+            f"for {old.shape[1]}: make them with the same protein model."
+        )
+        raise ValueError(msg)
+    table = torch.cat([old[[specials[name] for name in order]].float(), torch.from_numpy(vectors)])
+    card = model.card.with_(architecture={**model.card.architecture, "vocab_size": len(table)})
+    other = type(model)(card, Vocabulary.of_names(names, order), _With(model.tensors, {GENE_VECTORS: table}))
+    other.gene_files_sha256 = sha256(*files.paths)
+    return other
+
+
+class _With(Mapping[str, "Tensor"]):
+    """Tensors with some of them replaced."""
+
+    def __init__(self, tensors: Mapping[str, Tensor], replaced: dict[str, Tensor]) -> None:
+        self._tensors, self._replaced = tensors, replaced
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._replaced[name] if name in self._replaced else self._tensors[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+
+def _strings(section: Mapping[str, Any], key: str) -> list[str]:
+    values = section.get(key)
+    if not isinstance(values, list) or not values or not all(isinstance(value, str) for value in values):
+        msg = f"The model config must list names under model.data_config.{key}, got {values!r}."
+        raise ValueError(msg)
+    return values

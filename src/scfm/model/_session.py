@@ -1,0 +1,157 @@
+"""One pass of a model over a data set: what is common to embedding, scoring and gene embeddings."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any, Literal
+
+from scfm._settings import settings
+from scfm.run import RunPlan, run
+from scfm.run.device import default_batch_tokens
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import torch
+
+    from scfm._types import TokenBatch
+    from scfm.genes import GeneMap
+    from scfm.model._base import FoundationModel
+    from scfm.read import CountSource
+    from scfm.run import RunStats, Sink
+
+__all__ = ["Compat", "RunOptions", "Session"]
+
+logger = logging.getLogger("scfm")
+
+Compat = Literal["upstream"]
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """The choices of one run, defaults filled in."""
+
+    pooling: str
+    hidden_layer: int
+    n_layers: int
+    """Layers that are computed."""
+    max_tokens: int
+    compat: Compat | None
+    family: Any
+    """Options of the family."""
+
+
+@dataclass(frozen=True)
+class Session:
+    """A model, an open source, and what is to be done; made by :meth:`FoundationModel.session`."""
+
+    model: FoundationModel
+    """The model, adapted to the options."""
+    source: CountSource
+    genes: GeneMap
+    choices: RunOptions
+    device: torch.device
+    dtype: torch.dtype
+
+    def network(self) -> torch.nn.Module:
+        """The network with as many layers as the run needs, on its device."""
+        return self.model.network(self.choices.n_layers, self.device, self.dtype)
+
+    def into(
+        self,
+        sink: Sink,
+        forward: Callable[[torch.nn.Module, TokenBatch], Any] | None = None,
+        *,
+        block_rows: int | None = None,
+    ) -> RunStats:
+        """Send all cells through the network into a sink; warns of empty and dropped cells.
+
+        Parameters
+        ----------
+        sink
+            Takes the results.
+        forward
+            What to compute of a batch, by default what :meth:`FoundationModel.forward` does.
+        block_rows
+            Most cells that are read at a time, by default as in the settings.
+        """
+        encode = self.model.build_encoder(self.source, self.genes, self.choices)
+        network = self.network()
+
+        def step(batch: TokenBatch) -> Any:
+            return self.model.forward(network, batch, self.choices) if forward is None else forward(network, batch)
+
+        plan = RunPlan(
+            batch_tokens=default_batch_tokens(self.device),
+            block_rows=settings.block_rows if block_rows is None else min(block_rows, settings.block_rows),
+            block_values=settings.block_values,
+            padded=self.device.type != "cpu" and self.model.pads,
+            progress=settings.progress,
+        )
+        stats = run(self.source, encode, step, sink, plan, self.model.max_genes(self.choices))
+        self._report(stats)
+        return stats
+
+    def params(self, stats: RunStats) -> dict[str, Any]:
+        """Everything needed to repeat the run, in types that every AnnData file format can store."""
+        card, choices = self.model.card, self.choices
+        return {
+            "model": card.id,
+            "family": self.model.family,
+            "revision": card.revision,
+            "weights_sha256": card.weights_sha256,
+            "pooling": choices.pooling,
+            "hidden_layer": choices.hidden_layer,
+            "max_tokens": choices.max_tokens,
+            "compat": choices.compat,
+            "options": asdict(choices.family),
+            "matrix": self.source.matrix,
+            "genes": self.genes.report.as_dict(),
+            "n_cells": stats.n_cells,
+            "n_cells_truncated": stats.n_truncated,
+            "n_cells_empty": stats.n_empty,
+            **self.model.facts(self.source, choices),
+            **({"n_cells_dropped": stats.n_dropped} if stats.n_dropped else {}),
+            "device": str(self.device),
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "versions": {name: version(name) for name in ("scfm", "anndata", "numpy", "torch")},
+        }
+
+    def _report(self, stats: RunStats) -> None:
+        logger.info(
+            "embedded %d cells (%d tokens, %d cells cut to the longest input) on %s in %s: %.1f s, %.0f cells/s",
+            stats.n_cells,
+            stats.n_tokens,
+            stats.n_truncated,
+            self.device,
+            str(self.dtype).removeprefix("torch."),
+            stats.seconds,
+            stats.n_cells / max(stats.seconds, 1e-9),
+        )
+        for text in self._warnings(stats):
+            warnings.warn(text, UserWarning, stacklevel=5)
+
+    def _warnings(self, stats: RunStats) -> list[str]:
+        found = []
+        if stats.n_empty:
+            rows = "those of an empty cell" if self.model.embeds_empty else "NaN, which sc.pp.neighbors refuses"
+            by_value = "" if self.model.embeds_empty else "adata[~np.isnan(adata.obsm[key]).any(axis=1)] or "
+            found.append(
+                f"{stats.n_empty} of {stats.n_cells} cells hold no gene of the model; their rows are {rows}. "
+                "scfm.pp.match_genes(adata, model) shows which genes match; drop such cells with "
+                f"{by_value}sc.pp.filter_cells."
+            )
+        if stats.n_dropped:
+            found.append(
+                f"{stats.n_dropped} of {stats.n_cells} cells were left out by the options "
+                f"{', '.join(self.model.dropping_options)}; their rows are NaN."
+            )
+        if stats.n_truncated and self.model.warns_truncated:
+            found.append(
+                f"{stats.n_truncated} of {stats.n_cells} cells express more than the "
+                f"{self.model.max_genes(self.choices):,} genes that the model takes; {self.model.warns_truncated}"
+            )
+        return found

@@ -1,0 +1,110 @@
+"""Log-likelihoods of cells under TranscriptFormer."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import torch
+    from torch import Tensor
+
+    from scfm._types import TokenBatch
+    from scfm.model._session import Session
+    from scfm.nn import GeneScores, TranscriptFormerConfig
+    from scfm.nn import TranscriptFormer as Network
+    from scfm.weights import ModelCard
+
+__all__ = ["Scorer"]
+
+
+class Scorer:
+    """Compute how well each gene and count of a cell is predicted from the genes before it.
+
+    Parameters
+    ----------
+    config, card, tensors
+        Sizes, special tokens and weights of the model.
+    session
+        The pass over the data; its pooling is ``"gene"``, so that the last gene is among the tokens.
+
+    Raises
+    ------
+    ValueError
+        If the genes were replaced by those of other species, which the gene head does not know.
+    """
+
+    names: tuple[str, ...] = ("count_llh", "gene_llh")
+
+    def __init__(
+        self, config: TranscriptFormerConfig, card: ModelCard, tensors: Mapping[str, Tensor], session: Session
+    ) -> None:
+        import torch
+
+        from scfm.nn import TranscriptFormerHeads
+
+        n_genes = len(tensors["mu.gene_embedding.weight"])
+        self.upstream = session.choices.compat is not None
+        if session.choices.family.pretrained_embedding is not None and not self.upstream:
+            msg = (
+                "The heads of the model know the genes of its checkpoint only, so cells with other genes "
+                "(pretrained_embedding=) cannot be scored. compat='upstream' computes what upstream returns, which has no meaning."
+            )
+            raise ValueError(msg)
+        with torch.device("meta"):
+            heads = TranscriptFormerHeads(replace(config, vocab_size=n_genes))
+        heads.load_published(tensors)
+        self._heads = heads.to(device=session.device, dtype=session.dtype).eval()
+        self._n_tokens, self._n_genes = config.vocab_size, n_genes
+        self._max_genes = session.model.max_genes(session.choices)
+        self._clip = float(session.choices.family.clip_counts or 0)
+        self._start, self._end = card.special_tokens["[START]"], card.special_tokens["[END]"]
+
+    def __call__(self, network: torch.nn.Module, batch: TokenBatch) -> Tensor:
+        """Mean log-likelihood of the counts and of the genes of each cell, ``(n_cells, 2)``; NaN without a gene."""
+        import torch
+
+        scores, lengths = self.by_gene(network, batch)
+        pairs = torch.stack([scores.count, scores.gene], dim=1)
+        return torch.stack([cell.mean(dim=0) for cell in pairs.split(lengths)])
+
+    def by_gene(self, network: torch.nn.Module, batch: TokenBatch) -> tuple[GeneScores, list[int]]:
+        """The same for every gene of the batch, in the order of the tokens, and the number of genes of each cell."""
+        import torch
+
+        from scfm.nn import GeneScores
+
+        assert batch.counts is not None
+        cell = np.repeat(np.arange(len(batch.rows)), batch.lengths)
+        is_gene = (batch.tokens != self._start) & (batch.tokens < self._n_tokens)
+        at = torch.from_numpy(np.flatnonzero(is_gene))
+        lengths = np.bincount(cell[is_gene], minlength=len(batch.rows)).tolist()
+        tokens, counts = torch.from_numpy(batch.tokens), torch.from_numpy(batch.counts)
+        hidden = network(tokens, counts, batch.lengths)
+        device = hidden.device
+        genes, counted = tokens[at], counts[at].to(device)
+        self._check_known(genes)
+        states = hidden[(at - 1).to(device)]
+        own = cast("Network", network).gene_states(genes)
+        expected = self._heads.expected_counts(states, genes.to(device), own, counted, lengths)
+        if self.upstream:  # the last place of a full cell counts as the end of the sequence
+            last = torch.from_numpy(np.cumsum(lengths)[np.asarray(lengths) == self._max_genes] - 1)
+            genes[last], counted[last.to(device)] = self._end, 1.0
+        return GeneScores(
+            expected,
+            self._heads.count_log_likelihood(expected, counted, self._clip),
+            self._heads.gene_log_likelihood(states, genes.to(device)),
+        ), lengths
+
+    def _check_known(self, genes: Tensor) -> None:
+        beyond = int((genes >= self._n_genes).sum())
+        if beyond:
+            msg = (
+                f"{beyond} genes have tokens beyond the {self._n_genes:,} that the heads of the model know; upstream "
+                "stops here with an IndexError. Cells of other species can be embedded, not scored."
+            )
+            raise ValueError(msg)

@@ -1,0 +1,113 @@
+"""Log-likelihoods of cells."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from scfm._keys import PARAMS, score_keys
+from scfm.model import FoundationModel, load
+from scfm.run import ArraySink
+from scfm.tl._target import check_container, check_writable, target_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import torch
+    from anndata import AnnData
+    from mudata import MuData
+
+    from scfm.model._base import Compat
+
+__all__ = ["score"]
+
+logger = logging.getLogger("scfm")
+
+
+def score(
+    data: AnnData | MuData,
+    model: str | Path | FoundationModel,
+    *,
+    modality: str | None = None,
+    layer: str | None = None,
+    use_raw: bool | None = None,
+    gene_key: str | None = None,
+    max_tokens: int | None = None,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    compat: Compat | None = None,
+    key_added: str | None = None,
+    copy: bool = False,
+    **options: Any,
+) -> AnnData | MuData | None:
+    """Score how likely cells are under a generative foundation model (TranscriptFormer).
+
+    Each gene of a cell, and its count, is predicted from the genes that are read before it; the scores are means over
+    the genes of a cell, in nats. Both are log-likelihoods: higher is more likely. (Upstream's ``llh`` and
+    ``gene_llh`` are *negative* log-likelihoods.)
+
+    Parameters
+    ----------
+    data, modality, layer, use_raw, gene_key, max_tokens, device, dtype
+        As for :func:`scfm.tl.embed`.
+    model
+        Id, alias, folder, or a loaded model, of a family that has likelihoods.
+    compat
+        ``"upstream"``: as upstream, which takes the last gene of a cell that fills the longest input for the end of
+        the sequence, with a count of 1. The sign stays.
+    key_added
+        Name that takes the place of the family in all results.
+    copy
+        Change and return a copy instead.
+    options
+        Options of the family, as for :func:`scfm.tl.embed`.
+
+    Returns
+    -------
+    ``None``, or the changed copy with ``copy=True``. Sets these fields:
+
+    ``.obs['<family>_count_llh']`` : float32
+        Mean log-likelihood of the counts of the genes, given that they are expressed (zero-truncated Poisson).
+    ``.obs['<family>_gene_llh']`` : float32
+        Mean log-probability of the genes. Both are NaN for a cell without a gene of the model.
+    ``.uns['<family>_score']['params']`` : dict
+        Everything needed to repeat the run.
+
+    Raises
+    ------
+    TypeError
+        If the family of the model has no likelihood, or as :func:`scfm.tl.embed`.
+    ValueError
+        If genes were replaced (``pretrained_embedding=``), or as :func:`scfm.tl.embed`.
+
+    Examples
+    --------
+    >>> import scfm, tempfile
+    >>> folder = scfm.testing.write_transcriptformer(tempfile.mkdtemp())
+    >>> model = scfm.model.load(folder)
+    >>> adata = scfm.datasets.synthetic(5, 50, genes=model.vocabulary.genes[:50])
+    >>> scfm.tl.score(adata, model)
+    >>> bool((adata.obs["transcriptformer_gene_llh"] < 0).all())
+    True
+    """
+    check_container(data, "tl.score", "an AnnData opened with anndata.read_h5ad(path, backed='r')")
+    score_keys("check", key_added)
+    check_writable(data, modality, copy=copy)
+    loaded = model if isinstance(model, FoundationModel) else load(model)
+    if not loaded.has_scores:
+        msg = f"{loaded.card.id} has no likelihood; TranscriptFormer models (tf-sapiens, tf-exemplar, tf-metazoa) have."
+        raise TypeError(msg)
+    where = {"modality": modality, "layer": layer, "use_raw": use_raw, "gene_key": gene_key, "max_tokens": max_tokens}
+    how: dict[str, Any] = {"device": device, "dtype": dtype, "compat": compat, **options}
+    with loaded.session(data, pooling="gene", hidden_layer=0, **where, **how) as session:  # type: ignore[arg-type]
+        scorer = session.model.scorer(session)
+        sink = ArraySink(session.source.n_obs, len(scorer.names))
+        params = session.params(session.into(sink, scorer))
+    del params["pooling"]
+    data = data.copy() if copy else data
+    target, keys = target_of(data, modality), score_keys(loaded.family, key_added)
+    for column, values in zip((keys.count_llh, keys.gene_llh), sink.values.T, strict=True):
+        target.obs[column] = values
+    target.uns[keys.uns] = {PARAMS: params}
+    logger.info("added .obs[%r], .obs[%r] and .uns[%r]", keys.count_llh, keys.gene_llh, keys.uns)
+    return data if copy else None

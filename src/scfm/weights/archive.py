@@ -1,0 +1,243 @@
+"""Unpack published archives of weights; an archive decides neither where nor what kind of file is written."""
+
+from __future__ import annotations
+
+import gzip
+import reprlib
+import shutil
+import tarfile
+import tempfile
+import unicodedata
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, BinaryIO, cast
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["read_head", "unpack"]
+
+MAX_MEMBERS = 10_000
+MAX_NAME = 1024
+MAX_PART_BYTES = 255
+MAX_READ = 2**20
+MAX_PADDING = 64 * 2**20
+GZIP = b"\x1f\x8b"
+
+Member = tuple[tuple[str, ...], tarfile.TarInfo]
+
+
+def unpack(archive: Path, folder: Path, *, max_bytes: int = 50_000_000_000) -> Path:
+    """Unpack a ``.tar`` or ``.tar.gz`` that holds one folder of plain files.
+
+    All members are checked before the first byte is written, for which a compressed archive is read twice. The folder
+    appears only when it is complete. Companion files of macOS (``._*``) are left out.
+
+    Parameters
+    ----------
+    archive
+        File to unpack, such as ``tf_sapiens.tar.gz``.
+    folder
+        Where the folder of the archive is put; made if it is not there.
+    max_bytes
+        Most bytes that the members may have together.
+
+    Returns
+    -------
+    The unpacked folder, such as ``folder / "tf_sapiens"``.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such archive.
+    FileExistsError
+        If ``folder`` holds something by the name of the unpacked folder already.
+    ValueError
+        If the file is no such archive, is cut off or damaged, or holds links, devices, paths that lead elsewhere, more
+        than one folder, the same path twice, or more than ``max_bytes``.
+    """
+    compressed = read_head(archive, "an archive").startswith(GZIP)
+    with archive.open("rb") as file:
+        stream = _Stream(gzip.GzipFile(fileobj=file) if compressed else file)
+        with _damage_named(archive), tarfile.open(fileobj=cast("BinaryIO", stream), mode="r:") as tar:
+            members = _members(tar, archive, max_bytes)
+            _check_end(stream, archive)
+            _check_tree(members, archive)
+            target = folder / members[0][0][0]
+            if target.is_symlink() or target.exists():
+                msg = f"{target} exists already; remove it first, or unpack {archive.name} into another folder."
+                raise FileExistsError(msg)
+            folder.mkdir(parents=True, exist_ok=True)
+            work = Path(tempfile.mkdtemp(prefix=".unpack-", dir=folder))
+            try:
+                for parts, member in members:
+                    _write(tar, member, work.joinpath(*parts))
+                (work / target.name).rename(target)
+            finally:
+                shutil.rmtree(work, ignore_errors=True)
+    return target
+
+
+def read_head(path: Path, what: str) -> bytes:
+    """Read the first bytes of a downloaded file, and refuse what is often found in the place of one.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it is a folder, a git-lfs pointer or a web page.
+    """
+    if not path.exists():
+        msg = f"There is no file {path}."
+        raise FileNotFoundError(msg)
+    if path.is_dir():
+        msg = f"{path} is a folder, not {what}."
+        raise ValueError(msg)
+    with path.open("rb") as file:
+        head = file.read(512)
+    if head.startswith(b"version https://git-lfs"):
+        msg = f"{path} is a git-lfs pointer, not {what}: run `git lfs pull` where it came from."
+        raise ValueError(msg)
+    if head.lstrip()[:1] == b"<":
+        msg = f"{path} is a web page, not {what}: the download went wrong; fetch the file again."
+        raise ValueError(msg)
+    return head
+
+
+class _Stream:
+    """A file that tarfile reads from: in bounded pieces, of which the last is kept."""
+
+    def __init__(self, file: BinaryIO | gzip.GzipFile) -> None:
+        self._file = file
+        self.last = b""
+
+    def read(self, size: int = -1) -> bytes:
+        # tarfile reads the long names and extended headers of an archive in one piece, however large it says they are
+        if not 0 <= size <= MAX_READ:
+            msg = f"a header of {size:,} bytes"
+            raise tarfile.ReadError(msg)
+        self.last = self._file.read(size)
+        return self.last
+
+    def seek(self, position: int) -> int:
+        return self._file.seek(position)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+
+@contextmanager
+def _damage_named(archive: Path) -> Iterator[None]:
+    """Name the archive where reading it fails; errors of the disk stay what they are."""
+    try:
+        yield
+    except Exception as error:
+        refused = isinstance(error, ValueError) and str(error).startswith(str(archive))
+        if refused or (isinstance(error, OSError) and not isinstance(error, gzip.BadGzipFile)):
+            raise
+        msg = (
+            f"{archive} is no readable .tar or .tar.gz ({type(error).__name__}: {error}): it is cut off or damaged; "
+            "fetch it again."
+        )
+        raise ValueError(msg) from error
+
+
+def _members(tar: tarfile.TarFile, archive: Path, max_bytes: int) -> list[Member]:
+    """Path and header of what is to be written; each is checked before tarfile goes on to the next."""
+    members: list[Member] = []
+    total = 0
+    for number, member in enumerate(tar, start=1):
+        if number > MAX_MEMBERS:
+            msg = f"{archive} has more than {MAX_MEMBERS:,} members; published weights have a few dozen. Is it another archive?"
+            raise ValueError(msg)
+        parts = _parts(member, archive)
+        if not member.isdir() and (not member.isreg() or member.issparse()):
+            raise _refused(
+                archive, member, "is a link, a device or another special file; only plain files are unpacked"
+            )
+        if member.size < 0:
+            raise _refused(archive, member, f"has {member.size} bytes; the archive is damaged")
+        total += member.size
+        if total > max_bytes:
+            why = f"brings the archive to {total:,} bytes, more than max_bytes={max_bytes:,}; raise it if you trust the source"
+            raise _refused(archive, member, why)
+        if parts and not (member.isreg() and parts[-1].startswith("._")):
+            members.append((parts, member))
+    return members
+
+
+def _parts(member: tarfile.TarInfo, archive: Path) -> tuple[str, ...]:
+    """Parts of a path that stays below the folder on every system; none for the folder itself (``./``)."""
+    name = member.name
+    parts = PurePosixPath(name).parts
+    plain = name and len(name) <= MAX_NAME and name.isprintable() and not set(name) & {"\\", ":"}
+    # Windows ignores dots and spaces at the end of a name
+    inside = not name.startswith("/") and all(part == part.rstrip(". ") for part in parts)
+    if not (plain and inside and all(len(part.encode()) <= MAX_PART_BYTES for part in parts)):
+        raise _refused(archive, member, "has a name that is absolute, leads out of the folder or cannot be written")
+    if not parts and not member.isdir():
+        raise _refused(archive, member, "has a name that is no name of a file")
+    return parts
+
+
+def _check_tree(members: list[Member], archive: Path) -> None:
+    """One folder that holds everything, and nothing in the place of something else."""
+    if not any(member.isreg() for _, member in members):
+        msg = f"{archive} holds no files; expected one folder with files. Fetch it again."
+        raise ValueError(msg)
+    top = members[0][0][0]
+    seen: set[str] = set()
+    files: set[str] = set()
+    for parts, member in members:
+        if parts[0] != top or (len(parts) == 1 and not member.isdir()):
+            raise _refused(
+                archive, member, f"lies outside the folder {top!r}; expected one folder that holds everything"
+            )
+        key = _key(parts)
+        if key in seen:
+            raise _refused(archive, member, "is there twice, or differs from another only in the case of letters")
+        seen.add(key)
+        if member.isreg():
+            files.add(key)
+    for parts, member in members:
+        if any(_key(parts[:depth]) in files for depth in range(1, len(parts))):
+            raise _refused(archive, member, "lies in a folder that is a file, too")
+
+
+def _key(parts: tuple[str, ...]) -> str:
+    """What is the same for paths that some file system takes for the same."""
+    return unicodedata.normalize("NFC", "/".join(parts)).casefold()
+
+
+def _check_end(stream: _Stream, archive: Path) -> None:
+    """Tarfile takes anything unreadable for the end; the real one is marked by zeros, and only zeros follow."""
+    if stream.last != bytes(tarfile.BLOCKSIZE):
+        msg = f"{archive} has no end mark: it is cut off or damaged; fetch it again."
+        raise ValueError(msg)
+    left = MAX_PADDING
+    while chunk := stream.read(2**16):
+        left -= len(chunk)
+        if left < 0 or chunk.count(0) != len(chunk):
+            msg = f"{archive} goes on after its end mark: it is damaged, or more than one archive; fetch it again."
+            raise ValueError(msg)
+
+
+def _write(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> None:
+    if member.isdir():
+        path.mkdir(parents=True, exist_ok=True)
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    source = tar.extractfile(member)
+    if source is None:
+        msg = f"no data of {member.name}"
+        raise tarfile.ReadError(msg)
+    with source, path.open("xb") as file:
+        shutil.copyfileobj(source, file, MAX_READ)
+    path.chmod(0o644)
+
+
+def _refused(archive: Path, member: tarfile.TarInfo, why: str) -> ValueError:
+    return ValueError(
+        f"{archive} was refused, nothing of it was written: its member {reprlib.repr(member.name)} {why}."
+    )

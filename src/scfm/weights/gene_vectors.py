@@ -1,0 +1,289 @@
+"""Gene vectors of a species, one HDF5 file as TranscriptFormer publishes them.
+
+A dataset ``keys`` holds the gene ids; a group ``arrays`` holds one vector for each, under the id.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scfm.weights.archive import read_head
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import h5py
+    from numpy.typing import NDArray
+
+__all__ = [
+    "check_gene_names",
+    "check_target",
+    "read_gene_names",
+    "read_gene_vectors",
+    "vector_size",
+    "write_gene_vectors",
+]
+
+KEYS = "keys"
+ARRAYS = "arrays"
+MAX_GENES = 5_000_000
+MAX_NAME_BYTES = 256
+MAX_NAMES_BYTES = 2**28
+MAX_VALUES = 4_000_000_000
+
+
+def read_gene_names(path: Path) -> list[str]:
+    """Read the gene ids of a file of gene vectors, in their order, and nothing else.
+
+    An id may come more than once.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If the file is no HDF5 file or damaged, or its ``keys`` are no list of at most 5,000,000 ids.
+    """
+    with _opened(path) as file:
+        return _names(file, path)
+
+
+def read_gene_vectors(path: Path) -> tuple[list[str], NDArray[np.float32]]:
+    """Read gene ids and their vectors.
+
+    Returns
+    -------
+    The ids, as :func:`read_gene_names`, and their vectors, shape ``(n_genes, n_dimensions)``.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        As :func:`read_gene_names`, or if an id has no vector, or one that is not of finite numbers, differs in length
+        from the others, or lies outside the file.
+    """
+    with _opened(path) as file:
+        names = _names(file, path)
+        arrays = _member(file, ARRAYS, path)
+        if not hasattr(arrays, "keys"):
+            msg = f"{path}: {ARRAYS} is no group; expected one dataset for each of the {KEYS}."
+            raise ValueError(msg)
+        first = _vector(arrays, names[0], path)
+        if len(names) * first.shape[0] > MAX_VALUES:
+            msg = f"{path} declares {len(names):,} vectors of length {first.shape[0]:,}; at most {MAX_VALUES:,} values are read."
+            raise ValueError(msg)
+        vectors = np.empty((len(names), first.shape[0]), np.float32)
+        for row, name in enumerate(names):
+            vector = _vector(arrays, name, path)
+            if vector.shape != first.shape:
+                msg = f"{path}: the vector of {name} has length {vector.shape[0]}, that of {names[0]} {first.shape[0]}; expected the same for all."
+                raise ValueError(msg)
+            with np.errstate(over="ignore"):  # becomes infinite, and is refused for that
+                vectors[row] = vector[:]
+            if not np.isfinite(vectors[row]).all():
+                msg = f"{path}: the vector of {name} holds values that are not finite; fetch or make the file again."
+                raise ValueError(msg)
+    return names, vectors
+
+
+def write_gene_vectors(
+    path: Path, names: Sequence[str], vectors: NDArray[np.floating[Any]], *, overwrite: bool = False
+) -> Path:
+    """Write gene vectors in the published layout; the file appears only when it is complete.
+
+    Parameters
+    ----------
+    path
+        File to write, such as ``mus_musculus_gene.h5``.
+    names
+        Gene ids, each once.
+    vectors
+        One row for each id, shape ``(n_genes, n_dimensions)``; stored as float32.
+    overwrite
+        Replace a file that is there.
+
+    Returns
+    -------
+    ``path``.
+
+    Raises
+    ------
+    FileExistsError
+        If the file exists and is not to be overwritten.
+    FileNotFoundError
+        If its folder does not exist.
+    ValueError
+        If an id is empty, there twice or cannot be stored, or the vectors are no finite matrix of as many rows.
+    """
+    import h5py
+
+    check_target(path, overwrite=overwrite)
+    check_gene_names(names)
+    with np.errstate(over="ignore"):  # becomes infinite, and is refused for that
+        values = np.asarray(vectors, dtype=np.float32)
+    if values.ndim != 2 or len(values) != len(names) or not values.size:
+        msg = f"{len(names):,} gene ids need a matrix of as many rows; the vectors have shape {values.shape}."
+        raise ValueError(msg)
+    bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
+    if bad.size:
+        msg = f"{bad.size} vectors hold values that are not finite in float32, the first that of {names[bad[0]]}."
+        raise ValueError(msg)
+    work = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.absolute().parent))
+    try:
+        with h5py.File(work / path.name, "w") as file:
+            file.create_dataset(KEYS, data=np.asarray([name.encode() for name in names], dtype="S"))
+            arrays = file.create_group(ARRAYS)
+            for name, vector in zip(names, values, strict=True):
+                arrays.create_dataset(name, data=vector)
+        (work / path.name).replace(path)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return path
+
+
+def check_target(path: Path, *, overwrite: bool) -> None:
+    """Find out before long work whether a file can be written.
+
+    Raises
+    ------
+    FileExistsError
+        If it exists and is not to be overwritten, or is a folder.
+    FileNotFoundError
+        If its folder does not exist.
+    """
+    if path.is_dir() or (path.exists() and not overwrite):
+        hint = "it is a folder; choose another name" if path.is_dir() else "choose another name or pass overwrite=True"
+        msg = f"{path} exists already: {hint}."
+        raise FileExistsError(msg)
+    if not path.absolute().parent.is_dir():
+        msg = f"There is no folder {path.absolute().parent}; make it first."
+        raise FileNotFoundError(msg)
+
+
+def check_gene_names(names: Sequence[str]) -> None:
+    """Check that gene ids can name the datasets of a file.
+
+    Raises
+    ------
+    ValueError
+        If there is none, or one is empty, too long, there twice, or holds what HDF5 reads as a path.
+    """
+    if not 0 < len(names) <= MAX_GENES:
+        msg = f"{len(names):,} gene ids; a file of gene vectors holds 1 to {MAX_GENES:,}."
+        raise ValueError(msg)
+    seen: set[str] = set()
+    for row, name in enumerate(names):
+        plain = name.strip() and name.isprintable() and name != "." and "/" not in name
+        if not plain or len(name.encode()) > MAX_NAME_BYTES:
+            msg = f"The gene id {name!r} at position {row} cannot be stored; it must have 1 to {MAX_NAME_BYTES} plain characters and no '/'."
+            raise ValueError(msg)
+        if name in seen:
+            msg = f"The gene id {name!r} is there twice; keep one vector for each gene."
+            raise ValueError(msg)
+        seen.add(name)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[h5py.File]:
+    """Open an HDF5 file; whatever h5py raises over its content becomes a ValueError that names the file."""
+    import h5py
+
+    read_head(path, "a file of gene vectors")
+    if not h5py.is_hdf5(path):
+        msg = f"{path} is no HDF5 file; gene vectors come as <species>_gene.h5. Fetch the file again."
+        raise ValueError(msg)
+    try:
+        with h5py.File(path, "r") as file:
+            yield file
+    except Exception as error:
+        if isinstance(error, ValueError) and str(error).startswith(str(path)):
+            raise
+        msg = f"{path} is no readable HDF5 file ({type(error).__name__}: {error}): it is cut off or damaged; fetch it again."
+        raise ValueError(msg) from error
+
+
+def _member(group: h5py.Group, name: str, path: Path) -> Any:
+    """What lies under a name in the file itself: links out of it are not followed."""
+    import h5py
+
+    link = group.get(name, getlink=True)
+    if link is None:
+        msg = f"{path} has no {group.name.rstrip('/')}/{name}; expected {KEYS} with gene ids and {ARRAYS}/<id> with their vectors."
+        raise ValueError(msg)
+    if not isinstance(link, h5py.HardLink):
+        msg = f"{path}: {name} is a link ({type(link).__name__}), which is not followed; the data must be in the file itself."
+        raise ValueError(msg)
+    return group[name]
+
+
+def _dataset(group: h5py.Group, name: str, path: Path) -> h5py.Dataset:
+    import h5py
+
+    found = _member(group, name, path)
+    if not isinstance(found, h5py.Dataset) or found.shape is None or len(found.shape) != 1:
+        shape = f"has shape {found.shape}" if isinstance(found, h5py.Dataset) else f"is a {type(found).__name__}"
+        msg = f"{path}: {name} {shape}; expected a dataset of one dimension."
+        raise ValueError(msg)
+    if found.external or found.is_virtual:
+        msg = f"{path}: {name} keeps its values in other files, which are not read; they must be in the file itself."
+        raise ValueError(msg)
+    return found
+
+
+def _names(file: h5py.File, path: Path) -> list[str]:
+    import h5py
+
+    keys = _dataset(file, KEYS, path)
+    if h5py.check_string_dtype(keys.dtype) is None:
+        msg = f"{path}: {KEYS} holds {keys.dtype}, expected gene ids as text or bytes."
+        raise ValueError(msg)
+    size = keys.dtype.itemsize
+    if not 0 < len(keys) <= MAX_GENES or (keys.dtype.kind == "S" and len(keys) * size > MAX_NAMES_BYTES):
+        msg = f"{path}: {KEYS} declares {len(keys):,} ids of {size} bytes; expected 1 to {MAX_GENES:,}, of at most {MAX_NAMES_BYTES:,} bytes together."
+        raise ValueError(msg)
+    found = keys[:].tolist()
+    try:
+        names = [name.decode() for name in found]
+    except UnicodeDecodeError as error:
+        msg = f"{path}: {KEYS} holds {error.object[:50]!r}, which is no text (ASCII or UTF-8)."
+        raise ValueError(msg) from error
+    bad = next((row for row, name in enumerate(names) if not name or len(name) > MAX_NAME_BYTES), None)
+    if bad is not None:
+        msg = f"{path}: {KEYS} holds {names[bad][:50]!r} at position {bad}; an id has 1 to {MAX_NAME_BYTES} characters."
+        raise ValueError(msg)
+    return names
+
+
+def _vector(arrays: h5py.Group, name: str, path: Path) -> h5py.Dataset:
+    if "/" in name:
+        msg = f"{path}: the gene id {name!r} holds '/', which HDF5 reads as a path; rename it."
+        raise ValueError(msg)
+    vector = _dataset(arrays, name, path)
+    if vector.dtype.kind not in "fiu" or not vector.size:
+        msg = f"{path}: the vector of {name} is {vector.shape[0]} values of {vector.dtype}, expected numbers."
+        raise ValueError(msg)
+    return vector
+
+
+def vector_size(path: Path) -> int:
+    """Length of the first vector of a file; no vector is read.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        As :func:`read_gene_vectors`.
+    """
+    with _opened(path) as file:
+        names = _names(file, path)
+        arrays = _member(file, ARRAYS, path)
+        if not hasattr(arrays, "keys"):
+            msg = f"{path}: {ARRAYS} is no group; expected one dataset for each of the {KEYS}."
+            raise ValueError(msg)
+        return int(_vector(arrays, names[0], path).shape[0])
