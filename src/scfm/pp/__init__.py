@@ -1,7 +1,8 @@
-"""Look at data before it is embedded."""
+"""Look at data, and make what a model needs, before it is embedded."""
 
 from __future__ import annotations
 
 from scfm.pp._match import match_genes
+from scfm.pp._protein import protein_vectors
 
-__all__ = ["match_genes"]
+__all__ = ["match_genes", "protein_vectors"]

@@ -71,10 +71,7 @@ def read_gene_vectors(path: Path) -> tuple[list[str], NDArray[np.float32]]:
     """
     with _opened(path) as file:
         names = _names(file, path)
-        arrays = _member(file, ARRAYS, path)
-        if not hasattr(arrays, "keys"):
-            msg = f"{path}: {ARRAYS} is no group; expected one dataset for each of the {KEYS}."
-            raise ValueError(msg)
+        arrays = _arrays(file, path)
         first = _vector(arrays, names[0], path)
         if len(names) * first.shape[0] > MAX_VALUES:
             msg = f"{path} declares {len(names):,} vectors of length {first.shape[0]:,}; at most {MAX_VALUES:,} values are read."
@@ -91,6 +88,18 @@ def read_gene_vectors(path: Path) -> tuple[list[str], NDArray[np.float32]]:
                 msg = f"{path}: the vector of {name} holds values that are not finite; fetch or make the file again."
                 raise ValueError(msg)
     return names, vectors
+
+
+def vector_size(path: Path) -> int:
+    """Length of the first vector of a file; no vector is read.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        As :func:`read_gene_vectors`.
+    """
+    with _opened(path) as file:
+        return int(_vector(_arrays(file, path), _names(file, path)[0], path).shape[0])
 
 
 def write_gene_vectors(
@@ -261,6 +270,16 @@ def _names(file: h5py.File, path: Path) -> list[str]:
     return names
 
 
+def _arrays(file: h5py.File, path: Path) -> h5py.Group:
+    import h5py
+
+    arrays = _member(file, ARRAYS, path)
+    if not isinstance(arrays, h5py.Group):
+        msg = f"{path}: {ARRAYS} is no group; expected one dataset for each of the {KEYS}."
+        raise ValueError(msg)
+    return arrays
+
+
 def _vector(arrays: h5py.Group, name: str, path: Path) -> h5py.Dataset:
     if "/" in name:
         msg = f"{path}: the gene id {name!r} holds '/', which HDF5 reads as a path; rename it."
@@ -270,20 +289,3 @@ def _vector(arrays: h5py.Group, name: str, path: Path) -> h5py.Dataset:
         msg = f"{path}: the vector of {name} is {vector.shape[0]} values of {vector.dtype}, expected numbers."
         raise ValueError(msg)
     return vector
-
-
-def vector_size(path: Path) -> int:
-    """Length of the first vector of a file; no vector is read.
-
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        As :func:`read_gene_vectors`.
-    """
-    with _opened(path) as file:
-        names = _names(file, path)
-        arrays = _member(file, ARRAYS, path)
-        if not hasattr(arrays, "keys"):
-            msg = f"{path}: {ARRAYS} is no group; expected one dataset for each of the {KEYS}."
-            raise ValueError(msg)
-        return int(_vector(arrays, names[0], path).shape[0])
