@@ -28,6 +28,8 @@ CausalPath = Literal["auto", "tiles", "flex"]
 TILE_VALUES = 2**21
 """Attention scores that are computed at a time."""
 FLEX_BLOCK = 128
+FULL_BYTES = 4
+"""Bytes of a number from which on products are exact enough for scores."""
 _SMALL_TILES = {"BLOCK_M": 32, "BLOCK_N": 32}
 
 logger = logging.getLogger("scfm")
@@ -120,25 +122,33 @@ def _attend_tiles(qkv: Tensor, bias: Tensor, n_heads: int, softcap: float) -> Te
     parts = []
     for start in range(0, n, rows):
         stop = min(start + rows, n)
-        scores = _scores(q[:, start:stop], k[:, :stop], bias[:stop])
-        weights = scores.tanh_().mul_(cap).exp_() if softcap > 0 else _exp_below_maximum(scores, start)
-        weights[:, :, start:].tril_()
+        weights = _weights(_scores(q[:, start:stop], k[:, :stop], bias[:stop]), start, softcap)
         total = weights.sum(dim=-1, keepdim=True)
-        parts.append((weights.to(v.dtype) @ v[:, :stop]).div_(total))
+        if v.itemsize >= FULL_BYTES:
+            parts.append(weights @ v[:, :stop] / total)
+        else:  # sums of unscaled weights are beyond the largest float16
+            parts.append((weights / total).to(v.dtype) @ v[:, :stop])
     return torch.cat(parts, dim=1).transpose(0, 1).reshape(n, d)
 
 
 def _scores(q: Tensor, k: Tensor, bias: Tensor) -> Tensor:
     """Scores with bias, float32 whatever the inputs are; shape ``(heads, queries, keys)``."""
-    if q.dtype == torch.float32:
+    if q.itemsize >= FULL_BYTES:
         return torch.baddbmm(bias, q, k.transpose(1, 2))
-    return (q @ k.transpose(1, 2)).float().add_(bias)
+    return (q @ k.transpose(1, 2)).float() + bias
 
 
-def _exp_below_maximum(scores: Tensor, start: int) -> Tensor:
-    behind = torch.ones_like(scores[0, :, start:], dtype=torch.bool).triu_(1)
-    scores[:, :, start:].masked_fill_(behind, -torch.inf)
-    return scores.sub_(scores.amax(dim=-1, keepdim=True)).exp_()
+def _weights(scores: Tensor, start: int, cap: float) -> Tensor:
+    """Exponentials of a tile of scores (over ``cap``, if there is one), zero behind each query, not yet normalised.
+
+    Capped scores need no common scale; nothing that autograd needs is overwritten.
+    """
+    if cap > 0:
+        if scores.requires_grad:
+            return torch.exp(cap * torch.tanh(scores)).tril(start)
+        return scores.tanh_().mul_(cap).exp_().tril_(start)
+    behind = torch.ones_like(scores[0], dtype=torch.bool).triu(start + 1)
+    return torch.softmax(scores.masked_fill(behind, -torch.inf), dim=-1)
 
 
 class _Flex:
