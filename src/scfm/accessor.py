@@ -39,6 +39,30 @@ class _Accessor:
 
         return match_genes(self._data, model, **arguments)
 
+    def score(self, model: Any, **arguments: Any) -> AnnData | MuData | None:
+        """Call :func:`scfm.tl.score` on this object.
+
+        Parameters
+        ----------
+        model, arguments
+            As for :func:`scfm.tl.score`.
+        """
+        from scfm.tl import score
+
+        return score(self._data, model, **arguments)
+
+    def gene_embeddings(self, model: Any, **arguments: Any) -> Any:
+        """Call :func:`scfm.tl.gene_embeddings` on this object.
+
+        Parameters
+        ----------
+        model, arguments
+            As for :func:`scfm.tl.gene_embeddings`.
+        """
+        from scfm.tl import gene_embeddings
+
+        return gene_embeddings(self._data, model, **arguments)
+
 
 @anndata.register_anndata_namespace("scfm")
 class ScfmAnnData(_Accessor):
