@@ -27,6 +27,8 @@ CausalPath = Literal["auto", "tiles", "flex"]
 
 TILE_VALUES = 2**21
 """Attention scores that are computed at a time."""
+SMALL_CAP = 40.0
+"""Cap up to which sums of exponentials of scores stay far from the limits of float32."""
 FLEX_BLOCK = 128
 FULL_BYTES = 4
 """Bytes of a number from which on products are exact enough for scores."""
@@ -114,6 +116,8 @@ def attend_causal(
 def _attend_tiles(qkv: Tensor, bias: Tensor, n_heads: int, softcap: float) -> Tensor:
     """One cell, a tile of queries at a time; keys behind a tile are never touched."""
     n, d = len(qkv), qkv.shape[1] // 3
+    if n == 0:
+        return qkv[:, :d]
     q, k, v = qkv.view(n, 3, n_heads, -1).permute(1, 2, 0, 3).unbind(0)
     cap = softcap if softcap > 0 else 1.0
     q = q * ((d // n_heads) ** -0.5 / cap)
@@ -141,12 +145,11 @@ def _scores(q: Tensor, k: Tensor, bias: Tensor) -> Tensor:
 def _weights(scores: Tensor, start: int, cap: float) -> Tensor:
     """Exponentials of a tile of scores (over ``cap``, if there is one), zero behind each query, not yet normalised.
 
-    Capped scores need no common scale; nothing that autograd needs is overwritten.
+    Scores below a small cap need no common scale. Nothing that autograd needs is overwritten.
     """
-    if cap > 0:
-        if scores.requires_grad:
-            return torch.exp(cap * torch.tanh(scores)).tril(start)
+    if 0 < cap <= SMALL_CAP and not scores.requires_grad:
         return scores.tanh_().mul_(cap).exp_().tril_(start)
+    scores = cap * torch.tanh(scores) if cap > 0 else scores
     behind = torch.ones_like(scores[0], dtype=torch.bool).triu(start + 1)
     return torch.softmax(scores.masked_fill(behind, -torch.inf), dim=-1)
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
 __all__ = ["GENE_VECTORS", "GeneRows", "GeneVectors"]
 
@@ -31,11 +32,16 @@ class GeneRows:
         Number of tokens.
     make
         States of distinct tokens, ``(n,)`` → ``(n, d)``.
+    weights
+        What states are made of: when these tensors change, all states are made anew.
     """
 
-    def __init__(self, n_tokens: int, make: Callable[[Tensor], Tensor]) -> None:
-        self._make = make
-        self._place = torch.full((n_tokens,), -1, dtype=torch.int64, device="cpu")
+    def __init__(
+        self, n_tokens: int, make: Callable[[Tensor], Tensor], weights: Callable[[], Iterable[Tensor]] = tuple
+    ) -> None:
+        self._make, self._weights = make, weights
+        self._place = np.full(n_tokens, -1)  # no tensor, which would remember the mode that it was made in
+        self._made_of: object = None
         self._table: Tensor | None = None
         self._n_rows = 0
 
@@ -47,23 +53,26 @@ class GeneRows:
         IndexError
             If a token is not in the table.
         """
-        if torch.is_grad_enabled():
-            distinct, inverse = torch.unique(tokens, return_inverse=True)
-            made = self._make(distinct)
-            return made[inverse.to(made.device)]
         if len(tokens) and not 0 <= int(tokens.min()) <= int(tokens.max()) < len(self._place):
             msg = f"tokens run from {int(tokens.min())} to {int(tokens.max())}; the table has {len(self._place)} rows."
             raise IndexError(msg)
-        new = torch.unique(tokens[self._place[tokens] < 0])
-        for part in new.split(AT_ONCE):
-            self._add(part)
-        table = self._table if self._table is not None else self._make(tokens)
-        return table[self._place[tokens].to(table.device)]
+        if torch.is_grad_enabled() or not len(tokens):
+            distinct, inverse = torch.unique(tokens, return_inverse=True)
+            made = self._make(distinct)
+            return made[inverse.to(made.device)]
+        made_of = [(id(weight), _version(weight), weight.dtype, weight.device) for weight in self._weights()]
+        if made_of != self._made_of:
+            self._made_of, self._table, self._n_rows = made_of, None, 0
+            self._place.fill(-1)
+        # a table made in inference mode could not take rows outside of it
+        with torch.inference_mode(False), torch.no_grad():
+            new = np.unique(tokens.numpy()[self._place[tokens.numpy()] < 0])
+            for part in torch.from_numpy(new).split(AT_ONCE):
+                self._add(part, self._make(part))
+        table = cast("Tensor", self._table)
+        return table[torch.from_numpy(self._place[tokens.numpy()]).to(table.device)]
 
-    def _add(self, tokens: Tensor) -> None:
-        if not len(tokens):
-            return
-        made = self._make(tokens)
+    def _add(self, tokens: Tensor, made: Tensor) -> None:
         stop = self._n_rows + len(tokens)
         if self._table is None or stop > len(self._table):
             room = min(max(FIRST_ROWS, 2 * stop), len(self._place))
@@ -72,8 +81,13 @@ class GeneRows:
                 table[: self._n_rows] = self._table[: self._n_rows]
             self._table = table
         self._table[self._n_rows : stop] = made
-        self._place[tokens] = torch.arange(self._n_rows, stop)
+        self._place[tokens.numpy()] = np.arange(self._n_rows, stop)
         self._n_rows = stop
+
+
+def _version(weight: Tensor) -> int:
+    """How often a tensor was changed in place; one that was made in inference mode does not count."""
+    return -1 if weight.is_inference() else weight._version
 
 
 class GeneVectors(nn.Module):
@@ -91,7 +105,7 @@ class GeneVectors(nn.Module):
         super().__init__()
         self._vectors = tensors[GENE_VECTORS]
         self.register_buffer("like", torch.empty(0))
-        self._rows = GeneRows(len(self._vectors) + n_assays, self._moved)
+        self._rows = GeneRows(len(self._vectors) + n_assays, self._moved, self.buffers)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Vectors of tokens, shape ``(T, d)``; a copy."""

@@ -243,7 +243,7 @@ class TranscriptFormer(nn.Module):
         self.assays = nn.Embedding(config.n_assays, d)
         self.layers = nn.ModuleList(TranscriptFormerLayer(config) for _ in range(n_layers))
         self.gene_vectors = torch.zeros(config.vocab_size, config.gene_vector_size)
-        self._rows = GeneRows(config.vocab_size + config.n_assays, self._input_states)
+        self._rows = GeneRows(config.vocab_size + config.n_assays, self._input_states, self._input_weights)
 
     def forward(self, tokens: Tensor, counts: Tensor, lengths: Lengths) -> Tensor:
         """Hidden states of the last built layer.
@@ -296,6 +296,9 @@ class TranscriptFormer(nn.Module):
         self.to_empty(device="cpu")
         published.copy_into(_targets(self), tensors)
         self.gene_vectors = tensors[GENE_VECTORS]
+
+    def _input_weights(self) -> list[Tensor]:
+        return [*self.gene_mlp.parameters(), *self.assays.parameters()]
 
     def _input_states(self, tokens: Tensor) -> Tensor:
         weight = self.assays.weight
