@@ -9,15 +9,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scfm._keys import PARAMS
+from scfm._keys import PARAMS, Keys
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
-    from scfm._keys import Keys
     from scfm.model import Embedding
+    from scfm.run.store import EmbeddingStore
 
-__all__ = ["check_output", "replace", "write_with_embedding"]
+__all__ = ["check_output", "merge_store", "replace", "write_with_embedding"]
 
 SUFFIXES = (".h5ad", ".h5mu", ".zarr")
 
@@ -66,6 +66,70 @@ def write_with_embedding(source: Path, out: Path, embedding: Embedding, keys: Ke
         replace(out, work)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def merge_store(store: EmbeddingStore, target: Path, modality: str | None = None) -> None:
+    """Add the embeddings of a complete store to the file of the cells, a piece at a time.
+
+    An HDF5 file is completed in a copy that takes its place in one step; to a zarr store the embeddings are added.
+
+    Raises
+    ------
+    ValueError
+        If shards are missing, or the cells of the file are others.
+    """
+    from anndata.io import read_elem, write_elem
+
+    missing = store.missing()
+    if missing:
+        msg = f"{store.path} lacks {len(missing)} of {len(store.shards)} shards; finish it with scfm.tl.embed_store first."
+        raise ValueError(msg)
+    ours, is_source = store.obs_names(), store.is_of(target)
+    keys = Keys(store.keys_obsm, store.keys_uns)
+
+    def add(root: Any) -> None:
+        group = root if modality is None else root["mod"][modality]
+        obs = group["obs"]
+        names = read_elem(obs[obs.attrs["_index"]])
+        if len(names) != len(ours) or (names != ours).any():
+            msg = f"{target} does not hold the cells of {store.path}; nothing was changed."
+            raise ValueError(msg)
+        for name in ("obsm", "uns"):
+            if name not in group:
+                write_elem(group, name, {})
+        write_elem(group["uns"], keys.uns, store.uns())
+        _copy_rows(group["obsm"], keys.obsm, store)
+
+    if target.is_dir():
+        with _opened(target) as root:
+            add(root)
+    else:
+        _in_copy(target, add)
+    if is_source:
+        store.set_source(target)
+
+
+def _in_copy(target: Path, add: Callable[[Any], None]) -> None:
+    folder = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.absolute().parent))
+    try:
+        shutil.copyfile(target, folder / target.name)
+        shutil.copymode(target, folder / target.name)
+        with _opened(folder / target.name) as root:
+            add(root)
+        (folder / target.name).replace(target)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _copy_rows(obsm: Any, key: str, store: EmbeddingStore) -> None:
+    if key in obsm:
+        del obsm[key]
+    shape = (store.n_obs, store.n_features)
+    create = obsm.create_array if hasattr(obsm, "create_array") else obsm.create_dataset
+    array = create(key, shape=shape, dtype="f4")
+    for shard in store.shards:
+        array[shard.start : shard.stop] = store.read(shard)
+    array.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
 
 
 def replace(out: Path, work: Path) -> None:

@@ -67,12 +67,20 @@ def _parser() -> tuple[ArgumentParser, dict[str, Any]]:
     subcommands.add_subcommand("embed", _embed_parser())
     models = ArgumentParser(description="List the models that are known by name.")
     subcommands.add_subcommand("models", models)
+    status = ArgumentParser(description="Say how much of a store of embeddings is done.")
+    status.add_argument("store", type=Path, help="folder that `scfm embed --store` fills")
+    subcommands.add_subcommand("status", status)
+    merge = ArgumentParser(description="Add the embeddings of a complete store to the file of the cells.")
+    merge.add_argument("store", type=Path, help="folder that `scfm embed --store` filled")
+    merge.add_argument("target", type=Path, help="the .h5ad, .h5mu or .zarr file that was embedded")
+    merge.add_argument("--modality", type=str | None, default=None, help="modality of an .h5mu file")
+    subcommands.add_subcommand("merge", merge)
     convert = ArgumentParser(description="Convert published weights into one folder without pickles.")
     convert.add_argument("source", type=Path, help="folder (or tar file) of published weights")
     convert.add_argument("out", type=Path, help="folder to write")
     convert.add_function_arguments(scfm.model.convert, skip={"source", "out"})
     subcommands.add_subcommand("convert", convert)
-    return parser, {"embed": _embed, "models": _models, "convert": _convert}
+    return parser, {"embed": _embed, "models": _models, "convert": _convert, "status": _status, "merge": _merge}
 
 
 def _embed_parser() -> ArgumentParser:
@@ -92,6 +100,14 @@ def _embed_parser() -> ArgumentParser:
         default="cell",
         help="cge: write the state of every gene in every cell to the folder OUT instead (scfm.tl.gene_embeddings)",
     )
+    embed.add_argument(
+        "--store", action="store_true", help="OUT is a zarr store that is filled shard by shard; resumes"
+    )
+    embed.add_argument(
+        "--shard", type=str | None, default=None, help="with --store: part of the work, as 3/16, or auto"
+    )
+    embed.add_argument("--shard_rows", type=int | None, default=None, help="with --store: cells of a shard")
+    embed.add_argument("--into_source", action="store_true", help="with --store: add the result to SOURCE at the end")
     embed.add_function_arguments(scfm.tl.embed, skip=set(_NOT_ON_THE_COMMAND_LINE))
     for name, (kind, text) in _family_options().items():
         embed.add_argument(f"--{name}", type=kind, default=SUPPRESS, help=text)
@@ -144,8 +160,19 @@ def _embed(arguments: Namespace) -> None:
     values = vars(arguments)
     source, out, name = values.pop("source"), values.pop("out"), values.pop("model")
     overwrite, key_added, kind = values.pop("overwrite"), values.pop("key_added"), values.pop("emb_type")
-    family = values.pop("family")
+    family, whole = values.pop("family"), values.pop("store")
+    sharding = {name: values.pop(name) for name in ("shard", "shard_rows", "into_source")}
     _log_progress()
+    if whole:
+        del values["groupby"]
+        model = scfm.model.load(name, family=family)
+        scfm.tl.embed_store(source, model, out, resume=True, key_added=key_added, **sharding, **values)
+        print(_progress(out))
+        return
+    given = [name for name, value in sharding.items() if value]
+    if given:
+        msg = f"--{given[0]} goes with --store."
+        raise ValueError(msg)
     if kind == "cge":
         values = {key: value for key, value in values.items() if key not in ("pooling", "groupby")}
         model = scfm.model.load(name, family=family)
@@ -157,6 +184,33 @@ def _embed(arguments: Namespace) -> None:
     embedding = model.run(source, **values)
     write_with_embedding(source, out, embedding, keys, values["modality"])
     print(f"wrote {out} with {embedding.axis}m[{keys.obsm!r}] {embedding.values.shape} and uns[{keys.uns!r}]")
+
+
+def _status(arguments: Namespace) -> None:
+    print(_progress(arguments.store))
+
+
+def _progress(path: Path) -> str:
+    from scfm.run.store import EmbeddingStore
+
+    store = EmbeddingStore.open(path)
+    missing = store.missing()
+    cells = sum(shard.stop - shard.start for shard in missing)
+    text = f"{path}: {len(store.shards) - len(missing)} of {len(store.shards)} shards, {store.n_obs - cells:,} of {store.n_obs:,} cells"
+    if missing:
+        text += (
+            f"; missing shards {', '.join(str(shard.number) for shard in missing[:10])}{' ...' * (len(missing) > 10)}"
+        )
+    return text
+
+
+def _merge(arguments: Namespace) -> None:
+    from scfm._files import merge_store
+    from scfm.run.store import EmbeddingStore
+
+    store = EmbeddingStore.open(arguments.store)
+    merge_store(store, arguments.target, arguments.modality)
+    print(f"added obsm[{store.keys_obsm!r}] and uns[{store.keys_uns!r}] to {arguments.target}")
 
 
 def _models(arguments: Namespace) -> None:

@@ -13,7 +13,7 @@ from scfm.run import RunPlan, run
 from scfm.run.device import default_batch_tokens
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     import torch
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from scfm.read import CountSource
     from scfm.run import RunStats, Sink
 
-__all__ = ["Compat", "RunOptions", "Session"]
+__all__ = ["Compat", "RunOptions", "Session", "counts_of"]
 
 logger = logging.getLogger("scfm")
 
@@ -42,6 +42,12 @@ class RunOptions:
     compat: Compat | None
     family: Any
     """Options of the family."""
+
+
+def counts_of(stats: RunStats) -> dict[str, int]:
+    """How many cells went through, were cut, were empty, or left out by an option, as it is stored."""
+    counts = {"n_cells": stats.n_cells, "n_cells_truncated": stats.n_truncated, "n_cells_empty": stats.n_empty}
+    return counts | ({"n_cells_dropped": stats.n_dropped} if stats.n_dropped else {})
 
 
 @dataclass(frozen=True)
@@ -66,8 +72,9 @@ class Session:
         forward: Callable[[torch.nn.Module, TokenBatch], Any] | None = None,
         *,
         block_rows: int | None = None,
+        spans: Sequence[tuple[int, int]] | None = None,
     ) -> RunStats:
-        """Send all cells through the network into a sink; warns of empty and dropped cells.
+        """Send cells through the network into a sink; warns of empty and dropped cells.
 
         Parameters
         ----------
@@ -77,6 +84,8 @@ class Session:
             What to compute of a batch, by default what :meth:`FoundationModel.forward` does.
         block_rows
             Most cells that are read at a time, by default as in the settings.
+        spans
+            Ranges of cells; all by default.
         """
         encode = self.model.build_encoder(self.source, self.genes, self.choices)
         network = self.network()
@@ -91,11 +100,11 @@ class Session:
             padded=self.device.type != "cpu" and self.model.pads,
             progress=settings.progress,
         )
-        stats = run(self.source, encode, step, sink, plan, self.model.max_genes(self.choices))
+        stats = run(self.source, encode, step, sink, plan, self.model.max_genes(self.choices), spans)
         self._report(stats)
         return stats
 
-    def params(self, stats: RunStats) -> dict[str, Any]:
+    def description(self) -> dict[str, Any]:
         """Everything needed to repeat the run, in types that every AnnData file format can store."""
         card, choices = self.model.card, self.choices
         return {
@@ -110,15 +119,15 @@ class Session:
             "options": asdict(choices.family),
             "matrix": self.source.matrix,
             "genes": self.genes.report.as_dict(),
-            "n_cells": stats.n_cells,
-            "n_cells_truncated": stats.n_truncated,
-            "n_cells_empty": stats.n_empty,
             **self.model.facts(self.source, choices),
-            **({"n_cells_dropped": stats.n_dropped} if stats.n_dropped else {}),
             "device": str(self.device),
             "dtype": str(self.dtype).removeprefix("torch."),
             "versions": {name: version(name) for name in ("scfm", "anndata", "numpy", "torch")},
         }
+
+    def params(self, stats: RunStats) -> dict[str, Any]:
+        """The description, and how many cells went through, were cut, were empty, or left out."""
+        return self.description() | counts_of(stats)
 
     def _report(self, stats: RunStats) -> None:
         logger.info(

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,6 +14,8 @@ import numpy as np
 from scfm.batch import plan_batches, prefetch
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
     from scfm._types import CountBlock, TokenBatch, TokenBlock
@@ -63,8 +66,16 @@ class RunStats:
     """Duration."""
 
 
-def run(source: CountSource, encode: Encode, forward: Forward, sink: Sink, plan: RunPlan, max_genes: int) -> RunStats:
-    """Send all cells of a source through a network.
+def run(
+    source: CountSource,
+    encode: Encode,
+    forward: Forward,
+    sink: Sink,
+    plan: RunPlan,
+    max_genes: int,
+    spans: Sequence[tuple[int, int]] | None = None,
+) -> RunStats:
+    """Send the cells of a source through a network.
 
     Reading and encoding run one block ahead in a thread of their own. When memory runs out, the token budget is
     halved and the batch is split; only a single cell that does not fit is an error.
@@ -83,28 +94,34 @@ def run(source: CountSource, encode: Encode, forward: Forward, sink: Sink, plan:
         Sizes.
     max_genes
         Genes of a cell that the encoder keeps; cells with more are counted as truncated.
+    spans
+        Ranges of cells, one after the other; no block or batch goes across their borders. All cells by default.
     """
     import torch
     from tqdm.auto import tqdm
 
     stats = RunStats(batch_tokens=plan.batch_tokens)
     began = time.perf_counter()
-    blocks = source.blocks(plan.block_rows, max_nnz=plan.block_values)
+    spans = [(0, source.n_obs)] if spans is None else spans
+    blocks = chain.from_iterable(
+        source.blocks(plan.block_rows, start=start, stop=stop, max_nnz=plan.block_values) for start, stop in spans
+    )
+    total = sum(stop - start for start, stop in spans)
     with (
         torch.inference_mode(),
-        tqdm(total=source.n_obs, unit="cell", desc="embed", disable=_hidden(plan.progress)) as bar,
+        tqdm(total=total, unit="cell", desc="embed", disable=_hidden(plan.progress)) as bar,
     ):
         for block in prefetch(map(encode, blocks)):
             for batch in plan_batches(block, stats.batch_tokens, padded=plan.padded):
                 _run_batch(batch, forward, sink, stats)
                 bar.update(len(batch.rows))
-            sink.end_block()
             bar.update(int(np.count_nonzero(np.diff(block.offsets) == 0)))
             stats.n_cells += block.n_cells
             stats.n_tokens += len(block.tokens)
             stats.n_truncated += int(np.count_nonzero(block.n_genes > max_genes))
             stats.n_dropped += int(np.count_nonzero(block.n_genes < 0))
             stats.n_empty += int(np.count_nonzero(block.n_genes == 0))
+            sink.end_block(block.row0 + block.n_cells, stats)
     stats.seconds = time.perf_counter() - began
     return stats
 

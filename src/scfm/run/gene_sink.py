@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from scfm._types import TokenBatch
+    from scfm.run.engine import RunStats
 
 __all__ = ["GeneStatesSink", "SparseStates", "StatesWriter", "ZarrStates"]
 
@@ -61,7 +62,7 @@ class GeneStatesSink:
         states = output[torch.from_numpy(at).to(output.device)].float().cpu().numpy()
         self._parts.append((cells[at], genes, states))
 
-    def end_block(self) -> None:
+    def end_block(self, stop: int, stats: RunStats) -> None:
         """Pass on what has come since the last block."""
         if not self._parts:
             return

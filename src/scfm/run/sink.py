@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from scfm._types import TokenBatch
+    from scfm.run.engine import RunStats
 
 __all__ = ["ArraySink", "GeneMeansSink", "Sink"]
 
@@ -21,8 +22,8 @@ class Sink(Protocol):
     def write(self, batch: TokenBatch, output: Tensor) -> None:
         """Store the output of one batch; called once a batch, in any order of the rows of a block."""
 
-    def end_block(self) -> None:
-        """Take note that all cells of the blocks so far have come."""
+    def end_block(self, stop: int, stats: RunStats) -> None:
+        """Take note that all cells before ``stop`` have come, as far as they belong to the run, with these totals."""
 
 
 class ArraySink:
@@ -41,7 +42,7 @@ class ArraySink:
         """Store one vector per cell, shape ``(n_cells, n_features)``."""
         self.values[batch.rows] = output.float().cpu().numpy()
 
-    def end_block(self) -> None:
+    def end_block(self, stop: int, stats: RunStats) -> None:
         """Nothing is held back."""
 
 
@@ -87,7 +88,7 @@ class GeneMeansSink:
         at = torch.from_numpy(np.flatnonzero(used))
         self._means.add(output[at.to(output.device)], torch.from_numpy(place[used]))
 
-    def end_block(self) -> None:
+    def end_block(self, stop: int, stats: RunStats) -> None:
         """Nothing is held back."""
 
     def values(self) -> NDArray[np.float32]:

@@ -85,7 +85,7 @@ def score(
     >>> import scfm, tempfile
     >>> folder = scfm.testing.write_transcriptformer(tempfile.mkdtemp())
     >>> model = scfm.model.load(folder)
-    >>> adata = scfm.datasets.synthetic(5, 50, genes=model.vocabulary.genes[:50])
+    >>> adata = scfm.datasets.synthetic(5, 50, genes_per_cell=8, genes=model.vocabulary.genes[:50])
     >>> scfm.tl.score(adata, model)
     >>> bool((adata.obs["transcriptformer_gene_llh"] < 0).all())
     True

@@ -1,0 +1,231 @@
+"""Embeddings of more cells than fit into memory, into a store on disk."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scfm._files import merge_store
+from scfm._keys import result_keys
+from scfm.model import FoundationModel, load
+from scfm.model._session import counts_of
+from scfm.run import RunStats
+from scfm.run.store import CHUNK_ROWS, EmbeddingStore, ShardSink, fingerprint
+
+if TYPE_CHECKING:
+    import torch
+
+    from scfm.model._base import Compat
+    from scfm.model._session import Session
+    from scfm.run.store import Shard
+
+__all__ = ["embed_store"]
+
+logger = logging.getLogger("scfm")
+
+SHARD_BYTES = 2**25
+_RANKS = (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS"))
+
+
+def embed_store(
+    source: str | Path,
+    model: str | Path | FoundationModel,
+    out: str | Path,
+    *,
+    shard: str | None = None,
+    shard_rows: int | None = None,
+    resume: bool = True,
+    into_source: bool = False,
+    modality: str | None = None,
+    layer: str | None = None,
+    use_raw: bool | None = None,
+    gene_key: str | None = None,
+    pooling: str | None = None,
+    hidden_layer: int | None = None,
+    max_tokens: int | None = None,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    compat: Compat | None = None,
+    key_added: str | None = None,
+    **options: Any,
+) -> Path:
+    """Embed the cells of a file into a zarr store, in memory that does not grow with the number of cells.
+
+    Cells are computed in shards of consecutive rows. A finished shard stays finished: called again with the same
+    arguments after an interruption, only the missing shards are computed. Several processes may fill one store, each
+    with its own ``shard``.
+
+    Parameters
+    ----------
+    source
+        Path of an ``.h5ad`` or ``.h5mu`` file or a zarr store; it is read block by block and not changed.
+    model
+        Id, alias, folder, or a loaded model.
+    out
+        Folder of the store; made if it does not exist.
+    shard
+        Part of the work to do: ``"3/16"`` is the third of sixteen. ``"auto"`` takes it from the environment of torchrun
+        (``RANK``, ``WORLD_SIZE``) or SLURM (``SLURM_PROCID``, ``SLURM_NTASKS``). By default everything.
+    shard_rows
+        Cells of a shard, a multiple of 1,024 or less than that; by default as many as give about 32 MiB.
+    resume
+        Whether to go on with a store that exists; ``False`` makes that an error.
+    into_source
+        When nothing is missing any more, add the embeddings to ``source``, too; an HDF5 file is completed in a copy
+        that takes its place in one step, which needs room for both.
+    modality, layer, use_raw, gene_key, hidden_layer, max_tokens, device, dtype, compat, key_added, options
+        As for :func:`scfm.tl.embed`.
+    pooling
+        As for :func:`scfm.tl.embed`, except ``"gene"``.
+
+    Returns
+    -------
+    ``out``. :func:`anndata.read_zarr` opens it: ``obs_names`` as in the source, ``obsm['X_<family>' | key_added]``
+    float32 of shape ``(n_obs, n_features)``, NaN in shards that are not finished, and
+    ``uns['<family>' | key_added]['params']``.
+
+    Raises
+    ------
+    FileExistsError
+        If ``out`` is no such store, was made of another or since changed source or with other parameters, or exists
+        and ``resume`` is off.
+    RuntimeError
+        If another process is computing the same shards.
+    TypeError, ValueError, FileNotFoundError
+        As :func:`scfm.tl.embed`.
+
+    Examples
+    --------
+    >>> import scfm, tempfile, anndata
+    >>> folder = tempfile.mkdtemp()
+    >>> scfm.datasets.pbmc68k().write_h5ad(f"{folder}/cells.h5ad")
+    >>> out = scfm.tl.embed_store(f"{folder}/cells.h5ad", "scfm-mini", f"{folder}/embedding.zarr")
+    >>> anndata.read_zarr(out).obsm["X_scfm_mini"].shape
+    (700, 128)
+    """
+    source, out = _checked_paths(source, Path(out).expanduser(), resume=resume)
+    part = _part(shard)
+    if pooling == "gene":
+        msg = "pooling='gene' gives one vector per gene, which fits into memory: use scfm.tl.embed."
+        raise ValueError(msg)
+    loaded = model if isinstance(model, FoundationModel) else load(model)
+    keys = result_keys(loaded.family, key_added)
+    where: dict[str, Any] = {"modality": modality, "layer": layer, "use_raw": use_raw, "gene_key": gene_key}
+    how: dict[str, Any] = {"pooling": pooling, "hidden_layer": hidden_layer, "max_tokens": max_tokens, "compat": compat}
+    with loaded.session(source, device=device, dtype=dtype, **where, **how, **options) as session:
+        rows = _shard_rows(shard_rows, session.model.n_features)
+        description = session.description()
+        identity = _identity(source, session, description)
+        if not out.exists():
+            names = session.source.obs_names
+            EmbeddingStore.create(out, keys, names, session.model.n_features, rows, identity, description)
+        store = _opened(out, identity, keys.obsm, rows if shard_rows is not None else None)
+        _fill(session, store, _share(store.shards, part))
+    if _finish(store) and into_source:
+        merge_store(store, source, modality)
+    return out
+
+
+def _checked_paths(source: object, out: Path, *, resume: bool) -> tuple[Path, Path]:
+    if not isinstance(source, str | Path):
+        msg = f"tl.embed_store reads a file, got {type(source).__name__}; scfm.tl.embed takes an AnnData."
+        raise TypeError(msg)
+    if out.exists() and not resume:
+        msg = f"{out} exists already; choose another name, remove it, or go on with it by resume=True."
+        raise FileExistsError(msg)
+    if not out.absolute().parent.is_dir():
+        msg = f"There is no folder {out.absolute().parent}."
+        raise FileNotFoundError(msg)
+    return Path(source).expanduser(), out
+
+
+def _part(shard: str | None) -> tuple[int, int]:
+    """Which part of how many, counted from 0."""
+    if shard is None:
+        return 0, 1
+    if shard == "auto":
+        for rank, size in _RANKS:
+            if rank in os.environ and size in os.environ:
+                return int(os.environ[rank]), int(os.environ[size])
+        names = " or ".join("/".join(pair) for pair in _RANKS)
+        msg = f"shard='auto' found none of {names} in the environment; pass shard='1/4' and so on."
+        raise ValueError(msg)
+    first, slash, last = shard.partition("/")
+    if not (slash and first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last)):
+        msg = f"shard={shard!r} is no part of the work; parts are counted from 1, as in '1/4' to '4/4'."
+        raise ValueError(msg)
+    return int(first) - 1, int(last)
+
+
+def _share(shards: list[Shard], part: tuple[int, int]) -> list[Shard]:
+    number, of = part
+    return shards[len(shards) * number // of : len(shards) * (number + 1) // of]
+
+
+def _shard_rows(asked: int | None, n_features: int) -> int:
+    if asked is None:
+        return max(1, SHARD_BYTES // (4 * n_features * CHUNK_ROWS)) * CHUNK_ROWS
+    if asked < 1 or (asked > CHUNK_ROWS and asked % CHUNK_ROWS):
+        msg = f"shard_rows={asked} must be a multiple of {CHUNK_ROWS}, or from 1 to {CHUNK_ROWS}."
+        raise ValueError(msg)
+    return asked
+
+
+def _identity(source: Path, session: Session, description: dict[str, Any]) -> dict[str, Any]:
+    """What makes a run the same run: the cells and the parameters, but not the machine and its versions."""
+    parameters = {name: value for name, value in description.items() if name not in ("device", "versions")}
+    identity = {"source": fingerprint(source) | {"n_obs": session.source.n_obs}, "parameters": parameters}
+    found: dict[str, Any] = json.loads(json.dumps(identity, default=str))
+    return found
+
+
+def _opened(out: Path, identity: dict[str, Any], obsm: str, rows: int | None) -> EmbeddingStore:
+    try:
+        store = EmbeddingStore.open(out)
+    except ValueError as error:
+        raise FileExistsError(str(error)) from error
+    if store.identity["source"] != identity["source"]:
+        msg = (
+            f"{out} was made of a source that was another, or that has changed since: it was {store.identity['source']}, "
+            f"now it is {identity['source']}. Remove the store or choose another name."
+        )
+        raise FileExistsError(msg)
+    old, new = store.identity["parameters"], identity["parameters"]
+    differing = [name for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
+    if store.keys_obsm != obsm:
+        differing.append("key_added")
+    if rows is not None and len(store.shards) and rows < store.n_obs and store.shards[0].stop != rows:
+        differing.append("shard_rows")
+    if differing:
+        pairs = ", ".join(f"{name} was {old.get(name)!r} and is {new.get(name)!r}" for name in differing if name in old)
+        msg = (
+            f"{out} was made with other parameters ({pairs or ', '.join(differing)}). Remove it or choose another name."
+        )
+        raise FileExistsError(msg)
+    return store
+
+
+def _fill(session: Session, store: EmbeddingStore, shards: list[Shard]) -> None:
+    with store.locked(shards):
+        done = store.done()
+        missing = [shard for shard in shards if shard.number not in done]
+        logger.info("%d of %d shards of %s are to be computed", len(missing), len(shards), store.path)
+        if missing:
+            spans = [(shard.start, shard.stop) for shard in missing]
+            session.into(ShardSink(store, missing), spans=spans)
+
+
+def _finish(store: EmbeddingStore) -> bool:
+    """When nothing is missing any more, add up what the shards counted; says whether that is so."""
+    done = store.done()
+    if len(done) < len(store.shards):
+        return False
+    stats = RunStats()
+    for marker in done.values():
+        for name in ("n_cells", "n_truncated", "n_empty", "n_dropped"):
+            setattr(stats, name, getattr(stats, name) + marker[name])
+    store.set_params(counts_of(stats))
+    return True

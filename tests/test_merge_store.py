@@ -1,0 +1,89 @@
+"""Embeddings of a store, added to the file of the cells."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import anndata as ad
+import mudata as md
+import numpy as np
+import pytest
+
+import scfm
+from scfm._files import merge_store
+from scfm.cli import main
+from scfm.run.store import EmbeddingStore
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+KEY, ROWS = "X_scfm_mini", 64
+pytestmark = pytest.mark.filterwarnings("ignore:Writing zarr v2", "ignore:zarr v3 autosharding")
+
+
+def write(kind: str, folder: Path) -> Path:
+    adata = scfm.datasets.pbmc68k()[:200].copy()
+    adata.obsm["X_old"] = np.ones((200, 2), "f4")
+    path = folder / f"cells.{kind}"
+    if kind == "h5mu":
+        md.MuData({"rna": adata}).write_h5mu(path)
+    elif kind == "zarr":
+        adata.write_zarr(path)
+    else:
+        adata.write_h5ad(path)
+    return path
+
+
+def read(path: Path) -> ad.AnnData:
+    if path.suffix == ".h5mu":
+        return md.read_h5mu(path)["rna"]
+    return ad.read_zarr(path) if path.suffix == ".zarr" else ad.read_h5ad(path)
+
+
+@pytest.mark.filterwarnings("ignore:From 0.4:FutureWarning")
+@pytest.mark.parametrize("kind", ["h5ad", "zarr", "h5mu"])
+def test_into_source(kind: str, tmp_path: Path) -> None:
+    source, out = write(kind, tmp_path), tmp_path / "emb.zarr"
+    modality = "rna" if kind == "h5mu" else None
+    call = {"shard_rows": ROWS, "modality": modality, "into_source": True, "device": "cpu"}
+    scfm.tl.embed_store(source, "scfm-mini", out, shard="1/2", **call)
+    assert KEY not in read(source).obsm
+    for _ in range(2):  # the second time there is nothing left to do
+        scfm.tl.embed_store(source, "scfm-mini", out, **call)
+        found, store = read(source), ad.read_zarr(out)
+        np.testing.assert_array_equal(found.obsm[KEY], store.obsm[KEY])
+        assert np.isfinite(found.obsm[KEY]).all()
+        assert found.uns["scfm_mini"]["params"]["n_cells"] == 200
+        np.testing.assert_array_equal(found.obsm["X_old"], 1)
+        assert list(found.obs_names) == list(store.obs_names)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([source.name, out.name])
+
+
+def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, out = write("h5ad", tmp_path), tmp_path / "emb.zarr"
+    embed = ["embed", str(source), "--model", "scfm-mini", "--out", str(out), "--store", "--shard-rows", "64"]
+    assert main([*embed, "--shard", "2/2", "--device", "cpu"]) == 0
+    assert main(["status", str(out)]) == 0
+    assert main(["merge", str(out), str(source)]) == 1
+    text = capsys.readouterr()
+    assert f"{out}: 2 of 4 shards, 72 of 200 cells; missing shards 0, 1" in text.out
+    assert "lacks 2 of 4 shards" in text.err
+    assert main([*embed, "--device", "cpu"]) == 0
+    assert main(["merge", str(out), str(source)]) == 0
+    assert f"added obsm['{KEY}']" in capsys.readouterr().out
+    np.testing.assert_array_equal(ad.read_h5ad(source).obsm[KEY], ad.read_zarr(out).obsm[KEY])
+    assert main(["embed", str(source), "--model", "scfm-mini", "--out", str(out), "--shard", "1/2"]) == 1
+    assert "--shard goes with --store" in capsys.readouterr().err
+
+
+def test_other_cells_are_refused(tmp_path: Path) -> None:
+    source, out = write("h5ad", tmp_path), tmp_path / "emb.zarr"
+    scfm.tl.embed_store(source, "scfm-mini", out, shard_rows=ROWS, device="cpu")
+    other = ad.read_h5ad(source)
+    other.obs_names = other.obs_names[::-1]
+    other.write_h5ad(tmp_path / "other.h5ad")
+    before = (tmp_path / "other.h5ad").read_bytes()
+    with pytest.raises(ValueError, match="does not hold the cells of .*nothing was changed"):
+        merge_store(EmbeddingStore.open(out), tmp_path / "other.h5ad")
+    assert (tmp_path / "other.h5ad").read_bytes() == before
+    assert len(list(tmp_path.iterdir())) == 3
