@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
+    import pandas as pd
     from anndata import AnnData
     from numpy.typing import NDArray
 
-__all__ = ["has_lazy_frames", "is_mudata", "layer_names", "view_of"]
+__all__ = ["frame_of", "is_mudata", "layer_names", "view_of"]
 
 
 def is_mudata(data: object) -> bool:
@@ -25,9 +26,11 @@ def layer_names(adata: AnnData) -> list[str]:
     return [name for name in adata.layers if name is not None]
 
 
-def has_lazy_frames(adata: AnnData) -> bool:
-    """Whether obs or var is an xarray-backed frame, as ``anndata.experimental.read_lazy`` makes them."""
-    return type(adata.obs).__name__ == "Dataset2D" or type(adata.var).__name__ == "Dataset2D"
+def frame_of(table: Any) -> pd.DataFrame:
+    """Annotation as a new frame around the same columns; a lazy one (``anndata.experimental.read_lazy``) is read."""
+    import pandas as pd
+
+    return table.to_memory() if type(table).__name__ == "Dataset2D" else pd.DataFrame(table)
 
 
 def view_of(adata: AnnData) -> tuple[AnnData, range | NDArray[np.int64], NDArray[np.int64] | None]:

@@ -342,7 +342,6 @@ def test_columns_on_disk_are_no_advice(build: Callable[..., ad.AnnData], lognorm
         ("cupyx.scipy.sparse", r"rapids_singlecell\.get\.anndata_to_CPU"),
         ("torch", r"matrix\.cpu\(\)\.numpy\(\)"),
         ("jaxlib.xla_extension", r"numpy\.asarray"),
-        ("dask.array.core", r"adata\.to_memory\(\)"),
     ],
 )
 def test_arrays_that_are_elsewhere(package: str, remedy: str) -> None:
@@ -366,16 +365,6 @@ def test_other_sparse_formats(x: np.ndarray) -> None:
         dense = sparse.csr_array((parts.data, parts.indices, parts.indptr), shape=(7, 11)).toarray()
         np.testing.assert_array_equal(dense, x[2:9])
     np.testing.assert_array_equal(matrix_of(np.matrix(x), "X", "AnnData").take(range(1, 2)).data, x[1][x[1] > 0])
-
-
-def test_a_real_dask_array_and_a_lazy_anndata(build: Callable[..., ad.AnnData], tmp_path: Path) -> None:
-    dask = pytest.importorskip("dask.array")
-    with pytest.raises(TypeError, match=r"dask array.*adata\.to_memory\(\)"):
-        open_counts(ad.AnnData(dask.from_array(np.ones((4, 3)), chunks=2)))
-    pytest.importorskip("xarray")
-    build().write_h5ad(tmp_path / "a.h5ad")
-    with pytest.raises(TypeError, match=r"lazy AnnData.*adata\.to_memory\(\)"):
-        open_counts(ad.experimental.read_lazy(tmp_path / "a.h5ad"))
 
 
 def test_mudata_need_not_be_installed(build: Callable[..., ad.AnnData], monkeypatch: pytest.MonkeyPatch) -> None:

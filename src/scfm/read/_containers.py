@@ -15,7 +15,7 @@ from anndata import AnnData
 from anndata.io import read_elem
 from scipy import sparse
 
-from scfm._compat import has_lazy_frames, is_mudata, layer_names, view_of
+from scfm._compat import frame_of, is_mudata, layer_names, view_of
 from scfm.read._source import CountSource
 from scfm.read.backed import is_group, stored_matrix
 from scfm.read.memory import DenseMemory, SparseMemory
@@ -94,9 +94,6 @@ class AnnDataContainer(Container):
     """An AnnData: in memory, a view, backed, or a view of a backed one."""
 
     def __init__(self, adata: AnnData, label: str) -> None:
-        if has_lazy_frames(adata):
-            msg = "A lazy AnnData (read_lazy) cannot be read yet. Pass adata.to_memory() or the path of the file."
-            raise TypeError(msg)
         self.label = f"{label} backed by {adata.filename}" if adata.isbacked else label
         self._adata = adata
         self._parent, self._rows, self._cols = view_of(adata)
@@ -110,7 +107,7 @@ class AnnDataContainer(Container):
     @property
     def obs(self) -> pd.DataFrame:
         # a new frame around the same columns: the caller's object neither gains columns nor turns from view to copy
-        return pd.DataFrame(self._adata.obs)
+        return frame_of(self._adata.obs)
 
     @property
     def obs_names(self) -> pd.Index:
@@ -121,7 +118,7 @@ class AnnDataContainer(Container):
         stored, rows, cols = self._stored(element)
         matrix = matrix_of(stored, element.name, self.label)
         var = self._adata.raw.var if element.kind == "raw" else self._adata.var
-        return CountSource(self, matrix, element.name, rows=rows, cols=cols, var=pd.DataFrame(var))
+        return CountSource(self, matrix, element.name, rows=rows, cols=cols, var=frame_of(var))
 
     def _stored(self, element: Element) -> tuple[Any, Rows, NDArray[np.int64] | None]:
         """Find the matrix, and which of its rows and columns are seen."""
@@ -216,7 +213,7 @@ def matrix_of(stored: Any, name: str, label: str) -> MatrixRows:
     Raises
     ------
     TypeError
-        If it is on a GPU, a dask array, or nothing that is known.
+        If it is on a GPU, or nothing that is known.
     """
     where, package = f"{name} of {label}", type(stored).__module__.partition(".")[0]
     if sparse.issparse(stored):
@@ -231,8 +228,9 @@ def matrix_of(stored: Any, name: str, label: str) -> MatrixRows:
         msg = f"{where} is a {package} array. Counts are read on the CPU: bring it there first by {GPU[package]}."
         raise TypeError(msg)
     if package == "dask":
-        msg = f"{where} is a dask array, which cannot be read yet. Pass adata.to_memory() or the path of the file."
-        raise TypeError(msg)
+        from scfm.read.lazy import DaskRows
+
+        return DaskRows(stored, where)
     shape = f" of {stored.ndim} dimensions" if hasattr(stored, "ndim") else ""
     msg = f"{where} is a {type(stored).__name__}{shape}; a 2-D numpy array or a scipy sparse matrix is needed."
     raise TypeError(msg)

@@ -60,7 +60,7 @@ def open_counts(
     Raises
     ------
     TypeError
-        If ``data`` cannot be read, or the matrix is on a GPU, a dask array, or neither numeric nor boolean.
+        If ``data`` cannot be read, or the matrix is on a GPU, or neither numeric nor boolean.
     FileNotFoundError
         If there is no such file.
     ValueError
