@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from scfm.model._transcriptformer_score import Scorer
     from scfm.nn import GeneScores
+    from scfm.run import RunStats
 
 # Largest absolute (relative for mu, norm_llh and norm_counts) differences, from the README of the values.
 CELL_TOLERANCE = 1e-5
@@ -158,7 +159,7 @@ class Collected:
             for row, part in zip(batch.rows, getattr(scores, name).split(lengths), strict=True):
                 array[row, : len(part)] = part.numpy()
 
-    def end_block(self) -> None:
+    def end_block(self, stop: int, stats: RunStats) -> None:
         pass
 
 

@@ -174,7 +174,11 @@ def _embed(arguments: Namespace) -> None:
         msg = f"--{given[0]} goes with --store."
         raise ValueError(msg)
     if kind == "cge":
-        values = {key: value for key, value in values.items() if key not in ("pooling", "groupby")}
+        unused = [name for name in ("pooling", "groupby") if values.pop(name) is not None]
+        unused += ["key_added"] * (key_added is not None)
+        if unused:
+            msg = f"--{unused[0]} does not go with --emb_type cge, which writes every gene of every cell."
+            raise ValueError(msg)
         model = scfm.model.load(name, family=family)
         print(f"wrote {scfm.tl.gene_embeddings(source, model, out=out, overwrite=overwrite, **values)}")
         return

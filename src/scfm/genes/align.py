@@ -94,7 +94,7 @@ class GeneMap:
     """Token of every column of a data set (``genes`` → ``encode``)."""
 
     tokens: NDArray[np.int32]
-    """Token of each column, −1 where the model has none; shape ``(n_vars,)``."""
+    """Token of each column, −1 where the model has none, −2 where another column stands for it; ``(n_vars,)``."""
     report: MatchReport
     """The numbers."""
     sums: bool = True

@@ -75,7 +75,7 @@ def match_column(
 
 
 def first_of_each(tokens: np.ndarray) -> np.ndarray:
-    """Tokens of columns with −1 for every column but the first of its token."""
+    """Tokens of columns, with −2 for every column with a token but the first of it."""
     first = np.zeros(len(tokens), bool)
     first[np.unique(tokens, return_index=True)[1]] = True
-    return np.where(first, tokens, np.int32(-1)).astype(np.int32)
+    return np.where(first | (tokens < 0), tokens, np.int32(-2)).astype(np.int32)

@@ -63,6 +63,9 @@ class Vocabulary:
         if not len(self.genes) == len(self.tokens) == n_medians > 0:
             msg = f"{len(self.genes)} genes, {len(self.tokens)} tokens and {n_medians} medians: need as many of each, and one at least."
             raise ValueError(msg)
+        if len(set(self.special_tokens.values())) < len(self.special_tokens):
+            msg = f"Two of the special tokens {dict(self.special_tokens)} have the same id."
+            raise ValueError(msg)
         negative = [name for name, token in self.special_tokens.items() if token < 0]
         if negative:
             msg = f"The special token {negative[0]} has a negative id."

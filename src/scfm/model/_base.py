@@ -344,6 +344,9 @@ def _gene_means(session: Session, groupby: str | None) -> Embedding:
         msg = f"groupby={groupby!r} is not a column of obs; found {list(source.obs.columns)}."
         raise KeyError(msg)
     labels = pd.Categorical(source.obs[groupby])
+    if not len(labels.categories):
+        msg = f"groupby={groupby!r}: that column of obs holds no value but missing ones, so there is no group to average over."
+        raise ValueError(msg)
     sink = GeneMeansSink(session.genes.tokens, n_features, np.asarray(labels.codes, np.int64), len(labels.categories))
     stats = session.into(sink)
     groups = {"groupby": groupby, "groups": [str(label) for label in labels.categories]}

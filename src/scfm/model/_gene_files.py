@@ -37,6 +37,12 @@ class GeneFiles:
         """Gene ids, each once."""
         return list(dict.fromkeys(name for path in self.paths for name in read_gene_names(path)))
 
+    @property
+    def species(self) -> str:
+        """Species by the names of the files, which are as ``mus_musculus_gene.h5``."""
+        names = [path.stem.removesuffix("_gene").replace("_", " ") for path in self.paths]
+        return ", ".join("human" if name == "homo sapiens" else name for name in names)
+
     def vectors(self) -> tuple[list[str], NDArray[np.float32]]:
         """Gene ids, each once, and their vectors, shape ``(n_genes, n_features)``."""
         parts = [read_gene_vectors(path) for path in self.paths]
@@ -76,7 +82,7 @@ def files_of(
         places = [Path(path).expanduser() for path in ([given] if isinstance(given, str | Path) else given)]
     files = [place for place in places if place.is_file() and place.suffix == ".h5"]
     if not files:
-        for place in (place for place in places if place.is_dir()):
+        for place in (inner for outer in places for inner in (outer, outer / "vocabs") if inner.is_dir()):
             here = [place / Path(name).name for name in listed] if listed else sorted(place.glob("*_gene.h5"))
             if here and all(path.is_file() for path in here):
                 files = here
@@ -88,11 +94,21 @@ def files_of(
     return GeneFiles(tuple(files))
 
 
+def fingerprints(paths: Sequence[str]) -> list[tuple[int, int]]:
+    """Size and time of the last change of files, so far as they exist."""
+    found = [Path(path).expanduser() for path in paths]
+    return [(path.stat().st_size, path.stat().st_mtime_ns) for path in found if path.exists()]
+
+
 def published_vocabulary(
     folder: Path, config: Mapping[str, Any], given: str | Path | Sequence[str | Path] | None
 ) -> PublishedVocabulary:
     """Read the gene names, special tokens and assays of a published folder; no gene vector is read."""
-    data = config["model"].get("data_config")
+    model = config.get("model")
+    if not isinstance(model, dict) or "model_config" not in model:
+        msg = f"{folder / 'config.json'} lacks the section model.model_config: it is none of a TranscriptFormer."
+        raise ValueError(msg)
+    data = model.get("data_config")
     data = data if isinstance(data, dict) else {}
     specials = _strings(data, "special_tokens")
     files = files_of(folder, _strings(data, "esm2_mappings"), given)
@@ -106,7 +122,8 @@ def published_vocabulary(
     if "unknown" not in assays or not all(isinstance(i, int) and 0 <= i < 1_000_000 for i in assays.values()):
         msg = f"{path} must give an id from 0 on to every assay, 'unknown' among them."
         raise ValueError(msg)
-    return PublishedVocabulary(Vocabulary.of_names(names, specials), assays, vector_size(files.paths[0]))
+    vocabulary = Vocabulary.of_names(names, specials, species=files.species)
+    return PublishedVocabulary(vocabulary, assays, vector_size(files.paths[0]))
 
 
 def replaced_genes(model: TranscriptFormer, paths: Sequence[str], *, upstream: bool) -> TranscriptFormer:
@@ -141,7 +158,9 @@ def replaced_genes(model: TranscriptFormer, paths: Sequence[str], *, upstream: b
         raise ValueError(msg)
     table = torch.cat([old[[specials[name] for name in order]].float(), torch.from_numpy(vectors)])
     card = model.card.with_(architecture={**model.card.architecture, "vocab_size": len(table)})
-    other = type(model)(card, Vocabulary.of_names(names, order), _With(model.tensors, {GENE_VECTORS: table}))
+    other = type(model)(
+        card, Vocabulary.of_names(names, order, species=files.species), _With(model.tensors, {GENE_VECTORS: table})
+    )
     other.gene_files_sha256 = sha256(*files.paths)
     return other
 

@@ -56,13 +56,13 @@ def load(
     >>> scfm.model.load("scfm-mini").card.family
     'scfm_mini'
     """
-    folder = _resolve(model)
+    folder, known = _resolve(model), find_card(str(model))
+    family = known.family if known is not None and family is None else family
     if (folder / CARD_FILE).exists():
         if dictionaries is not None:
             msg = f"{folder} is a converted model and brings its own vocabulary: leave dictionaries= out."
             raise ValueError(msg)
-        known = find_card(str(model))
-        return _load_converted(folder, known.family if known is not None and family is None else family)
+        return _load_converted(folder, family)
     return PublishedFolder(folder, family).open(dictionaries)
 
 
@@ -148,7 +148,10 @@ class PublishedFolder:
         named = find_card(card.id)
         if named is not None and named.source_sha256 is None and named.family == card.family:
             card = named.with_(
-                architecture=card.architecture, special_tokens=card.special_tokens, aux_tokens=card.aux_tokens
+                architecture=card.architecture,
+                max_tokens=card.max_tokens,
+                special_tokens=card.special_tokens,
+                aux_tokens=card.aux_tokens,
             )
         if named is not None and named.source_sha256 is not None and Path(named.source_file).name == self.weights.name:
             msg = (

@@ -73,6 +73,7 @@ class Session:
         *,
         block_rows: int | None = None,
         spans: Sequence[tuple[int, int]] | None = None,
+        empty: str | None = None,
     ) -> RunStats:
         """Send cells through the network into a sink; warns of empty and dropped cells.
 
@@ -86,6 +87,8 @@ class Session:
             Most cells that are read at a time, by default as in the settings.
         spans
             Ranges of cells; all by default.
+        empty
+            What the rows of cells without genes are, for the warning, if not what the model says.
         """
         encode = self.model.build_encoder(self.source, self.genes, self.choices)
         network = self.network()
@@ -101,7 +104,7 @@ class Session:
             progress=settings.progress,
         )
         stats = run(self.source, encode, step, sink, plan, self.model.max_genes(self.choices), spans)
-        self._report(stats)
+        self._report(stats, empty)
         return stats
 
     def description(self) -> dict[str, Any]:
@@ -129,7 +132,7 @@ class Session:
         """The description, and how many cells went through, were cut, were empty, or left out."""
         return self.description() | counts_of(stats)
 
-    def _report(self, stats: RunStats) -> None:
+    def _report(self, stats: RunStats, empty: str | None) -> None:
         logger.info(
             "embedded %d cells (%d tokens, %d cells cut to the longest input) on %s in %s: %.1f s, %.0f cells/s",
             stats.n_cells,
@@ -140,16 +143,16 @@ class Session:
             stats.seconds,
             stats.n_cells / max(stats.seconds, 1e-9),
         )
-        for text in self._warnings(stats):
+        for text in self._warnings(stats, empty):
             warnings.warn(text, UserWarning, stacklevel=5)
 
-    def _warnings(self, stats: RunStats) -> list[str]:
+    def _warnings(self, stats: RunStats, empty: str | None) -> list[str]:
         found = []
         if stats.n_empty:
-            rows = "those of an empty cell" if self.model.embeds_empty else "NaN, which sc.pp.neighbors refuses"
+            own = "those of an empty cell" if self.model.embeds_empty else "NaN, which sc.pp.neighbors refuses"
             by_value = "" if self.model.embeds_empty else "adata[~np.isnan(adata.obsm[key]).any(axis=1)] or "
             found.append(
-                f"{stats.n_empty} of {stats.n_cells} cells hold no gene of the model; their rows are {rows}. "
+                f"{stats.n_empty} of {stats.n_cells} cells hold no gene of the model; their rows are {empty or own}. "
                 "scfm.pp.match_genes(adata, model) shows which genes match; drop such cells with "
                 f"{by_value}sc.pp.filter_cells."
             )

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence  # noqa: TC003  (the command line reads the types)
+from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+import numpy as np
 
 if TYPE_CHECKING:
     from scfm.encode import GeneOrder
@@ -52,40 +55,29 @@ class TranscriptFormerOptions:
 
     def __post_init__(self) -> None:
         for name in ("clip_counts", "normalize_to_scale", "filter_outliers", "min_expressed_genes", "seed"):
-            value = getattr(self, name)
-            if value is None and name in ("clip_counts", "normalize_to_scale"):
-                continue
-            if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < float("inf"):
-                msg = f"{name}={value!r} is out of range: give a number from 0 on."
-                raise ValueError(msg)
+            object.__setattr__(self, name, _number(name, getattr(self, name)))
         if self.clip_counts == 0:
             msg = "clip_counts=0 would cut all counts to nothing; give a positive number, or None for no limit."
             raise ValueError(msg)
         if self.seed != int(self.seed) or self.seed >= 2**63:
             msg = f"seed={self.seed!r} is no integer below 2**63."
             raise ValueError(msg)
+        self._check_order()
+        if self.pretrained_embedding is not None:
+            object.__setattr__(self, "pretrained_embedding", _paths(self.pretrained_embedding))
+
+    def _check_order(self) -> None:
         known = ("input", "vocabulary", "expression")
         if self.gene_order not in known:
             msg = f"gene_order={self.gene_order!r} is not known; use one of {', '.join(map(repr, known))}."
             raise ValueError(msg)
-        others = {
-            "randomize_genes": self.randomize_genes,
-            "sort_genes": self.sort_genes and self.gene_order != "expression",
-        }
-        asked = [name for name, set_ in others.items() if set_]
-        if len(asked) > 1 or (asked and self.gene_order != "input"):
-            names = [f"gene_order={self.gene_order!r}"] * (self.gene_order != "input") + [
-                f"{name}=True" for name in asked
-            ]
-            msg = f"{' and '.join(names)} ask for different orders of the genes; give one of them."
+        sorts = self.sort_genes and self.gene_order != "expression"
+        asked = ["randomize_genes=True"] * self.randomize_genes + ["sort_genes=True"] * sorts
+        if self.gene_order != "input":
+            asked.insert(0, f"gene_order={self.gene_order!r}")
+        if len(asked) > 1:
+            msg = f"{' and '.join(asked)} ask for different orders of the genes; give one of them."
             raise ValueError(msg)
-        if self.pretrained_embedding is not None:
-            given = self.pretrained_embedding
-            paths = [given] if isinstance(given, str | Path) else list(given)
-            if not paths:
-                msg = "pretrained_embedding names no file; leave it None for the genes of the checkpoint."
-                raise ValueError(msg)
-            object.__setattr__(self, "pretrained_embedding", [str(path) for path in paths])
 
     @property
     def order(self) -> GeneOrder:
@@ -93,3 +85,25 @@ class TranscriptFormerOptions:
         if self.randomize_genes:
             return "random"
         return "expression" if self.sort_genes else cast("GeneOrder", self.gene_order)
+
+
+def _number(name: str, value: Any) -> float | None:
+    """A number as Python's own, whole ones as int."""
+    if value is None and name in ("clip_counts", "normalize_to_scale"):
+        return None
+    if isinstance(value, bool | np.bool_) or not isinstance(value, Real) or not 0 <= float(value) < float("inf"):
+        msg = f"{name}={value!r} is out of range: give a number from 0 on."
+        raise ValueError(msg)
+    number = float(value)
+    return int(value) if number.is_integer() else number  # type: ignore[call-overload]
+
+
+def _paths(given: Any) -> list[str]:
+    found = [given] if isinstance(given, str | Path) else given
+    if not isinstance(found, Sequence) or not all(isinstance(path, str | Path) for path in found):
+        msg = f"pretrained_embedding={given!r} is no path; give that of a gene file (.h5), or a list of several."
+        raise TypeError(msg)
+    if not found:
+        msg = "pretrained_embedding names no file; leave it None for the genes of the checkpoint."
+        raise ValueError(msg)
+    return [str(path) for path in found]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -11,7 +11,7 @@ from scfm._settings import settings
 from scfm.encode import OrderEncoder
 from scfm.genes import GeneMap, Vocabulary, align, first_of_each, match_column
 from scfm.model._base import FoundationModel
-from scfm.model._gene_files import files_of, published_vocabulary, replaced_genes
+from scfm.model._gene_files import files_of, fingerprints, published_vocabulary, replaced_genes
 from scfm.model._registry import register
 from scfm.model._transcriptformer_cards import SPECIAL_TOKENS, TRANSCRIPTFORMER_CARDS
 from scfm.model._transcriptformer_options import TranscriptFormerOptions
@@ -113,7 +113,11 @@ class TranscriptFormer(FoundationModel):
         if options.compat:
             return match_column(var, self.vocabulary, gene_key=gene_key, keep_first=keep_first)
         genes = align(var, self.vocabulary, gene_key=gene_key)
-        return GeneMap(first_of_each(genes.tokens), genes.report) if keep_first else genes
+        if not keep_first:
+            return genes
+        report, removed = genes.report, genes.report.merged
+        found = replace(report, matched=report.matched - removed, unmatched=report.unmatched + removed, merged=0)
+        return GeneMap(first_of_each(genes.tokens), found)
 
     @property
     def config(self) -> TranscriptFormerConfig:
@@ -146,6 +150,9 @@ class TranscriptFormer(FoundationModel):
         from scfm.nn.transcriptformer import check_published
 
         config, size = self.config, self.vocabulary.size
+        if self.card.max_tokens > config.max_genes + 1:
+            msg = f"max_tokens is {self.card.max_tokens}, but the network reads up to {config.max_genes} genes and the assay."
+            raise ValueError(msg)
         if size != config.vocab_size:
             msg = f"The vocabulary has {size:,} tokens, the weights {config.vocab_size:,}: they do not belong together."
             raise ValueError(msg)
@@ -168,7 +175,7 @@ class TranscriptFormer(FoundationModel):
         paths = options.family.pretrained_embedding
         if paths is None:
             return self
-        key = (paths, options.compat)
+        key = (paths, fingerprints(paths), options.compat)
         if self._adapted is None or self._adapted[0] != key:
             self._adapted = key, replaced_genes(self, paths, upstream=options.compat is not None)
         return self._adapted[1]
@@ -186,7 +193,7 @@ class TranscriptFormer(FoundationModel):
         tokens, distinct = genes.tokens, -1
         if not family.filter_to_vocabs:
             distinct = specials[UNKNOWN]
-            tokens = np.where(tokens < 0, np.int32(distinct), tokens).astype(np.int32)
+            tokens = np.where(tokens == -1, np.int32(distinct), tokens).astype(np.int32)
         pad = self.vocabulary.special_tokens[PAD]
         return OrderEncoder(
             tokens,
@@ -240,13 +247,13 @@ class TranscriptFormer(FoundationModel):
         if column not in source.obs:
             return np.full(source.n_obs, -1, np.int32)
         assays = self.card.aux_tokens[ASSAY]
-        codes = source.obs[column].map(assays).fillna(assays[UNKNOWN]).to_numpy(np.int32)
+        codes = source.obs[column].astype(object).map(assays).fillna(assays[UNKNOWN]).to_numpy(np.int32)
         return np.where(codes == assays[UNKNOWN], -1, codes + self.config.vocab_size).astype(np.int32)
 
 
 def _without_outliers(source: CountSource, tokens: NDArray[np.int32], width: float) -> NDArray[np.bool_] | None:
     """Cells whose total over the genes of the model is within ``width`` standard deviations of the mean."""
-    if not width:
+    if not width or not source.n_obs:
         return None
     used = tokens >= 0
     totals = np.concatenate([_totals(block, used) for block in source.blocks(settings.block_rows)])

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-__all__ = ["GENE_VECTORS", "GeneRows", "GeneVectors"]
+__all__ = ["GENE_VECTORS", "GeneRows", "GeneVectors", "gene_vectors"]
 
 GENE_VECTORS = "gene_embeddings.embedding.weight"
 """Published name of the table of gene vectors."""
@@ -85,6 +85,21 @@ class GeneRows:
         self._n_rows = stop
 
 
+def gene_vectors(tensors: Mapping[str, Tensor]) -> Tensor:
+    """The table of gene vectors of a published state dict.
+
+    Raises
+    ------
+    ValueError
+        If it does not hold floating point numbers.
+    """
+    vectors = tensors[GENE_VECTORS]
+    if not vectors.is_floating_point():
+        msg = f"{GENE_VECTORS} holds {vectors.dtype}, expected floating point numbers: the weights are damaged."
+        raise ValueError(msg)
+    return vectors
+
+
 def _version(weight: Tensor) -> int:
     """How often a tensor was changed in place; one that was made in inference mode does not count."""
     return -1 if weight.is_inference() else weight._version
@@ -103,7 +118,7 @@ class GeneVectors(nn.Module):
 
     def __init__(self, tensors: Mapping[str, Tensor], n_assays: int) -> None:
         super().__init__()
-        self._vectors = tensors[GENE_VECTORS]
+        self._vectors = gene_vectors(tensors)
         self.register_buffer("like", torch.empty(0))
         self._rows = GeneRows(len(self._vectors) + n_assays, self._moved, self.buffers)
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from . import published
 from .causal import CausalPacking, CausalPath, attend_causal
-from .gene_rows import GENE_VECTORS, GeneRows
+from .gene_rows import GENE_VECTORS, GeneRows, gene_vectors
 from .linear import linear
 
 if TYPE_CHECKING:
@@ -295,7 +295,7 @@ class TranscriptFormer(nn.Module):
         """
         self.to_empty(device="cpu")
         published.copy_into(_targets(self), tensors)
-        self.gene_vectors = tensors[GENE_VECTORS]
+        self.gene_vectors = gene_vectors(tensors)
 
     def _input_weights(self) -> list[Tensor]:
         return [*self.gene_mlp.parameters(), *self.assays.parameters()]

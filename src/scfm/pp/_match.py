@@ -63,5 +63,6 @@ def match_genes(
         cls, vocabulary = type(model), model.vocabulary
     else:
         cls, vocabulary = load_vocabulary(model, dictionaries)
-    with open_counts(data, modality=modality, layer=layer, use_raw=use_raw) as source:
+    prefer_raw = compat is not None and cls.upstream_prefers_raw
+    with open_counts(data, modality=modality, layer=layer, use_raw=use_raw, prefer_raw=prefer_raw) as source:
         return cls.match_genes(source.var, vocabulary, gene_key=gene_key, compat=compat).report

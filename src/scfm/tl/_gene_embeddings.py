@@ -13,6 +13,7 @@ import pandas as pd
 from scfm._files import replace
 from scfm.model import FoundationModel, load
 from scfm.run.gene_sink import GeneStatesSink, SparseStates, ZarrStates
+from scfm.tl._target import check_options
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -96,6 +97,7 @@ def gene_embeddings(
     >>> states.shape
     (10, 2, 128)
     """
+    check_options(options, "tl.gene_embeddings", "pooling", "groupby", "key_added")
     target = None if out is None else _checked_target(Path(out).expanduser(), overwrite=overwrite)
     loaded = model if isinstance(model, FoundationModel) else load(model)
     where: dict[str, Any] = {"modality": modality, "layer": layer, "use_raw": use_raw, "gene_key": gene_key}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from scfm._keys import PARAMS, score_keys
 from scfm.model import FoundationModel, load
 from scfm.run import ArraySink
-from scfm.tl._target import check_container, check_writable, target_of
+from scfm.tl._target import check_container, check_options, check_writable, target_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -92,6 +92,7 @@ def score(
     """
     check_container(data, "tl.score", "an AnnData opened with anndata.read_h5ad(path, backed='r')")
     score_keys("check", key_added)
+    check_options(options, "tl.score", "pooling", "hidden_layer", "groupby")
     check_writable(data, modality, copy=copy)
     loaded = model if isinstance(model, FoundationModel) else load(model)
     if not loaded.has_scores:
@@ -102,7 +103,7 @@ def score(
     with loaded.session(data, pooling="gene", hidden_layer=0, **where, **how) as session:  # type: ignore[arg-type]
         scorer = session.model.scorer(session)
         sink = ArraySink(session.source.n_obs, len(scorer.names))
-        params = session.params(session.into(sink, scorer))
+        params = session.params(session.into(sink, scorer, empty="NaN"))
     del params["pooling"]
     data = data.copy() if copy else data
     target, keys = target_of(data, modality), score_keys(loaded.family, key_added)

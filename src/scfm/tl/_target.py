@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from anndata import AnnData
 from mudata import MuData
 
-__all__ = ["check_container", "check_writable", "target_of"]
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["check_container", "check_options", "check_writable", "target_of"]
 
 
 def check_container(data: object, verb: str, otherwise: str) -> None:
@@ -13,6 +18,14 @@ def check_container(data: object, verb: str, otherwise: str) -> None:
     if not isinstance(data, AnnData | MuData):
         msg = f"{verb} stores its result in an AnnData or MuData object, got {type(data).__name__}. For a file use {otherwise}."
         raise TypeError(msg)
+
+
+def check_options(options: Mapping[str, object], verb: str, *others: str) -> None:
+    """Raise a TypeError for arguments that belong to tl.embed and not to this verb."""
+    for name in others:
+        if name in options:
+            msg = f"{name!r} is no option of {verb}; it belongs to tl.embed."
+            raise TypeError(msg)
 
 
 def target_of(data: AnnData | MuData, modality: str | None) -> AnnData:

@@ -139,12 +139,17 @@ def _check_types(values: dict[str, Any], path: Path) -> None:
         "n_parameters": (int, type(None)),
     }
     wrong = [name for name, value in values.items() if not isinstance(value, expected[name])]
-    wrong += ["special_tokens"] * any(not isinstance(v, int) for v in values.get("special_tokens", {}).values())
-    labels = [table for table in values.get("aux_tokens", {}).values() if isinstance(table, dict)]
-    bad = len(labels) < len(values.get("aux_tokens", {})) or any(
-        not isinstance(token, int) for table in labels for token in table.values()
-    )
-    wrong += ["aux_tokens"] * bad
+    wrong += [] if wrong else _wrong_tokens(values)
     if wrong:
         msg = f"{path}: {wrong[0]} is {values[wrong[0]]!r}, which a card cannot hold there; convert the model again."
         raise ValueError(msg)
+
+
+def _wrong_tokens(values: dict[str, Any]) -> list[str]:
+    """Tables of tokens that do not give a number to every name."""
+    tables = {"special_tokens": [values.get("special_tokens", {})], "aux_tokens": values.get("aux_tokens", {}).values()}
+    return [
+        name
+        for name, parts in tables.items()
+        if not all(isinstance(part, dict) and all(isinstance(v, int) for v in part.values()) for part in parts)
+    ]
