@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from dataclasses import asdict, dataclass
+from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,6 +28,9 @@ INDEX = "index"
 ID_COLUMNS = ("ensembl_id", "ensembl_ids", "gene_ids", "gene_id", "feature_id", "ensembl", "ensembl_gene_id", "ensg")
 SYMBOL_COLUMNS = ("feature_name", "gene_symbols", "gene_symbol", "gene_names", "gene_name", "symbol", "hgnc_symbol")
 LOW_SHARE = 0.2
+"""Share of the genes of the data below which a match is doubtful, unless"""
+HIGH_SHARE = 0.5
+"""this share of the genes of the model is there."""
 
 
 @dataclass(frozen=True)
@@ -124,21 +128,19 @@ def align(var: pd.DataFrame, vocabulary: Vocabulary, *, gene_key: str | None = N
         msg = f"gene_key={gene_key!r} is not a column of var; found {list(var.columns)}, or use 'index' for var_names."
         raise KeyError(msg)
     keys = [gene_key] if gene_key is not None else _candidates(var)
-    find = _finder(vocabulary)
-    best: tuple[str, list[str], list[tuple[int, str]]] | None = None
+    look_up = _look_up(vocabulary)
+    best: tuple[str, list[str], NDArray[np.int32], list[str]] | None = None
     for key in keys:
         ids = ids_of(var, key)
-        symbols_usable = vocabulary.species != "human" or not looks_like_rodent_symbols(ids)
-        found = [find(gene, symbols_usable) for gene in ids]
-        if best is None or _n_matched(found) > _n_matched(best[2]):
-            best = key, ids, found
+        tokens, routes = look_up(ids)
+        if best is None or np.count_nonzero(tokens >= 0) > np.count_nonzero(best[2] >= 0):
+            best = key, ids, tokens, routes
     assert best is not None
-    key, ids, found = best
-    tokens = np.fromiter((token for token, _ in found), dtype=np.int32, count=len(found))
-    report = report_of(key, ids, tokens, [route for _, route in found], vocabulary)
+    key, ids, tokens, routes = best
+    report = report_of(key, ids, tokens, routes, vocabulary)
     if report.matched == 0:
         raise ValueError(no_match_message(keys, var, vocabulary))
-    if report.matched < LOW_SHARE * report.n_genes:
+    if report.matched < LOW_SHARE * report.n_genes and report.n_tokens < HIGH_SHARE * report.n_vocabulary:
         warnings.warn(
             f"Only {report}. Unmatched ids look like {', '.join(report.examples_unmatched)}. "
             "Check the species and `gene_key=`.",
@@ -191,11 +193,25 @@ def _candidates(var: pd.DataFrame) -> list[str]:
 def ids_of(var: pd.DataFrame, key: str) -> list[str]:
     """Ids in a column of ``var`` or its index, empty where there is none."""
     values = var.index if key == INDEX else var[key]
-    return ["" if pd.isna(value) else str(value) for value in values]
+    names = values.to_numpy(dtype=object)
+    return np.where(pd.isna(names), "", names).astype(str).tolist()
 
 
-def _n_matched(found: Sequence[tuple[int, str]]) -> int:
-    return sum(token >= 0 for token, _ in found)
+def _look_up(vocabulary: Vocabulary) -> Callable[[list[str]], tuple[NDArray[np.int32], list[str]]]:
+    """Token and route of each id of a list; most are found as they stand, the rest goes the long way."""
+    find, has_names = _finder(vocabulary), bool(vocabulary.symbols or vocabulary.mapping)
+
+    def look_up(ids: list[str]) -> tuple[NDArray[np.int32], list[str]]:
+        tokens = np.asarray(list(map(vocabulary.token_of.get, ids, repeat(-1))), dtype=np.int32)
+        routes = np.where(tokens >= 0, "id", "").tolist()
+        use_names = has_names and (vocabulary.species != "human" or not looks_like_rodent_symbols(ids))
+        for at in np.flatnonzero(tokens < 0).tolist():
+            gene = ids[at]
+            if use_names or (has_names or "." in gene or gene != gene.upper()) and is_ensembl(gene):
+                tokens[at], routes[at] = find(gene, use_names)
+        return tokens, routes
+
+    return look_up
 
 
 def _finder(vocabulary: Vocabulary) -> Callable[[str, bool], tuple[int, str]]:
@@ -205,10 +221,8 @@ def _finder(vocabulary: Vocabulary) -> Callable[[str, bool], tuple[int, str]]:
         upper_symbols.setdefault(symbol.upper(), gene)
 
     def find(gene: str, symbols_usable: bool) -> tuple[int, str]:
-        if gene in token_of:
-            return token_of[gene], "id"
         if is_ensembl(gene):
-            plain = strip_version(gene).upper()
+            plain = (strip_version(gene) if "." in gene else gene).upper()
             if plain in token_of:
                 return token_of[plain], "id" if plain == gene.upper() else "version"
             return (token_of[mapping[plain]], "alias") if plain in mapping else (-1, "")

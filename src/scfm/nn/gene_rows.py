@@ -30,23 +30,25 @@ class GeneRows:
     ----------
     n_tokens
         Number of tokens.
-    make
-        States of distinct tokens, ``(n,)`` → ``(n, d)``.
-    weights
-        What states are made of: when these tensors change, all states are made anew.
     """
 
-    def __init__(
-        self, n_tokens: int, make: Callable[[Tensor], Tensor], weights: Callable[[], Iterable[Tensor]] = tuple
-    ) -> None:
-        self._make, self._weights = make, weights
+    def __init__(self, n_tokens: int) -> None:
         self._place = np.full(n_tokens, -1)  # no tensor, which would remember the mode that it was made in
         self._made_of: object = None
         self._table: Tensor | None = None
         self._n_rows = 0
 
-    def __call__(self, tokens: Tensor) -> Tensor:
+    def __call__(self, tokens: Tensor, make: Callable[[Tensor], Tensor], weights: Iterable[Tensor] = ()) -> Tensor:
         """States of tokens (int64 on the CPU), shape ``(T, d)``.
+
+        Parameters
+        ----------
+        tokens
+            Tokens, in any order and as often as they occur.
+        make
+            States of distinct tokens, ``(n,)`` → ``(n, d)``.
+        weights
+            What states are made of: when these tensors change, all states are made anew.
 
         Raises
         ------
@@ -58,9 +60,9 @@ class GeneRows:
             raise IndexError(msg)
         if torch.is_grad_enabled() or not len(tokens):
             distinct, inverse = torch.unique(tokens, return_inverse=True)
-            made = self._make(distinct)
+            made = make(distinct)
             return made[inverse.to(made.device)]
-        made_of = [(id(weight), _version(weight), weight.dtype, weight.device) for weight in self._weights()]
+        made_of = [(id(weight), _version(weight), weight.dtype, weight.device) for weight in weights]
         if made_of != self._made_of:
             self._made_of, self._table, self._n_rows = made_of, None, 0
             self._place.fill(-1)
@@ -68,7 +70,7 @@ class GeneRows:
         with torch.inference_mode(False), torch.no_grad():
             new = np.unique(tokens.numpy()[self._place[tokens.numpy()] < 0])
             for part in torch.from_numpy(new).split(AT_ONCE):
-                self._add(part, self._make(part))
+                self._add(part, make(part))
         table = cast("Tensor", self._table)
         return table[torch.from_numpy(self._place[tokens.numpy()]).to(table.device)]
 
@@ -120,11 +122,11 @@ class GeneVectors(nn.Module):
         super().__init__()
         self._vectors = gene_vectors(tensors)
         self.register_buffer("like", torch.empty(0))
-        self._rows = GeneRows(len(self._vectors) + n_assays, self._moved, self.buffers)
+        self._rows = GeneRows(len(self._vectors) + n_assays)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Vectors of tokens, shape ``(T, d)``; a copy."""
-        return self._rows(tokens)
+        return self._rows(tokens, self._moved, self.buffers())
 
     def _moved(self, tokens: Tensor) -> Tensor:
         is_gene = tokens < len(self._vectors)

@@ -13,6 +13,7 @@ There are no positions, and there is no norm after the last layer.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -243,7 +244,7 @@ class TranscriptFormer(nn.Module):
         self.assays = nn.Embedding(config.n_assays, d)
         self.layers = nn.ModuleList(TranscriptFormerLayer(config) for _ in range(n_layers))
         self.gene_vectors = torch.zeros(config.vocab_size, config.gene_vector_size)
-        self._rows = GeneRows(config.vocab_size + config.n_assays, self._input_states, self._input_weights)
+        self._rows = GeneRows(config.vocab_size + config.n_assays)
 
     def forward(self, tokens: Tensor, counts: Tensor, lengths: Lengths) -> Tensor:
         """Hidden states of the last built layer.
@@ -275,7 +276,7 @@ class TranscriptFormer(nn.Module):
                 f"{tuple(counts.shape)}."
             )
             raise ValueError(msg)
-        x = self._rows(tokens)
+        x = self.gene_states(tokens)
         bias = torch.log1p(counts.to(device=packing.device, dtype=torch.float32) + self.config.log_counts_eps)
         for layer in self.layers:
             x = layer(x, bias, packing, self.attention)
@@ -283,7 +284,8 @@ class TranscriptFormer(nn.Module):
 
     def gene_states(self, tokens: Tensor) -> Tensor:
         """Input states of tokens, shape ``(T, d)``."""
-        return self._rows(tokens)
+        weights = chain(self.gene_mlp.parameters(), self.assays.parameters())
+        return self._rows(tokens, self._input_states, weights)
 
     def load_published(self, tensors: Mapping[str, Tensor]) -> None:
         """Load the weights of a published state dict; rows of the gene table are read when a gene first occurs.
@@ -296,9 +298,6 @@ class TranscriptFormer(nn.Module):
         self.to_empty(device="cpu")
         published.copy_into(_targets(self), tensors)
         self.gene_vectors = gene_vectors(tensors)
-
-    def _input_weights(self) -> list[Tensor]:
-        return [*self.gene_mlp.parameters(), *self.assays.parameters()]
 
     def _input_states(self, tokens: Tensor) -> Tensor:
         weight = self.assays.weight
