@@ -6,7 +6,7 @@ import argparse
 from importlib import import_module
 from importlib.util import find_spec
 
-NAMES = [name for name in ("imports", "rank", "encoder") if find_spec(f"benchmarks.{name}")]
+NAMES = [name for name in ("imports", "rank", "encoder", "transcriptformer") if find_spec(f"benchmarks.{name}")]
 
 
 def main() -> None:
@@ -17,9 +17,10 @@ def main() -> None:
         choice = choices.add_parser(name, help=module.__doc__, description=module.__doc__)
         if hasattr(module, "add_arguments"):
             module.add_arguments(choice)
-    choices.add_parser("all", help="all of them with their defaults")
+    choices.add_parser("all", help="all that need no arguments, with their defaults")
     args = parser.parse_args()
-    for name in NAMES if args.name == "all" else [args.name]:
+    usual = [name for name, module in modules.items() if not hasattr(module, "NEEDS_ARGUMENTS")]
+    for name in usual if args.name == "all" else [args.name]:
         module = modules[name]
         print(f"\n## {name}\n")
         if hasattr(module, "add_arguments"):
