@@ -15,7 +15,6 @@ With few layers, the heads that the published code also computes weigh more than
 
 from __future__ import annotations
 
-import gc
 import json
 import subprocess
 import sys
@@ -343,7 +342,6 @@ class Ours:
 
     def embed(self, data: str, out: str, threads: int, batch_size: int) -> dict[str, Any]:
         """Counts to embeddings with a model that has seen no cell yet."""
-        gc.collect()  # frees the model before, which refers to itself
         torch, adata, model = self._torch, self._read(data), self._scfm.model.load(self._checkpoint)
         torch.set_num_threads(threads)
         network: Any = model.network(model.n_layers, torch.device("cpu"), torch.float32)

@@ -107,6 +107,10 @@ def _embed_parser() -> ArgumentParser:
         "--shard", type=str | None, default=None, help="with --store: part of the work, as 3/16, or auto"
     )
     embed.add_argument("--shard_rows", type=int | None, default=None, help="with --store: cells of a shard")
+    embed.add_argument("--scheduler", type=str | None, default=None, help="with --store: address of a dask scheduler")
+    embed.add_argument(
+        "--local_cluster", type=int | None, default=None, help="with --store: start a dask cluster of as many processes"
+    )
     embed.add_argument("--into_source", action="store_true", help="with --store: add the result to SOURCE at the end")
     embed.add_function_arguments(scfm.tl.embed, skip=set(_NOT_ON_THE_COMMAND_LINE))
     for name, (kind, text) in _family_options().items():
@@ -162,14 +166,16 @@ def _embed(arguments: Namespace) -> None:
     overwrite, key_added, kind = values.pop("overwrite"), values.pop("key_added"), values.pop("emb_type")
     family, whole = values.pop("family"), values.pop("store")
     sharding = {name: values.pop(name) for name in ("shard", "shard_rows", "into_source")}
+    cluster = {name: values.pop(name) for name in ("scheduler", "local_cluster")}
     _log_progress()
     if whole:
         del values["groupby"]
-        model = scfm.model.load(name, family=family)
-        scfm.tl.embed_store(source, model, out, resume=True, key_added=key_added, **sharding, **values)
+        with _client(**cluster) as client:
+            model = name if client is not None and family is None else scfm.model.load(name, family=family)
+            scfm.tl.embed_store(source, model, out, client=client, key_added=key_added, **sharding, **values)
         print(_progress(out))
         return
-    given = [name for name, value in sharding.items() if value]
+    given = [name for name, value in {**sharding, **cluster}.items() if value]
     if given:
         msg = f"--{given[0]} goes with --store."
         raise ValueError(msg)
@@ -188,6 +194,28 @@ def _embed(arguments: Namespace) -> None:
     embedding = model.run(source, **values)
     write_with_embedding(source, out, embedding, keys, values["modality"])
     print(f"wrote {out} with {embedding.axis}m[{keys.obsm!r}] {embedding.values.shape} and uns[{keys.uns!r}]")
+
+
+@contextmanager
+def _client(scheduler: str | None, local_cluster: int | None) -> Iterator[Any]:
+    """A dask client of a cluster that runs already, or of one that lives as long as the command."""
+    if scheduler is None and local_cluster is None:
+        yield None
+        return
+    if scheduler is not None and local_cluster is not None:
+        msg = "--scheduler and --local_cluster name two different clusters; give one of them."
+        raise ValueError(msg)
+    try:
+        from distributed import Client, LocalCluster
+    except ImportError as error:
+        msg = 'A cluster needs dask: pip install "scfm[cluster]".'
+        raise ImportError(msg) from error
+    if scheduler is not None:
+        with Client(scheduler) as client:
+            yield client
+        return
+    with LocalCluster(n_workers=local_cluster, threads_per_worker=1) as cluster, Client(cluster) as client:
+        yield client
 
 
 def _status(arguments: Namespace) -> None:

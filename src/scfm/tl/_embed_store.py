@@ -17,6 +17,7 @@ from scfm.run.store import CHUNK_ROWS, EmbeddingStore, ShardSink, fingerprint
 
 if TYPE_CHECKING:
     import torch
+    from distributed import Client
 
     from scfm.model._base import Compat
     from scfm.model._session import Session
@@ -39,6 +40,7 @@ def embed_store(
     shard_rows: int | None = None,
     resume: bool = True,
     into_source: bool = False,
+    client: Client | None = None,
     modality: str | None = None,
     layer: str | None = None,
     use_raw: bool | None = None,
@@ -76,6 +78,9 @@ def embed_store(
     into_source
         When nothing is missing any more, add the embeddings to ``source``, too; an HDF5 file is completed in a copy
         that takes its place in one step, which needs room for both.
+    client
+        A dask client, whose workers then compute the shards. Each loads the model once; all of them must reach
+        ``source``, ``out`` and the model under the same paths. Needs ``pip install "scfm[cluster]"``.
     modality, layer, use_raw, gene_key, hidden_layer, max_tokens, device, dtype, compat, key_added, options
         As for :func:`scfm.tl.embed`.
     pooling
@@ -107,6 +112,7 @@ def embed_store(
     (700, 128)
     """
     source, out = _checked_paths(source, Path(out).expanduser(), resume=resume)
+    name = None if client is None else _name_of(model)
     part = _part(shard)
     if pooling == "gene":
         msg = "pooling='gene' gives one vector per gene, which fits into memory: use scfm.tl.embed."
@@ -115,7 +121,8 @@ def embed_store(
     keys = result_keys(loaded.family, key_added)
     where: dict[str, Any] = {"modality": modality, "layer": layer, "use_raw": use_raw, "gene_key": gene_key}
     how: dict[str, Any] = {"pooling": pooling, "hidden_layer": hidden_layer, "max_tokens": max_tokens, "compat": compat}
-    with loaded.session(source, device=device, dtype=dtype, **where, **how, **options) as session:
+    arguments = {"device": device, "dtype": dtype, **where, **how, **options}
+    with loaded.session(source, **arguments) as session:
         rows = _shard_rows(shard_rows, session.model.n_features)
         description = session.description()
         identity = _identity(source, session, description)
@@ -123,7 +130,15 @@ def embed_store(
             names = session.source.obs_names
             EmbeddingStore.create(out, keys, names, session.model.n_features, rows, identity, description)
         store = _opened(out, identity, keys.obsm, rows if shard_rows is not None else None)
-        _fill(session, store, _share(store.shards, part))
+        shards = _share(store.shards, part)
+        if client is None:
+            _fill(session, store, shards)
+    if client is not None and name is not None:
+        from scfm.tl._cluster import Job, fill_with
+
+        done = store.done()
+        job = Job(source.absolute(), name, out.absolute(), arguments)
+        fill_with(client, job, [shard for shard in shards if shard.number not in done])
     if _finish(store) and into_source:
         merge_store(store, source, modality)
     return out
@@ -140,6 +155,13 @@ def _checked_paths(source: object, out: Path, *, resume: bool) -> tuple[Path, Pa
         msg = f"There is no folder {out.absolute().parent}."
         raise FileNotFoundError(msg)
     return Path(source).expanduser(), out
+
+
+def _name_of(model: str | Path | FoundationModel) -> str:
+    if isinstance(model, FoundationModel):
+        msg = "With client= the model is loaded by the workers: give its name or folder, not the loaded model."
+        raise TypeError(msg)
+    return str(Path(model).expanduser().absolute()) if Path(model).expanduser().is_dir() else str(model)
 
 
 def _part(shard: str | None) -> tuple[int, int]:
