@@ -145,14 +145,15 @@ def _named(arguments: Sequence[str]) -> list[str]:
         if word == "--":
             return [*known, word, *given]
         if not word.startswith("--"):
-            known.append(word)
+            known.append("null" if word == "None" else word)
             continue
         name, equals, value = word[2:].partition("=")
         name = name.replace("-", "_")
         renamed, values = _UPSTREAM.get(name, (name, {}))
         if values and not equals and given:
             value, equals = given.pop(0), "="
-        known.append(f"--{renamed}{equals}{values.get(value, value)}")
+        value = "null" if value == "None" else values.get(value, value)
+        known.append(f"--{renamed}{equals}{value}")
     return known
 
 

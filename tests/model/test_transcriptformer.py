@@ -306,12 +306,13 @@ def test_labels_of_the_assay(kind: str, model: Model, oracle: Oracle) -> None:
 
 
 def test_a_missing_assay_is_an_unknown_one(model: Model) -> None:
-    wanted, found = model.embed(cells(assay="unknown")), model.run(cells(), aux_cols="protocol")
-    np.testing.assert_array_equal(found.values, wanted)
-    assert found.params["n_cells_unknown_assay"] == N_OBS
     adata = cells()
     del adata.obs["assay"]
-    np.testing.assert_array_equal(model.embed(adata), wanted)
+    wanted, found = model.embed(cells(assay="unknown")), model.run(adata)
+    np.testing.assert_array_equal(found.values, wanted)
+    assert found.params["n_cells_unknown_assay"] == N_OBS
+    with pytest.raises(KeyError, match="aux_cols='protocol' is not a column of obs; found"):
+        model.embed(adata, aux_cols="protocol")
 
 
 @pytest.mark.parametrize("layer", [0, -1, -2])

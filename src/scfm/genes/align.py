@@ -266,9 +266,12 @@ def no_match_message(keys: Sequence[str], var: pd.DataFrame, vocabulary: Vocabul
         f"{'var_names' if key == INDEX else f'var[{key!r}]'} holds {describe_ids(ids)} such as {ids[:3]}"
         for key, ids in ((key, ids_of(var, key)) for key in keys)
     )
-    expected = vocabulary.genes[:2].tolist()
+    kind = describe_ids(vocabulary.genes[:1000].tolist())
+    expected = f"{kind} such as {vocabulary.genes[:2].tolist()}, and knows no symbols"
+    if vocabulary.symbols or vocabulary.mapping:
+        species = vocabulary.species
+        expected = f"{species} Ensembl ids such as {vocabulary.genes[:2].tolist()}, or {species} gene symbols"
     return (
-        f"No gene of the data is known to the model: {looks}. The model expects "
-        f"{vocabulary.species} Ensembl ids such as {expected}, or {vocabulary.species} gene symbols. Name the column "
+        f"No gene of the data is known to the model: {looks}. The model expects {expected}. Name the column "
         "with gene_key=, or translate the ids (orthologs, for another species) first."
     )

@@ -183,7 +183,7 @@ def _resolve(model: object) -> Path:
     if path.is_dir():
         return path
     if path.is_file():
-        msg = f"{path} is a file; give the folder that holds the weights and their config."
+        msg = f"{path} is a file; give the folder that holds the weights and their config (scfm.model.convert unpacks a tar)."
         raise ValueError(msg)
     if card is None and (path.is_absolute() or path.suffix or len(path.parts) > 1):
         msg = f"There is no folder {path}."

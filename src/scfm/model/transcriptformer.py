@@ -245,6 +245,9 @@ class TranscriptFormer(FoundationModel):
         """Token of the assay of each cell, −1 where it is not known."""
         column = options.family.aux_cols
         if column not in source.obs:
+            if column != ASSAY:
+                msg = f"aux_cols={column!r} is not a column of obs; found {list(source.obs.columns)}."
+                raise KeyError(msg)
             return np.full(source.n_obs, -1, np.int32)
         assays = self.card.aux_tokens[ASSAY]
         codes = source.obs[column].astype(object).map(assays).fillna(assays[UNKNOWN]).to_numpy(np.int32)
