@@ -146,7 +146,8 @@ class PublishedFolder:
             if known.source_sha256 == found:
                 return known.with_(weights_sha256=found, architecture=card.architecture)
         named = find_card(card.id)
-        if named is not None and named.source_sha256 is None and named.family == card.family:
+        same = named is not None and named.architecture.get("vocab_size") == card.architecture.get("vocab_size")
+        if named is not None and same and named.source_sha256 is None and named.family == card.family:
             card = named.with_(
                 architecture=card.architecture,
                 max_tokens=card.max_tokens,
