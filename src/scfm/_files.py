@@ -9,11 +9,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scfm._keys import PARAMS, Keys
+from scfm._keys import PARAMS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
+    from scfm._keys import Keys
     from scfm.model import Embedding
     from scfm.run.store import EmbeddingStore
 
@@ -53,19 +54,8 @@ def write_with_embedding(source: Path, out: Path, embedding: Embedding, keys: Ke
 
     Everything else in the file stays as it is. ``out`` may be ``source``.
     """
-    folder = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.absolute().parent))
-    work = folder / out.name
-    try:
-        if source.is_dir():
-            shutil.copytree(source, work)
-        else:
-            shutil.copyfile(source, work)
-            work.chmod(source.stat().st_mode | stat.S_IWUSR)
-        with _opened(work) as root:
-            _write(root if modality is None else root["mod"][modality], embedding, keys)
-        replace(out, work)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with _completed_copy(source, out) as root:
+        _write(root if modality is None else root["mod"][modality], embedding, keys)
 
 
 def merge_store(store: EmbeddingStore, target: Path, modality: str | None = None) -> None:
@@ -85,40 +75,44 @@ def merge_store(store: EmbeddingStore, target: Path, modality: str | None = None
         msg = f"{store.path} lacks {len(missing)} of {len(store.shards)} shards; finish it with scfm.tl.embed_store first."
         raise ValueError(msg)
     ours, is_source = store.obs_names(), store.is_of(target)
-    keys = Keys(store.keys_obsm, store.keys_uns)
-
-    def add(root: Any) -> None:
+    with _opened(target) if target.is_dir() else _completed_copy(target, target) as root:
         group = root if modality is None else root["mod"][modality]
         obs = group["obs"]
         names = read_elem(obs[obs.attrs["_index"]])
         if len(names) != len(ours) or (names != ours).any():
             msg = f"{target} does not hold the cells of {store.path}; nothing was changed."
             raise ValueError(msg)
-        for name in ("obsm", "uns"):
-            if name not in group:
-                write_elem(group, name, {})
-        write_elem(group["uns"], keys.uns, store.uns())
-        _copy_rows(group["obsm"], keys.obsm, store)
-
-    if target.is_dir():
-        with _opened(target) as root:
-            add(root)
-    else:
-        _in_copy(target, add)
+        _add_mappings(group, "obsm", "uns")
+        write_elem(group["uns"], store.keys.uns, store.uns())
+        _copy_rows(group["obsm"], store.keys.obsm, store)
     if is_source:
         store.set_source(target)
 
 
-def _in_copy(target: Path, add: Callable[[Any], None]) -> None:
-    folder = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.absolute().parent))
+@contextmanager
+def _completed_copy(source: Path, out: Path) -> Iterator[Any]:
+    """Open a copy of ``source`` for writing, and put it in the place of ``out`` when that went well."""
+    folder = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.absolute().parent))
+    work = folder / out.name
     try:
-        shutil.copyfile(target, folder / target.name)
-        shutil.copymode(target, folder / target.name)
-        with _opened(folder / target.name) as root:
-            add(root)
-        (folder / target.name).replace(target)
+        if source.is_dir():
+            shutil.copytree(source, work)
+        else:
+            shutil.copyfile(source, work)
+            work.chmod(source.stat().st_mode | stat.S_IWUSR)
+        with _opened(work) as root:
+            yield root
+        replace(out, work)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _add_mappings(group: Any, *names: str) -> None:
+    from anndata.io import write_elem
+
+    for name in names:
+        if name not in group:
+            write_elem(group, name, {})
 
 
 def _copy_rows(obsm: Any, key: str, store: EmbeddingStore) -> None:
@@ -169,8 +163,6 @@ def _write(group: Any, embedding: Embedding, keys: Keys) -> None:
     values = embedding.values
     if embedding.axis == "var":
         values = embedding.in_order_of(read_elem(group["var"]).index)
-    for name in ("obsm", "varm", "uns"):
-        if name not in group:
-            write_elem(group, name, {})
+    _add_mappings(group, "obsm", "varm", "uns")
     write_elem(group[f"{embedding.axis}m"], keys.obsm, values)
     write_elem(group["uns"], keys.uns, {PARAMS: embedding.params})

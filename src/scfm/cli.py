@@ -243,7 +243,7 @@ def _merge(arguments: Namespace) -> None:
 
     store = EmbeddingStore.open(arguments.store)
     merge_store(store, arguments.target, arguments.modality)
-    print(f"added obsm[{store.keys_obsm!r}] and uns[{store.keys_uns!r}] to {arguments.target}")
+    print(f"added obsm[{store.keys.obsm!r}] and uns[{store.keys.uns!r}] to {arguments.target}")
 
 
 def _models(arguments: Namespace) -> None:

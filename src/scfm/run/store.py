@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scfm._keys import PARAMS
+from scfm._keys import PARAMS, Keys
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -28,11 +28,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from scfm._keys import Keys
     from scfm._types import TokenBatch
     from scfm.run.engine import RunStats
 
-__all__ = ["CHUNK_ROWS", "EmbeddingStore", "Shard", "ShardSink", "fingerprint", "plan_shards"]
+__all__ = ["CHUNK_ROWS", "COUNTED", "EmbeddingStore", "Shard", "ShardSink", "fingerprint", "plan_shards"]
 
 FORMAT = 1
 PLAN_FILE = ".scfm.json"
@@ -82,7 +81,7 @@ class EmbeddingStore:
     def __init__(self, path: Path, plan: dict[str, Any]) -> None:
         self.path = path
         self._plan = plan
-        self.keys_obsm, self.keys_uns = str(plan["obsm"]), str(plan["uns"])
+        self.keys = Keys(str(plan["obsm"]), str(plan["uns"]))
         self.identity: dict[str, Any] = plan["identity"]
         """What makes two runs the same: the source and all parameters."""
         self.n_obs, self.n_features = int(plan["n_obs"]), int(plan["n_features"])
@@ -151,19 +150,30 @@ class EmbeddingStore:
     @property
     def folder(self) -> Path:
         """Folder of the embeddings."""
-        return self.path / "obsm" / self.keys_obsm
+        return self.path / "obsm" / self.keys.obsm
+
+    @property
+    def _markers(self) -> Path:
+        return self.folder / SHARDS_FOLDER
+
+    def _marker(self, shard: Shard) -> Path:
+        return self._markers / f"{shard.number:08d}.json"
 
     def done(self) -> dict[int, dict[str, Any]]:
         """Number and marker of every finished shard."""
         found = {}
-        for file in (self.folder / SHARDS_FOLDER).glob("*.json"):
+        for file in self._markers.glob("*.json"):
             found[int(file.stem)] = json.loads(file.read_text(encoding="utf-8"))
         return found
 
     def missing(self) -> list[Shard]:
-        """Shards that are not finished, in order."""
-        done = self.done()
+        """Shards that are not finished, in order; their markers are not read."""
+        done = {int(file.stem) for file in self._markers.glob("*.json")}
         return [shard for shard in self.shards if shard.number not in done]
+
+    def is_done(self, shard: Shard) -> bool:
+        """Whether a shard is finished."""
+        return self._marker(shard).exists()
 
     def write(self, shard: Shard, values: NDArray[np.float32], facts: dict[str, Any]) -> None:
         """Store the rows of a shard and then its marker; both replace what is there in one step each."""
@@ -171,7 +181,7 @@ class EmbeddingStore:
 
         zarr.open_array(self.folder, mode="r+")[shard.start : shard.stop] = values
         marker = {"start": shard.start, "stop": shard.stop, "sha256": hashlib.sha256(values.tobytes()).hexdigest()}
-        file = self.folder / SHARDS_FOLDER / f"{shard.number:08d}.json"
+        file = self._marker(shard)
         beside = file.with_suffix(f".{os.getpid()}")
         with beside.open("w", encoding="utf-8") as text:
             json.dump({**marker, **facts}, text)
@@ -200,7 +210,7 @@ class EmbeddingStore:
         import zarr
         from anndata.io import read_elem
 
-        found: dict[str, Any] = read_elem(zarr.open_group(self.path / "uns" / self.keys_uns, mode="r"))
+        found: dict[str, Any] = read_elem(zarr.open_group(self.path / "uns" / self.keys.uns, mode="r"))
         return found
 
     def is_of(self, source: Path) -> bool:
@@ -221,7 +231,7 @@ class EmbeddingStore:
 
         root = zarr.open_group(self.path, mode="r+")
         for name, value in values.items():
-            write_elem(root[f"uns/{self.keys_uns}/{PARAMS}"], name, value, dataset_kwargs=UNSHARDED)
+            write_elem(root[f"uns/{self.keys.uns}/{PARAMS}"], name, value, dataset_kwargs=UNSHARDED)
 
     @contextmanager
     def locked(self, shards: Sequence[Shard]) -> Iterator[None]:
@@ -236,7 +246,7 @@ class EmbeddingStore:
 
         with ExitStack() as stack:
             for shard in shards:
-                lock = FileLock(self.folder / SHARDS_FOLDER / f"{shard.number:08d}.lock", timeout=0)
+                lock = FileLock(self._marker(shard).with_suffix(".lock"), timeout=0)
                 try:
                     stack.enter_context(lock)
                 except Timeout as error:

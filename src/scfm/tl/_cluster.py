@@ -81,7 +81,7 @@ def _compute_shard(number: int, job: Job) -> int:
     store = EmbeddingStore.open(job.store)
     shard = store.shards[number]
     with store.locked([shard]):
-        if number not in store.done():
+        if not store.is_done(shard):
             with _prepared(job).session(job.source, **job.arguments) as session:
                 session.into(ShardSink(store, [shard]), spans=[(shard.start, shard.stop)])
     return number

@@ -13,7 +13,7 @@ from scfm._keys import result_keys
 from scfm.model import FoundationModel, load
 from scfm.model._session import counts_of
 from scfm.run import RunStats
-from scfm.run.store import CHUNK_ROWS, EmbeddingStore, ShardSink, fingerprint
+from scfm.run.store import CHUNK_ROWS, COUNTED, EmbeddingStore, ShardSink, fingerprint
 
 if TYPE_CHECKING:
     import torch
@@ -136,9 +136,8 @@ def embed_store(
     if client is not None and name is not None:
         from scfm.tl._cluster import Job, fill_with
 
-        done = store.done()
         job = Job(source.absolute(), name, out.absolute(), arguments)
-        fill_with(client, job, [shard for shard in shards if shard.number not in done])
+        fill_with(client, job, [shard for shard in shards if not store.is_done(shard)])
     if _finish(store) and into_source:
         merge_store(store, source, modality)
     return out
@@ -217,7 +216,7 @@ def _opened(out: Path, identity: dict[str, Any], obsm: str, rows: int | None) ->
         raise FileExistsError(msg)
     old, new = store.identity["parameters"], identity["parameters"]
     differing = [name for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
-    if store.keys_obsm != obsm:
+    if store.keys.obsm != obsm:
         differing.append("key_added")
     if rows is not None and len(store.shards) and rows < store.n_obs and store.shards[0].stop != rows:
         differing.append("shard_rows")
@@ -232,8 +231,7 @@ def _opened(out: Path, identity: dict[str, Any], obsm: str, rows: int | None) ->
 
 def _fill(session: Session, store: EmbeddingStore, shards: list[Shard]) -> None:
     with store.locked(shards):
-        done = store.done()
-        missing = [shard for shard in shards if shard.number not in done]
+        missing = [shard for shard in shards if not store.is_done(shard)]
         logger.info("%d of %d shards of %s are to be computed", len(missing), len(shards), store.path)
         if missing:
             spans = [(shard.start, shard.stop) for shard in missing]
@@ -242,12 +240,11 @@ def _fill(session: Session, store: EmbeddingStore, shards: list[Shard]) -> None:
 
 def _finish(store: EmbeddingStore) -> bool:
     """When nothing is missing any more, add up what the shards counted; says whether that is so."""
-    done = store.done()
-    if len(done) < len(store.shards):
+    if store.missing():
         return False
     stats = RunStats()
-    for marker in done.values():
-        for name in ("n_cells", "n_truncated", "n_empty", "n_dropped"):
+    for marker in store.done().values():
+        for name in COUNTED:
             setattr(stats, name, getattr(stats, name) + marker[name])
     store.set_params(counts_of(stats))
     return True

@@ -6,6 +6,8 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
+from scfm.weights.archive import read_head
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -24,14 +26,7 @@ def open_tensors(path: Path) -> Mapping[str, Tensor]:
     ValueError
         If the file is a git-lfs pointer, a web page, cut off, no file of tensors, or asks for code to be run.
     """
-    with path.open("rb") as file:
-        head = file.read(512)
-    if head.startswith(b"version https://git-lfs"):
-        msg = f"{path} is a git-lfs pointer, not the weights themselves: run `git lfs pull` where it came from."
-        raise ValueError(msg)
-    if head.lstrip()[:1] == b"<":
-        msg = f"{path} is a web page, not weights: the download went wrong; fetch the file again."
-        raise ValueError(msg)
+    read_head(path, "the weights themselves")
     return _Safetensors(path) if path.suffix == ".safetensors" else _read_pytorch(path)
 
 
