@@ -112,18 +112,14 @@ def test_wrong_borders(arguments: dict[str, int], message: str, build: Callable[
             source.read(arguments.get("start", 0), arguments.get("stop", 23))
 
 
-@pytest.mark.parametrize("together", [1, 4, 2**17])
-def test_totals_of_empty_rows(together: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("scfm.read._rows.CACHED", together)
+def test_totals_of_empty_rows() -> None:
     values = np.zeros((6, 4), dtype=np.int64)
     values[2], values[4, 1] = [1, 0, 5, 2], 3
     for matrix in (values, sparse.csr_matrix(values)):
         assert open_counts(ad.AnnData(matrix)).read(0, 6).totals.tolist() == [0, 0, 8, 0, 3, 0]
 
 
-@pytest.mark.parametrize("together", [1500, 2**17])
-def test_totals_do_not_depend_on_the_block(together: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("scfm.read._rows.CACHED", together)
+def test_totals_do_not_depend_on_the_block() -> None:
     values = np.random.default_rng(0).random((40, 700), dtype=np.float32) * 100
     with pytest.warns(UserWarning, match="not counts"):
         source = open_counts(ad.AnnData(sparse.csr_matrix(values)))

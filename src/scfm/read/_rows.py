@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from scipy import sparse
 
+from scfm.read.kernels import scan_rows
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -26,13 +28,10 @@ __all__ = [
     "pick",
     "select",
     "sparsify",
-    "totals",
 ]
 
 PIECE = 2**24
 """Elements of a dense matrix that are looked at together (64 MiB of float32)."""
-CACHED = 2**17
-"""Values that are added up together, so that their float64 copies stay in the cache."""
 GAP = 16
 """Unwanted rows between two wanted ones that are cheaper to read than a second call into the file."""
 SPAN = 2048
@@ -45,6 +44,8 @@ class Parts(NamedTuple):
     indptr: NDArray[np.int64]
     indices: NDArray[np.int32]
     data: NDArray[np.generic]
+    totals: NDArray[np.float64] | None = None
+    """Sum of each row, if it is known that all columns exist and ascend within the rows, each at most once."""
 
 
 class MatrixRows(ABC):
@@ -135,6 +136,10 @@ def checked(
     indptr: NDArray[np.int64], indices: NDArray[np.integer], data: NDArray[np.generic], matrix: MatrixRows
 ) -> Parts:
     """Parts with int32 columns, after a look whether each column exists: kernels index with them unguarded."""
+    data = native(data)
+    sums = np.empty(len(indptr) - 1)
+    if scan_rows(indptr, indices, data, matrix.shape[1], sums):
+        return Parts(indptr, indices.astype(np.int32, copy=False), data, sums)
     low, high = (int(indices.min()), int(indices.max())) if len(indices) else (0, -1)
     if low < 0 or high >= matrix.shape[1]:
         msg = f"{matrix.where} is damaged: it has {matrix.shape[1]} columns but stores columns {low} to {high}."
@@ -142,12 +147,11 @@ def checked(
     return Parts(indptr, indices.astype(np.int32, copy=False), data)
 
 
-def native(parts: Parts) -> Parts:
-    """Parts in a dtype that scipy and compiled kernels take: float16 becomes float32, other byte orders the native one."""
-    data = parts.data
+def native(data: NDArray[np.generic]) -> NDArray[np.generic]:
+    """Values in a dtype that scipy and compiled kernels take: float16 becomes float32, other byte orders the native one."""
     if data.dtype.kind == "f" and data.dtype.itemsize not in (4, 8):
         data = data.astype(np.float32 if data.dtype.itemsize < 4 else np.float64)
-    return parts._replace(data=data.astype(data.dtype.newbyteorder("="), copy=False))
+    return data.astype(data.dtype.newbyteorder("="), copy=False)
 
 
 def select(parts: Parts, n_cols: int, columns: NDArray[np.int64]) -> Parts:
@@ -156,35 +160,21 @@ def select(parts: Parts, n_cols: int, columns: NDArray[np.int64]) -> Parts:
     return Parts(chosen.indptr.astype(np.int64), chosen.indices.astype(np.int32, copy=False), chosen.data)
 
 
-def canonical(parts: Parts, n_cols: int) -> Parts:
-    """Parts with each column at most once a row, copied only where needed; booleans become 0 and 1 of uint8.
+def canonical(parts: Parts, n_cols: int) -> tuple[Parts, NDArray[np.float64]]:
+    """Parts with each column at most once a row, ascending, and the sum of each row.
 
-    Entries of the same column are added up, as scipy does it.
+    They are copied only where needed. Entries of the same column are added up, as scipy does it.
     """
-    indptr, indices, data = parts
-    ascending = indices[1:] > indices[:-1]
-    borders = indptr[1:-1]
-    ascending[borders[(borders > 0) & (borders < len(indices))] - 1] = True
-    if not ascending.all():
-        matrix = _matrix(parts, n_cols).copy()
-        matrix.sum_duplicates()
-        indptr, indices = matrix.indptr.astype(np.int64), matrix.indices.astype(np.int32, copy=False)
-        data = matrix.data
-    return Parts(indptr, indices, data.view(np.uint8) if data.dtype == np.bool_ else data)
-
-
-def totals(parts: Parts) -> NDArray[np.float64]:
-    """Sum of each row in float64; the sum of a row does not depend on the rows around it."""
-    n_rows = len(parts.indptr) - 1
-    out = np.zeros(n_rows, dtype=np.float64)
-    step = max(1, CACHED * n_rows // max(1, len(parts.data)))
-    for first in range(0, n_rows, step):
-        part = cut(parts, first, min(first + step, n_rows))
-        # reduceat returns an element instead of 0 for an empty segment, so empty rows are left out of its borders
-        full = np.flatnonzero(np.diff(part.indptr))
-        if len(full):
-            out[first + full] = np.add.reduceat(part.data.astype(np.float64), part.indptr[full])
-    return out
+    if parts.totals is not None:
+        return parts, parts.totals
+    sums = np.empty(len(parts.indptr) - 1)
+    if scan_rows(parts.indptr, parts.indices, parts.data, n_cols, sums):
+        return parts, sums
+    matrix = _matrix(parts, n_cols).copy()
+    matrix.sum_duplicates()
+    indptr, indices = matrix.indptr.astype(np.int64), matrix.indices.astype(np.int32, copy=False)
+    scan_rows(indptr, indices, matrix.data, n_cols, sums)
+    return Parts(indptr, indices, matrix.data), sums
 
 
 def _matrix(parts: Parts, n_cols: int) -> Any:

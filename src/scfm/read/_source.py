@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Self, cast
 import numpy as np
 
 from scfm._types import CountBlock
-from scfm.read._rows import canonical, cut, join, native, select, totals
+from scfm.read._rows import canonical, cut, join, native, select
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -163,12 +163,13 @@ class CountSource:
         return self._selected(self._matrix.take(self._rows[start:stop]))
 
     def _selected(self, parts: Parts) -> Parts:
-        parts = native(parts)
+        parts = parts._replace(data=native(parts.data))
         return parts if self._cols is None else select(parts, self._matrix.shape[1], self._cols)
 
     def _block(self, row0: int, parts: Parts) -> CountBlock:
-        parts = canonical(parts, self.n_vars)
-        return CountBlock(row0, *parts, totals=totals(parts))
+        parts, totals = canonical(parts, self.n_vars)
+        data = parts.data.view(np.uint8) if parts.data.dtype == np.bool_ else parts.data
+        return CountBlock(row0, parts.indptr, parts.indices, data, totals)
 
     def _counted_blocks(self, rows: int, start: int, stop: int, max_nnz: int) -> Iterator[CountBlock]:
         row = start

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scfm.read._rows import MatrixRows, Parts, checked, join, sparsify
+from scfm.read.arrays import Pointers, fast_codecs, stored_array
+from scfm.read.kernels import scan_rows
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
     from scfm.read._rows import Rows
 
 __all__ = ["DenseStored", "SparseStored", "file_of", "is_group", "stored_matrix"]
+
+CACHED = 2**18
+"""Values that are looked at while they are still in the cache (2 MiB)."""
 
 
 def is_group(element: Any) -> bool:
@@ -88,7 +93,7 @@ def _conversion(element: Any, name: str) -> str:
 
 
 class SparseStored(MatrixRows):
-    """A CSR matrix in a file; only ``indptr`` is held in memory (8 bytes a cell).
+    """A CSR matrix in a file; of its row borders a window is held in memory.
 
     Parameters
     ----------
@@ -100,25 +105,46 @@ class SparseStored(MatrixRows):
 
     def __init__(self, group: Any, where: str) -> None:
         shape = group.attrs.get("shape", group.attrs.get("h5sparse_shape"))
-        self._indices, self._data = group["indices"], group["data"]
-        super().__init__((int(shape[0]), int(shape[1])), np.dtype(self._data.dtype), where)
-        self._indptr = np.asarray(group["indptr"][...]).astype(np.int64, copy=False)
-        stored = min(self._indices.shape[0], self._data.shape[0])
-        ordered = len(self._indptr) == self.shape[0] + 1 and not self._indptr[0] and (np.diff(self._indptr) >= 0).all()
-        if not ordered or self._indptr[-1] > stored:
-            msg = f"{where} is damaged: its indptr does not fit {self.shape[0]} rows and {stored} stored values."
-            raise ValueError(msg)
+        with fast_codecs(group):
+            self._indices, self._data = stored_array(group["indices"]), stored_array(group["data"])
+        super().__init__((int(shape[0]), int(shape[1])), self._data.dtype, where)
+        size = min(self._indices.size, self._data.size)
+        self._pointers = Pointers(group["indptr"], self.shape[0], size, where)
+        data = self._data.dtype
+        self._scannable = data.isnative and (data.kind != "f" or data.itemsize in (4, 8))
 
     def span(self, start: int, stop: int) -> Parts:
-        """Read stored rows ``start`` to ``stop``: one contiguous slice of each array."""
-        low, high = int(self._indptr[start]), int(self._indptr[stop])
-        indptr = self._indptr[start : stop + 1] - low
-        return checked(indptr, np.asarray(self._indices[low:high]), np.asarray(self._data[low:high]), self)
+        """Read stored rows ``start`` to ``stop``: one contiguous stretch of each array."""
+        indptr = self._pointers.between(start, stop)
+        low, n_values = int(indptr[0]), int(indptr[-1] - indptr[0])
+        indptr = indptr - low
+        indices, data = np.empty(n_values, self._indices.dtype), np.empty(n_values, self._data.dtype)
+        sums, fine = np.empty(stop - start), self._scannable
+        for first, last in self._pieces(indptr):
+            part = slice(int(indptr[first]), int(indptr[last]))
+            self._indices.fill(indices[part], low + part.start)
+            self._data.fill(data[part], low + part.start)
+            if fine:
+                borders = indptr[first : last + 1] - part.start
+                fine = scan_rows(borders, indices[part], data[part], self.shape[1], sums[first:last])
+        if not fine:
+            return checked(indptr, indices, data, self)
+        return Parts(indptr, indices.astype(np.int32, copy=False), data, sums)
 
     def stored(self, rows: Rows) -> NDArray[np.int64]:
         """Count the stored values of each row."""
-        wanted = np.asarray(rows, dtype=np.int64)
-        return self._indptr[wanted + 1] - self._indptr[wanted]
+        if isinstance(rows, range) and rows.step == 1 and len(rows):
+            return np.diff(self._pointers.between(rows.start, rows.stop))
+        counts = [int(np.diff(self._pointers.between(row, row + 1))[0]) for row in np.asarray(rows).tolist()]
+        return np.array(counts, np.int64)
+
+    def _pieces(self, indptr: NDArray[np.int64]) -> list[tuple[int, int]]:
+        """Ranges of rows whose values fit into the cache of a core, so that they are there still when they are looked at."""
+        n_rows = len(indptr) - 1
+        if not (self._indices.piecewise and self._data.piecewise):
+            return [(0, n_rows)]
+        step = max(1, CACHED * n_rows // max(1, int(indptr[-1])))
+        return [(first, min(first + step, n_rows)) for first in range(0, n_rows, step)]
 
 
 class DenseStored(MatrixRows):

@@ -62,7 +62,8 @@ class SparseMemory(MatrixRows):
         return self._csr
 
     def _gather(self, rows: NDArray[np.int64]) -> Parts:
-        return checked(*pick(self._converted(), rows), self)
+        found = pick(self._converted(), rows)
+        return checked(found.indptr, found.indices, found.data, self)
 
 
 class DenseMemory(MatrixRows):

@@ -1,0 +1,40 @@
+"""The look over stored rows, compiled; the rules of :mod:`scfm.encode.kernels` hold here, too."""
+
+# mypy: disable-error-code="untyped-decorator,no-untyped-def"
+from __future__ import annotations
+
+import numba
+
+__all__ = ["scan_rows"]
+
+
+@numba.njit(nogil=True, cache=True)
+def _ascends(columns):
+    wrong = 0
+    for k in range(1, len(columns)):
+        wrong |= columns[k] <= columns[k - 1]
+    return not wrong
+
+
+# terms may be added in any order, which lets several be added at once; sums of counts are exact either way
+@numba.njit(nogil=True, cache=True, fastmath={"reassoc"})
+def _sum(values):
+    total = 0.0
+    for k in range(len(values)):
+        total += values[k]
+    return total
+
+
+@numba.njit(nogil=True, cache=True)
+def scan_rows(indptr, indices, data, n_cols, totals):
+    """Whether in each row columns ascend and exist; the sum of each row goes to ``totals``, float64."""
+    fine = True
+    for row in range(len(indptr) - 1):
+        low, high = indptr[row], indptr[row + 1]
+        totals[row] = _sum(data[low:high])
+        if low == high:
+            continue
+        columns = indices[low:high]
+        if not _ascends(columns) or columns[0] < 0 or columns[-1] >= n_cols:
+            fine = False
+    return fine
