@@ -42,7 +42,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def client() -> Iterator[Any]:
     with (
-        distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
+        distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster,
         distributed.Client(cluster) as client,
     ):
         yield client
@@ -96,10 +96,15 @@ def test_only_what_is_missing_is_computed(client: Any, source: Path, tmp_path: P
     assert {number: after[number] for number in before} == before
 
 
-def test_errors_of_workers_come_back(client: Any, source: Path, tmp_path: Path) -> None:
+def test_errors_of_workers_come_back(
+    client: Any, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scfm.tl._cluster.WAIT", 0.1)
     out = scfm.tl.embed_store(source, "scfm-mini", tmp_path / "a.zarr", shard_rows=ROWS, device="cpu", shard="1/20")
     store = EmbeddingStore.open(out)
-    with store.locked(store.shards[5:6]), pytest.raises(RuntimeError, match="Another process is filling"):
+    with store.lock(store.shards[5]), pytest.raises(RuntimeError, match="Another process is filling"):
+        scfm.tl.embed_store(source, "scfm-mini", out, shard_rows=ROWS, device="cpu", client=client)
+    with store.lock(None), pytest.raises(RuntimeError, match="Another process is filling"):
         scfm.tl.embed_store(source, "scfm-mini", out, shard_rows=ROWS, device="cpu", client=client)
     with pytest.raises(TypeError, match="give its name or folder, not the loaded model"):
         scfm.tl.embed_store(source, scfm.model.load("scfm-mini"), out, client=client)

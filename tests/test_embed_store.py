@@ -151,7 +151,7 @@ def test_finished_shards_are_not_computed_again(source: Path, tmp_path: Path, mo
 def test_a_second_run_is_refused(source: Path, tmp_path: Path) -> None:
     out = embed(source, tmp_path / "emb.zarr", shard="1/20")
     store = EmbeddingStore.open(out)
-    with store.locked(store.shards[3:4]):
+    with store.lock(store.shards[3]):
         refused = subprocess.run(command(source, out), capture_output=True, text=True, check=False)
         assert refused.returncode == 1
         assert "RuntimeError: Another process is filling" in refused.stderr
@@ -207,7 +207,7 @@ def test_wrong_arguments(
 
 
 def test_wrong_places(source: Path, tmp_path: Path) -> None:
-    with pytest.raises(TypeError, match="reads a file, got AnnData; scfm.tl.embed takes an AnnData"):
+    with pytest.raises(TypeError, match="reads files, got AnnData; scfm.tl.embed takes an AnnData"):
         embed(ad.read_h5ad(source), tmp_path / "emb.zarr")  # type: ignore[arg-type]
     with pytest.raises(FileNotFoundError, match="There is no folder"):
         embed(source, tmp_path / "nowhere" / "emb.zarr")

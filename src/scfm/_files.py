@@ -10,16 +10,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scfm._keys import PARAMS
+from scfm.read._containers import open_container
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from scfm._keys import Keys
     from scfm.model import Embedding
-    from scfm.run.store import EmbeddingStore
+    from scfm.run.store import EmbeddingStore, Shard
 
 __all__ = ["check_output", "merge_store", "replace", "write_with_embedding"]
 
+PIECE = 2**16
+"""Rows that are copied at a time."""
 SUFFIXES = (".h5ad", ".h5mu", ".zarr")
 
 
@@ -59,7 +62,7 @@ def write_with_embedding(source: Path, out: Path, embedding: Embedding, keys: Ke
 
 
 def merge_store(store: EmbeddingStore, target: Path, modality: str | None = None) -> None:
-    """Add the embeddings of a complete store to the file of the cells, a piece at a time.
+    """Add the embeddings of a complete store to a file of the cells, a piece at a time.
 
     An HDF5 file is completed in a copy that takes its place in one step; to a zarr store the embeddings are added.
 
@@ -68,25 +71,38 @@ def merge_store(store: EmbeddingStore, target: Path, modality: str | None = None
     ValueError
         If shards are missing, or the cells of the file are others.
     """
-    from anndata.io import read_elem, write_elem
+    from anndata.io import write_elem
 
     missing = store.missing()
     if missing:
         msg = f"{store.path} lacks {len(missing)} of {len(store.shards)} shards; finish it with scfm.tl.embed_store first."
         raise ValueError(msg)
-    ours, is_source = store.obs_names(), store.is_of(target)
+    file = _file_of(store, target, modality)
+    is_source = store.is_of(file.number, target)
     with _opened(target) if target.is_dir() else _completed_copy(target, target) as root:
         group = root if modality is None else root["mod"][modality]
-        obs = group["obs"]
-        names = read_elem(obs[obs.attrs["_index"]])
-        if len(names) != len(ours) or (names != ours).any():
-            msg = f"{target} does not hold the cells of {store.path}; nothing was changed."
-            raise ValueError(msg)
         _add_mappings(group, "obsm", "uns")
         write_elem(group["uns"], store.keys.uns, store.uns())
-        _copy_rows(group["obsm"], store.keys.obsm, store)
+        _copy_rows(group["obsm"], store, file)
     if is_source:
-        store.set_source(target)
+        store.set_source(file.number, target)
+
+
+def _file_of(store: EmbeddingStore, target: Path, modality: str | None) -> Shard:
+    """Which file of the source it is: the first one with the same names of cells."""
+    with open_container(target, modality) as found:
+        for file in store.files():
+            if file.stop - file.start == found.n_obs and all(
+                (store.obs_names(file.start + low, file.start + high) == found.names(low, high)).all()
+                for low, high in _pieces(found.n_obs)
+            ):
+                return file
+    msg = f"{target} does not hold the cells of {store.path}; nothing was changed."
+    raise ValueError(msg)
+
+
+def _pieces(n_rows: int) -> list[tuple[int, int]]:
+    return [(start, min(start + PIECE, n_rows)) for start in range(0, n_rows, PIECE)]
 
 
 @contextmanager
@@ -115,14 +131,14 @@ def _add_mappings(group: Any, *names: str) -> None:
             write_elem(group, name, {})
 
 
-def _copy_rows(obsm: Any, key: str, store: EmbeddingStore) -> None:
-    if key in obsm:
-        del obsm[key]
-    shape = (store.n_obs, store.n_features)
+def _copy_rows(obsm: Any, store: EmbeddingStore, file: Shard) -> None:
+    if store.keys.obsm in obsm:
+        del obsm[store.keys.obsm]
+    n_obs = file.stop - file.start
     create = obsm.create_array if hasattr(obsm, "create_array") else obsm.create_dataset
-    array = create(key, shape=shape, dtype="f4")
-    for shard in store.shards:
-        array[shard.start : shard.stop] = store.read(shard)
+    array = create(store.keys.obsm, shape=(n_obs, store.n_features), dtype="f4")
+    for start, stop in _pieces(n_obs):
+        array[start:stop] = store.read(file.start + start, file.start + stop)
     array.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
 
 

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 import numpy as np
 
 from scfm._settings import settings
+from scfm.model._joined import FileFacts, GeneMaps, JoinedSession
 from scfm.model._session import Compat, RunOptions, Session
-from scfm.read import open_counts
+from scfm.read import JoinedSource, expand, open_counts
 from scfm.run import ArraySink, GeneMeansSink
 from scfm.run.device import resolve_device, resolve_dtype
 
@@ -255,15 +256,29 @@ class FoundationModel(ABC):
         where = resolve_device(device)
         precision = resolve_dtype(dtype, where)
         model = self.adapted(choices)
-        with open_counts(
-            data,
-            modality=modality,
-            layer=layer,
-            use_raw=self._use_raw(use_raw, layer, compat),
-            prefer_raw=compat is not None and self.upstream_prefers_raw,
-        ) as source:
-            genes = model.match(source.var, gene_key, choices)
-            yield Session(model, source, genes, choices, where, precision)
+        matrix: dict[str, Any] = {
+            "modality": modality,
+            "layer": layer,
+            "use_raw": self._use_raw(use_raw, layer, compat),
+            "prefer_raw": compat is not None and self.upstream_prefers_raw,
+        }
+        data = expand(data)
+        if not isinstance(data, list):
+            with open_counts(data, **matrix) as source:
+                genes = model.match(source.var, gene_key, choices)
+                yield Session(model, source, genes, choices, where, precision)
+            return
+        if choices.pooling == "gene":
+            msg = f"pooling='gene' takes one file, whose genes the result has; {len(data)} files were given."
+            raise ValueError(msg)
+        maps = GeneMaps(lambda var: model.match(var, gene_key, choices))
+
+        def learn(source: CountSource) -> FileFacts:
+            session = Session(model, source, maps.of(source), choices, where, precision)
+            return FileFacts(session.genes, session.description())
+
+        with JoinedSource(data, learn, matrix) as joined:
+            yield JoinedSession(model, joined, joined.facts[0].genes, choices, where, precision)
 
     @property
     def has_cls(self) -> bool:
@@ -340,10 +355,10 @@ def _gene_means(session: Session, groupby: str | None) -> Embedding:
         sink = GeneMeansSink(session.genes.tokens, n_features)
         stats = session.into(sink)
         return Embedding(sink.values()[:, 0], "var", source.var.index, session.params(stats))
-    if groupby not in source.obs:
-        msg = f"groupby={groupby!r} is not a column of obs; found {list(source.obs.columns)}."
+    if groupby not in source.obs_columns:
+        msg = f"groupby={groupby!r} is not a column of obs; found {source.obs_columns}."
         raise KeyError(msg)
-    labels = pd.Categorical(source.obs[groupby])
+    labels = pd.Categorical(source.column(groupby))
     if not len(labels.categories):
         msg = f"groupby={groupby!r}: that column of obs holds no value but missing ones, so there is no group to average over."
         raise ValueError(msg)

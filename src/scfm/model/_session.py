@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     import torch
 
-    from scfm._types import TokenBatch
+    from scfm._types import CountBlock, TokenBatch, TokenBlock
     from scfm.genes import GeneMap
     from scfm.model._base import FoundationModel
     from scfm.read import CountSource
@@ -66,6 +66,10 @@ class Session:
         """The network with as many layers as the run needs, on its device."""
         return self.model.network(self.choices.n_layers, self.device, self.dtype)
 
+    def encoder(self) -> Callable[[CountBlock], TokenBlock]:
+        """The step from counts to tokens."""
+        return self.model.build_encoder(self.source, self.genes, self.choices)
+
     def into(
         self,
         sink: Sink,
@@ -90,7 +94,7 @@ class Session:
         empty
             What the rows of cells without genes are, for the warning, if not what the model says.
         """
-        encode = self.model.build_encoder(self.source, self.genes, self.choices)
+        encode = self.encoder()
         network = self.network()
 
         def step(batch: TokenBatch) -> Any:

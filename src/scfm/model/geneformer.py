@@ -317,13 +317,13 @@ class Geneformer(FoundationModel):
 
 
 def _upstream_depth(source: CountSource) -> UpstreamDepth:
-    if "n_counts" not in source.obs:
+    if "n_counts" not in source.obs_columns:
         msg = (
             "compat='upstream' takes the total of each cell from obs['n_counts'], which is missing. Add it, over all "
             "genes, or leave compat=None, which needs no totals."
         )
         raise KeyError(msg)
-    column = source.obs["n_counts"]
+    column = source.column("n_counts")
     totals = column.to_numpy()
     if totals.dtype.kind not in "iuf" or not np.isfinite(totals).all() or (totals < 0).any():
         msg = (

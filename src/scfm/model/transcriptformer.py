@@ -244,14 +244,19 @@ class TranscriptFormer(FoundationModel):
     def _assay_tokens(self, source: CountSource, options: RunOptions) -> NDArray[np.int32]:
         """Token of the assay of each cell, −1 where it is not known."""
         column = options.family.aux_cols
-        if column not in source.obs:
+        if column not in source.obs_columns:
             if column != ASSAY:
-                msg = f"aux_cols={column!r} is not a column of obs; found {list(source.obs.columns)}."
+                msg = f"aux_cols={column!r} is not a column of obs; found {source.obs_columns}."
                 raise KeyError(msg)
             return np.full(source.n_obs, -1, np.int32)
         assays = self.card.aux_tokens[ASSAY]
-        codes = source.obs[column].astype(object).map(assays).fillna(assays[UNKNOWN]).to_numpy(np.int32)
-        return np.where(codes == assays[UNKNOWN], -1, codes + self.config.vocab_size).astype(np.int32)
+        import pandas as pd
+
+        labels = pd.Categorical(source.column(column))
+        # a code of −1, for a label that is missing, finds the last entry
+        known = [assays.get(label, assays[UNKNOWN]) for label in labels.categories] + [assays[UNKNOWN]]
+        tokens = [-1 if code == assays[UNKNOWN] else code + self.config.vocab_size for code in known]
+        return np.array(tokens, np.int32)[labels.codes]
 
 
 def _without_outliers(source: CountSource, tokens: NDArray[np.int32], width: float) -> NDArray[np.bool_] | None:

@@ -4,5 +4,7 @@ from __future__ import annotations
 
 from scfm.read._open import open_counts
 from scfm.read._source import CountSource
+from scfm.read.joined import JoinedSource
+from scfm.read.paths import expand
 
-__all__ = ["CountSource", "open_counts"]
+__all__ = ["CountSource", "JoinedSource", "expand", "open_counts"]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 import pandas as pd
@@ -19,6 +19,7 @@ from scfm._compat import frame_of, is_mudata, layer_names, view_of
 from scfm.read._source import CountSource
 from scfm.read.backed import is_group, stored_matrix
 from scfm.read.memory import DenseMemory, SparseMemory
+from scfm.read.paths import is_url
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Container", "Element", "open_container"]
 
-ACCEPTED = "an AnnData, a MuData with modality=, or the path of a .h5ad file, a .h5mu file or a .zarr store"
+ACCEPTED = "an AnnData, a MuData with modality=, or the path of a .h5ad file, a .h5mu file or a .zarr store, or the address of a .zarr store"
 GPU = {
     "cupy": "rapids_singlecell.get.anndata_to_CPU(adata)",
     "cupyx": "rapids_singlecell.get.anndata_to_CPU(adata)",
@@ -79,6 +80,18 @@ class Container(ABC):
     def source(self, element: Element) -> CountSource:
         """Make a source of one of the matrices."""
 
+    def columns(self) -> list[str]:
+        """Names of the columns of ``obs``."""
+        return list(self.obs.columns)
+
+    def column(self, name: str) -> pd.Series:
+        """One column of ``obs``."""
+        return self.obs[name]
+
+    def names(self, start: int, stop: int) -> NDArray[Any]:
+        """Names of some cells."""
+        return self.obs_names[start:stop].to_numpy(dtype=object)
+
     def elements(self) -> list[Element]:
         """All matrices there are."""
         found = [Element("X")] * self.has_x + [Element("layer", name) for name in self.layers]
@@ -88,6 +101,12 @@ class Container(ABC):
         """Close what was opened for this container, and nothing else."""
         if self._file is not None:
             self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        self.close()
 
 
 class AnnDataContainer(Container):
@@ -166,6 +185,27 @@ class FileContainer(Container):
         name = obs.attrs["_index"]
         return pd.Index(read_elem(obs[name]), name=None if name == "_index" else name)
 
+    def columns(self) -> list[str]:
+        """Names of the columns of ``obs``."""
+        obs = self._root["obs"]
+        return [str(name) for name in obs.attrs["column-order"]] if is_group(obs) else super().columns()
+
+    def column(self, name: str) -> pd.Series:
+        """One column of ``obs``, without the names of the cells and the other columns."""
+        if name not in self.columns():
+            raise KeyError(name)
+        obs = self._root["obs"]
+        return pd.Series(read_elem(obs[name])) if is_group(obs) else super().column(name)
+
+    def names(self, start: int, stop: int) -> NDArray[Any]:
+        """Names of some cells."""
+        obs = self._root["obs"]
+        stored = obs[obs.attrs["_index"]] if is_group(obs) else obs
+        if is_group(stored) or not is_group(obs):
+            return super().names(start, stop)
+        found = (stored.asstr() if hasattr(stored, "asstr") and stored.dtype == object else stored)[start:stop]
+        return (np.char.decode(found) if found.dtype.kind == "S" else np.asarray(found)).astype(object)
+
     def source(self, element: Element) -> CountSource:
         """Make a source of one of the matrices."""
         raw = "raw/" if "raw/X" in self._root else "raw."
@@ -194,6 +234,8 @@ def open_container(data: Any, modality: str | None) -> Container:
     ValueError
         If ``modality`` is missing, unknown, or out of place, or the file is of another kind.
     """
+    if is_url(data):
+        return _opened(None, _open_url(data), data, modality)
     if isinstance(data, str | PathLike):
         return _open_path(Path(data), modality)
     if is_mudata(data):
@@ -240,42 +282,60 @@ def _open_path(path: Path, modality: str | None) -> Container:
     if not path.exists():
         msg = f"There is no file {str(path)!r}. Accepted: {ACCEPTED}."
         raise FileNotFoundError(msg)
-    file, root = _open_zarr(path) if path.is_dir() else _open_h5(path)
+    if path.is_dir():
+        return _opened(None, _open_zarr(path), str(path), modality)
+    file = _open_h5(path)
+    return _opened(file, file, str(path), modality)
+
+
+def _opened(file: Any, root: Any, label: str, modality: str | None) -> Container:
     try:
         if "mod" in root:
-            name = _known(modality, list(root["mod"].keys()), str(path))
-            return FileContainer(root["mod"][name], f"{path}/mod/{name}", file)
+            name = _known(modality, list(root["mod"].keys()), label)
+            return FileContainer(root["mod"][name], f"{label}/mod/{name}", file)
         if modality is not None:
-            raise ValueError(_needless(modality, str(path)))
-        return FileContainer(root, str(path), file)
+            raise ValueError(_needless(modality, label))
+        return FileContainer(root, label, file)
     except BaseException:
         if file is not None:
             file.close()
         raise
 
 
-def _open_h5(path: Path) -> tuple[Any, Any]:
+def _open_h5(path: Path) -> Any:
     import h5py
 
     if not h5py.is_hdf5(path):
         msg = f"{str(path)!r} is no HDF5 file. Accepted: {ACCEPTED}."
         raise ValueError(msg)
     try:
-        file = h5py.File(path, "r")
+        return h5py.File(path, "r")
     except OSError as error:
         msg = f"{str(path)!r} cannot be opened: {error}. It may be damaged, or another program may be writing to it."
         raise OSError(msg) from error
-    return file, file
 
 
-def _open_zarr(path: Path) -> tuple[None, Any]:
+def _open_zarr(path: Path) -> Any:
     import zarr
 
     if not any((path / name).exists() for name in ("zarr.json", ".zgroup")):
         msg = f"{str(path)!r} is a directory but no zarr store. Accepted: {ACCEPTED}."
         raise ValueError(msg)
     # consolidated metadata does not know what was added after it was written
-    return None, zarr.open_group(str(path), mode="r", use_consolidated=False)
+    return zarr.open_group(str(path), mode="r", use_consolidated=False)
+
+
+def _open_url(url: str) -> Any:
+    import zarr
+
+    try:
+        return zarr.open_group(url, mode="r")
+    except ImportError as error:
+        msg = f'{url} needs another package: {error}. pip install "scfm[remote]" has what http, https and s3 need.'
+        raise ImportError(msg) from error
+    except (FileNotFoundError, ValueError, OSError) as error:
+        msg = f"{url} cannot be opened as a zarr store: {error}. A file of another kind must be downloaded first."
+        raise type(error)(msg) from error
 
 
 def _known(modality: str | None, modalities: list[str], label: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Self, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import numpy as np
 
@@ -80,6 +80,19 @@ class CountSource:
     def obs(self) -> pd.DataFrame:
         """Annotation of the cells; read from a file on first use, so before :meth:`close`. Not to be modified."""
         return self._container.obs
+
+    @property
+    def obs_columns(self) -> list[str]:
+        """Names of the columns of :attr:`obs`."""
+        return self._container.columns()
+
+    def column(self, name: str) -> pd.Series:
+        """One column of :attr:`obs`; of a file no other is read. A KeyError if it is not there."""
+        return self._container.column(name)
+
+    def names(self, start: int, stop: int) -> NDArray[Any]:
+        """Names of cells ``start`` to ``stop`` as an array of str objects, ``(stop - start,)``; of a file no others are read."""
+        return self._container.names(start, stop)
 
     def read(self, start: int, stop: int) -> CountBlock:
         """Read cells ``start`` to ``stop``.

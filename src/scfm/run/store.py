@@ -12,30 +12,28 @@ import json
 import os
 import shutil
 import tempfile
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from scfm._keys import PARAMS, Keys
+from scfm.read import JoinedSource
+from scfm.read.paths import is_url
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    import pandas as pd
+    from filelock import FileLock
     from numpy.typing import NDArray
-    from torch import Tensor
 
-    from scfm._types import TokenBatch
-    from scfm.run.engine import RunStats
-
-__all__ = ["CHUNK_ROWS", "COUNTED", "EmbeddingStore", "Shard", "ShardSink", "fingerprint", "plan_shards"]
+__all__ = ["CHUNK_ROWS", "COUNTED", "EmbeddingStore", "Shard", "fingerprint", "plan_shards"]
 
 FORMAT = 1
 PLAN_FILE = ".scfm.json"
 SHARDS_FOLDER = ".shards"
+INDEX = "_index"
+PIECE = 2**16
+"""Entries of ``obs`` that are written at a time."""
 CHUNK_ROWS = 1024
 """Rows of a chunk of a store; shards are whole chunks."""
 UNSHARDED = {"shards": None}
@@ -57,8 +55,17 @@ def plan_shards(n_obs: int, rows: int) -> list[Shard]:
     return [Shard(i, start, min(start + rows, n_obs)) for i, start in enumerate(range(0, n_obs, rows))]
 
 
-def fingerprint(path: Path) -> dict[str, int]:
-    """Size and time of the last change of a file, or of all files of a folder, in bytes and ns."""
+def fingerprint(source: str | Path) -> dict[str, int | str]:
+    """What changes when a file does.
+
+    Of a file, or of all files of a folder: bytes, and ns of the last change. Of an address: hash of its metadata.
+    """
+    if is_url(source):
+        from zarr import open_group
+
+        metadata = open_group(str(source), mode="r").metadata.to_dict()
+        return {"metadata_sha256": hashlib.sha256(json.dumps(metadata, default=str).encode()).hexdigest()}
+    path = Path(source)
     files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
     found = [file.stat() for file in files]
     return {
@@ -92,7 +99,7 @@ class EmbeddingStore:
         cls,
         path: Path,
         keys: Keys,
-        obs_names: pd.Index,
+        cells: Cells,
         n_features: int,
         shard_rows: int,
         identity: dict[str, Any],
@@ -100,20 +107,21 @@ class EmbeddingStore:
     ) -> EmbeddingStore:
         """Make an empty store; it appears when it is complete but for the values, which are NaN.
 
-        If another process makes it at the same moment, the one that was first stays.
+        If another process makes it at the same moment, the one that was first stays. ``identity["source"]`` has an
+        entry with the number of cells ``"n_obs"`` for each file.
         """
         work = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.absolute().parent))
         plan = {
             "format": FORMAT,
             "obsm": keys.obsm,
             "uns": keys.uns,
-            "n_obs": len(obs_names),
+            "n_obs": cells.n_obs,
             "n_features": n_features,
             "shard_rows": shard_rows,
             "identity": identity,
         }
         try:
-            _write_empty(work / path.name, keys, obs_names, n_features, shard_rows, params)
+            _write_empty(work / path.name, keys, cells, n_features, min(shard_rows, CHUNK_ROWS), params)
             folder = work / path.name / "obsm" / keys.obsm
             (folder / SHARDS_FOLDER).mkdir()
             (folder / PLAN_FILE).write_text(json.dumps(plan), encoding="utf-8")
@@ -189,21 +197,23 @@ class EmbeddingStore:
             os.fsync(text.fileno())
         beside.replace(file)
 
-    def read(self, shard: Shard) -> NDArray[np.float32]:
-        """Read the rows of a shard."""
+    def read(self, start: int, stop: int) -> NDArray[np.float32]:
+        """Read the rows of some cells."""
         import zarr
 
-        rows: NDArray[np.float32] = zarr.open_array(self.folder, mode="r")[shard.start : shard.stop]  # type: ignore[assignment]
+        rows: NDArray[np.float32] = zarr.open_array(self.folder, mode="r")[start:stop]  # type: ignore[assignment]
         return rows
 
-    def obs_names(self) -> NDArray[np.str_]:
-        """Names of the cells."""
+    def obs_names(self, start: int, stop: int) -> NDArray[Any]:
+        """Names of some cells."""
         import zarr
-        from anndata.io import read_elem
 
-        obs: Any = zarr.open_group(self.path / "obs", mode="r")
-        names: NDArray[np.str_] = read_elem(obs[obs.attrs["_index"]])
-        return names
+        return np.asarray(zarr.open_array(self.path / "obs" / INDEX, mode="r")[start:stop]).astype(object)
+
+    def files(self) -> list[Shard]:
+        """Number, first and last cell of each file of the source."""
+        stops = np.cumsum([file["n_obs"] for file in self.identity["source"]]).tolist()
+        return [Shard(*place) for place in zip(range(len(stops)), [0, *stops[:-1]], stops, strict=True)]
 
     def uns(self) -> dict[str, Any]:
         """The provenance."""
@@ -213,15 +223,17 @@ class EmbeddingStore:
         found: dict[str, Any] = read_elem(zarr.open_group(self.path / "uns" / self.keys.uns, mode="r"))
         return found
 
-    def is_of(self, source: Path) -> bool:
-        """Whether a file is the source, unchanged since."""
-        return self.identity["source"] == fingerprint(source) | {"n_obs": self.n_obs}
+    def is_of(self, number: int, path: Path) -> bool:
+        """Whether a file is the one of this number in the source, unchanged since."""
+        known = self.identity["source"][number]
+        return bool(known == fingerprint(path) | {"n_obs": known["n_obs"]})
 
-    def set_source(self, source: Path) -> None:
-        """Take a file for the source that was changed by nothing but these embeddings."""
-        self.identity["source"] = fingerprint(source) | {"n_obs": self.n_obs}
+    def set_source(self, number: int, path: Path) -> None:
+        """Take a file for the one of this number: it was changed by nothing but these embeddings."""
+        known = self.identity["source"]
+        known[number] = fingerprint(path) | {"n_obs": known[number]["n_obs"]}
         beside = self.folder / f"{PLAN_FILE}.{os.getpid()}"
-        beside.write_text(json.dumps(self._plan | {"identity": self.identity}), encoding="utf-8")
+        beside.write_text(json.dumps(self._plan), encoding="utf-8")
         beside.replace(self.folder / PLAN_FILE)
 
     def set_params(self, values: dict[str, Any]) -> None:
@@ -233,78 +245,76 @@ class EmbeddingStore:
         for name, value in values.items():
             write_elem(root[f"uns/{self.keys.uns}/{PARAMS}"], name, value, dataset_kwargs=UNSHARDED)
 
-    @contextmanager
-    def locked(self, shards: Sequence[Shard]) -> Iterator[None]:
-        """Keep other processes from computing the same shards.
+    def lock(self, shard: Shard | None, wait: float = 0) -> FileLock:
+        """Keep other processes from computing a shard, or for ``None`` other clusters from filling the store.
 
         Raises
         ------
         RuntimeError
-            If one of them is being computed; locks of a process end with it, however it ends.
+            If it is locked, and still is after ``wait`` seconds. A lock ends with its process at the latest.
         """
         from filelock import FileLock, Timeout
 
-        with ExitStack() as stack:
-            for shard in shards:
-                lock = FileLock(self._marker(shard).with_suffix(".lock"), timeout=0)
-                try:
-                    stack.enter_context(lock)
-                except Timeout as error:
-                    msg = (
-                        f"Another process is filling {self.path} (cells {shard.start} to {shard.stop}). Wait for it, or "
-                        "give each process shards of its own with shard=."
-                    )
-                    raise RuntimeError(msg) from error
-            yield
+        file = self._markers / "cluster.lock" if shard is None else self._marker(shard).with_suffix(".lock")
+        lock = FileLock(file, timeout=wait)
+        try:
+            lock.acquire()
+        except Timeout as error:
+            which = "" if shard is None else f" (cells {shard.start} to {shard.stop})"
+            msg = (
+                f"Another process is filling {self.path}{which}. Wait for it, or give each process shards of its own "
+                "with shard=."
+            )
+            raise RuntimeError(msg) from error
+        return lock
 
 
-class ShardSink:
-    """Collect the embeddings of shards, one after the other, and store each when it is complete.
+class Cells(Protocol):
+    """Where the names of cells come from."""
 
-    Parameters
-    ----------
-    store
-        Where they go.
-    shards
-        The shards of the run, in the order in which their cells come.
-    """
+    n_obs: int
 
-    def __init__(self, store: EmbeddingStore, shards: Sequence[Shard]) -> None:
-        self._store = store
-        self._waiting = list(shards)
-        self._before = dict.fromkeys(COUNTED, 0)
-        self._values = self._empty()
-
-    def write(self, batch: TokenBatch, output: Tensor) -> None:
-        """Keep one vector per cell, shape ``(n_cells, n_features)``."""
-        self._values[batch.rows - self._waiting[0].start] = output.float().cpu().numpy()
-
-    def end_block(self, stop: int, stats: RunStats) -> None:
-        """Store the shard if this was its last block."""
-        if stop < self._waiting[0].stop:
-            return
-        now = {name: getattr(stats, name) for name in COUNTED}
-        facts = {name: now[name] - self._before[name] for name in COUNTED}
-        self._store.write(self._waiting.pop(0), self._values, facts)
-        self._before, self._values = now, self._empty()
-
-    def _empty(self) -> NDArray[np.float32]:
-        n_rows = self._waiting[0].stop - self._waiting[0].start if self._waiting else 0
-        return np.full((n_rows, self._store.n_features), np.nan, dtype=np.float32)
+    def names(self, start: int, stop: int) -> NDArray[Any]:
+        """Names of some cells."""
 
 
 def _write_empty(
-    path: Path, keys: Keys, obs_names: pd.Index, n_features: int, shard_rows: int, params: dict[str, Any]
+    path: Path, keys: Keys, cells: Cells, n_features: int, chunk_rows: int, params: dict[str, Any]
 ) -> None:
+    """Write an AnnData of nothing but names and NaN; names are copied a piece at a time."""
     import pandas as pd
     import zarr
     from anndata import AnnData
     from anndata.io import write_elem
+    from zarr.dtype import VariableLengthUTF8
 
     root = zarr.open_group(path, mode="w-", zarr_format=3)
-    empty = AnnData(obs=pd.DataFrame(index=obs_names.astype(str)), uns={keys.uns: {PARAMS: params}})
+    obs_table = pd.DataFrame(index=pd.Index([], dtype=str))
+    if isinstance(cells, JoinedSource):
+        obs_table["file"] = pd.Categorical([], categories=list(dict.fromkeys(cells.paths)))
+    empty = AnnData(obs=obs_table, uns={keys.uns: {PARAMS: params}})
     write_elem(root, "/", empty, dataset_kwargs=UNSHARDED)
-    shape, chunks = (len(obs_names), n_features), (min(shard_rows, CHUNK_ROWS), n_features)
+    obs: Any = root["obs"]
+    names = _replaced(obs, INDEX, cells.n_obs, VariableLengthUTF8())
+    for start in range(0, cells.n_obs, PIECE):
+        stop = min(start + PIECE, cells.n_obs)
+        names[start:stop] = cells.names(start, stop)
+    if isinstance(cells, JoinedSource):
+        categories = list(obs["file/categories"][:])
+        codes = _replaced(obs["file"], "codes", cells.n_obs, "int32")
+        stops = np.cumsum(cells.sizes).tolist()
+        for file, start, stop in zip(cells.paths, [0, *stops], stops, strict=False):
+            codes[start:stop] = categories.index(file)
     obsm: Any = root["obsm"]
+    shape, chunks = (cells.n_obs, n_features), (chunk_rows, n_features)
     array = obsm.create_array(keys.obsm, shape=shape, chunks=chunks, dtype="f4", fill_value=np.nan)
     array.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
+
+
+def _replaced(group: Any, name: str, size: int, dtype: Any) -> Any:
+    """Put an array of another length in the place of an empty one."""
+    attrs = dict(group[name].attrs)
+    del group[name]
+    array = group.create_array(name, shape=(size,), chunks=(min(PIECE, max(1, size)),), dtype=dtype)
+    array.attrs.update(attrs)
+    return array

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import logging
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from threading import Lock
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
-from distributed import WorkerPlugin, as_completed
+from distributed import WorkerPlugin, as_completed, get_worker
 
 from scfm._settings import settings
 from scfm.model import load
-from scfm.run.store import EmbeddingStore, ShardSink
+from scfm.run.shard_sink import ShardSink
+from scfm.run.store import EmbeddingStore
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,6 +30,8 @@ __all__ = ["Job", "fill_with"]
 logger = logging.getLogger("scfm")
 
 RETRIES = 3
+WAIT = 60.0
+"""Seconds for which a worker that was given up may go on with a shard that another one is to compute."""
 _SETTINGS = ("threads", "block_rows", "block_values", "batch_tokens", "cache_dir", "offline")
 
 _models: dict[str, FoundationModel] = {}
@@ -36,24 +42,46 @@ _models: dict[str, FoundationModel] = {}
 class Job:
     """What a worker needs to know to compute shards of a store."""
 
-    source: Path
+    sources: list[str]
     model: str
     store: Path
     arguments: dict[str, Any]
     """Arguments of :meth:`scfm.model.FoundationModel.session`."""
+    wait: float = field(default_factory=lambda: WAIT)
     settings: dict[str, Any] = field(default_factory=lambda: {name: getattr(settings, name) for name in _SETTINGS})
 
 
-class LoadModel(WorkerPlugin):
-    """Loads a model in every worker, also in those that join later, so that no shard waits for it twice."""
+class ShardWorker(WorkerPlugin):
+    """Loads the model and opens the source once in every worker, also in those that join later."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, name: str) -> None:
         self.job = job
-        self.name = f"scfm-{job.model}"
+        self.name = name
 
     def setup(self, worker: Worker) -> None:
-        """Load the model; called by the worker."""
-        _prepared(self.job)
+        """Load the model and open the source; called by the worker."""
+        for name, value in self.job.settings.items():
+            setattr(settings, name, value)
+        if self.job.model not in _models:
+            _models[self.job.model] = load(self.job.model)
+        self._opened = ExitStack()
+        self._session = self._opened.enter_context(
+            _models[self.job.model].session(self.job.sources, **self.job.arguments)
+        )
+        self._store = EmbeddingStore.open(self.job.store)
+        self._alone = Lock()  # workers may have several threads, but a shard has use for all cores
+
+    def teardown(self, worker: Worker) -> None:
+        """Close the source; called by the worker."""
+        self._opened.close()
+
+    def compute(self, number: int) -> None:
+        """Compute one shard, unless it is there already."""
+        shard = self._store.shards[number]
+        with self._alone:
+            if not self._store.is_done(shard):
+                with ShardSink(self._store, [shard], self.job.wait) as sink:
+                    self._session.into(sink, spans=[(shard.start, shard.stop)])
 
 
 def fill_with(client: Client, job: Job, shards: Sequence[Shard]) -> None:
@@ -64,32 +92,22 @@ def fill_with(client: Client, job: Job, shards: Sequence[Shard]) -> None:
     Exception
         What the first shard raised that could not be computed; finished shards stay.
     """
-    client.register_plugin(LoadModel(job))
-    futures = client.map(
-        _compute_shard, [shard.number for shard in shards], job=job, pure=False, retries=RETRIES, key="scfm-shard"
-    )
-    try:
-        for done, future in enumerate(as_completed(futures), start=1):
-            future.result()
-            logger.info("%d of %d shards done", done, len(shards))
-    finally:
-        client.cancel(futures)
+    name, futures = f"scfm-{uuid4()}", []
+    with EmbeddingStore.open(job.store).lock(None):
+        try:
+            client.register_plugin(ShardWorker(job, name))
+            numbers = [shard.number for shard in shards]
+            futures = client.map(_compute_shard, numbers, plugin=name, pure=False, retries=RETRIES, key=f"{name}-shard")
+            for done, future in enumerate(as_completed(futures), start=1):
+                future.result()
+                logger.info("%d of %d shards done", done, len(shards))
+        finally:
+            client.cancel(futures)
+            client.unregister_worker_plugin(name)
 
 
-def _compute_shard(number: int, job: Job) -> int:
-    """Compute one shard, unless it is there already; its result is on disk, not in the answer."""
-    store = EmbeddingStore.open(job.store)
-    shard = store.shards[number]
-    with store.locked([shard]):
-        if not store.is_done(shard):
-            with _prepared(job).session(job.source, **job.arguments) as session:
-                session.into(ShardSink(store, [shard]), spans=[(shard.start, shard.stop)])
+def _compute_shard(number: int, plugin: str) -> int:
+    """Have the worker compute a shard; its result is on disk, not in the answer."""
+    worker: Any = get_worker()
+    worker.plugins[plugin].compute(number)
     return number
-
-
-def _prepared(job: Job) -> FoundationModel:
-    for name, value in job.settings.items():
-        setattr(settings, name, value)
-    if job.model not in _models:
-        _models[job.model] = load(job.model)
-    return _models[job.model]

@@ -5,15 +5,20 @@ from __future__ import annotations
 import json
 import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scfm._files import merge_store
 from scfm._keys import result_keys
 from scfm.model import FoundationModel, load
+from scfm.model._joined import JoinedSession
 from scfm.model._session import counts_of
+from scfm.read import expand
+from scfm.read.paths import is_url
 from scfm.run import RunStats
-from scfm.run.store import CHUNK_ROWS, COUNTED, EmbeddingStore, ShardSink, fingerprint
+from scfm.run.shard_sink import ShardSink
+from scfm.run.store import CHUNK_ROWS, COUNTED, EmbeddingStore, fingerprint
 
 if TYPE_CHECKING:
     import torch
@@ -32,7 +37,7 @@ _RANKS = (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS"))
 
 
 def embed_store(
-    source: str | Path,
+    source: str | Path | Sequence[str | Path],
     model: str | Path | FoundationModel,
     out: str | Path,
     *,
@@ -54,7 +59,7 @@ def embed_store(
     key_added: str | None = None,
     **options: Any,
 ) -> Path:
-    """Embed the cells of a file into a zarr store, in memory that does not grow with the number of cells.
+    """Embed the cells of one or more files into a zarr store, in memory that does not grow with the number of cells.
 
     Cells are computed in shards of consecutive rows. A finished shard stays finished: called again with the same
     arguments after an interruption, only the missing shards are computed. Several processes may fill one store, each
@@ -63,7 +68,9 @@ def embed_store(
     Parameters
     ----------
     source
-        Path of an ``.h5ad`` or ``.h5mu`` file or a zarr store; it is read block by block and not changed.
+        Path of an ``.h5ad`` or ``.h5mu`` file, a zarr store or a collection of ``annbatch``, or the address of a zarr
+        store (``https://…``, ``s3://…``); it is read block by block and not changed. Several files, each with its own
+        genes, are given as a list or by a pattern such as ``"atlas/*.h5ad"``.
     model
         Id, alias, folder, or a loaded model.
     out
@@ -76,8 +83,8 @@ def embed_store(
     resume
         Whether to go on with a store that exists; ``False`` makes that an error.
     into_source
-        When nothing is missing any more, add the embeddings to ``source``, too; an HDF5 file is completed in a copy
-        that takes its place in one step, which needs room for both.
+        When nothing is missing any more, add the embeddings to ``source``, too (to each file those of its cells); an
+        HDF5 file is completed in a copy that takes its place in one step, which needs room for both.
     client
         A dask client, whose workers then compute the shards. Each loads the model once; all of them must reach
         ``source``, ``out`` and the model under the same paths. Needs ``pip install "scfm[cluster]"``.
@@ -90,7 +97,8 @@ def embed_store(
     -------
     ``out``. :func:`anndata.read_zarr` opens it: ``obs_names`` as in the source, ``obsm['X_<family>' | key_added]``
     float32 of shape ``(n_obs, n_features)``, NaN in shards that are not finished, and
-    ``uns['<family>' | key_added]['params']``.
+    ``uns['<family>' | key_added]['params']``. For several files ``obs['file']`` names the file of each cell, and entries
+    of ``params`` that differ between them are lists.
 
     Raises
     ------
@@ -111,7 +119,8 @@ def embed_store(
     >>> anndata.read_zarr(out).obsm["X_scfm_mini"].shape
     (700, 128)
     """
-    source, out = _checked_paths(source, Path(out).expanduser(), resume=resume)
+    out = Path(out).expanduser()
+    paths = _checked_paths(source, out, resume=resume, into_source=into_source)
     name = None if client is None else _name_of(model)
     part = _part(shard)
     if pooling == "gene":
@@ -122,30 +131,31 @@ def embed_store(
     where: dict[str, Any] = {"modality": modality, "layer": layer, "use_raw": use_raw, "gene_key": gene_key}
     how: dict[str, Any] = {"pooling": pooling, "hidden_layer": hidden_layer, "max_tokens": max_tokens, "compat": compat}
     arguments = {"device": device, "dtype": dtype, **where, **how, **options}
-    with loaded.session(source, **arguments) as session:
+    with loaded.session(paths, **arguments) as session:
         rows = _shard_rows(shard_rows, session.model.n_features)
         description = session.description()
-        identity = _identity(source, session, description)
+        identity = _identity(paths, session, description)
         if not out.exists():
-            names = session.source.obs_names
-            EmbeddingStore.create(out, keys, names, session.model.n_features, rows, identity, description)
+            EmbeddingStore.create(out, keys, session.source, session.model.n_features, rows, identity, description)
         store = _opened(out, identity, keys.obsm, rows if shard_rows is not None else None)
-        shards = _share(store.shards, part)
-        if client is None:
-            _fill(session, store, shards)
-    if client is not None and name is not None:
+        missing = [shard for shard in _share(store.shards, part) if not store.is_done(shard)]
+        logger.info("%d of %d shards of %s are to be computed", len(missing), len(store.shards), store.path)
+        if client is None and missing:
+            with ShardSink(store, missing) as sink:
+                session.into(sink, spans=[(shard.start, shard.stop) for shard in missing])
+    if client is not None and name is not None and missing:
         from scfm.tl._cluster import Job, fill_with
 
-        job = Job(source.absolute(), name, out.absolute(), arguments)
-        fill_with(client, job, [shard for shard in shards if not store.is_done(shard)])
+        fill_with(client, Job(paths, name, out.absolute(), arguments), missing)
     if _finish(store) and into_source:
-        merge_store(store, source, modality)
+        for path in paths:
+            merge_store(store, Path(path), modality)
     return out
 
 
-def _checked_paths(source: object, out: Path, *, resume: bool) -> tuple[Path, Path]:
-    if not isinstance(source, str | Path):
-        msg = f"tl.embed_store reads a file, got {type(source).__name__}; scfm.tl.embed takes an AnnData."
+def _checked_paths(source: Any, out: Path, *, resume: bool, into_source: bool) -> list[str]:
+    if not isinstance(source, str | Path | Sequence):
+        msg = f"tl.embed_store reads files, got {type(source).__name__}; scfm.tl.embed takes an AnnData."
         raise TypeError(msg)
     if out.exists() and not resume:
         msg = f"{out} exists already; choose another name, remove it, or go on with it by resume=True."
@@ -153,7 +163,13 @@ def _checked_paths(source: object, out: Path, *, resume: bool) -> tuple[Path, Pa
     if not out.absolute().parent.is_dir():
         msg = f"There is no folder {out.absolute().parent}."
         raise FileNotFoundError(msg)
-    return Path(source).expanduser(), out
+    found = expand(source)
+    paths = found if isinstance(found, list) else [found]
+    urls = [path for path in paths if is_url(path)]
+    if into_source and urls:
+        msg = f"into_source=True cannot write to {urls[0]}; use scfm.tl.embed_store without it."
+        raise ValueError(msg)
+    return [str(path) if is_url(path) else str(Path(path).absolute()) for path in paths]
 
 
 def _name_of(model: str | Path | FoundationModel) -> str:
@@ -195,11 +211,12 @@ def _shard_rows(asked: int | None, n_features: int) -> int:
     return asked
 
 
-def _identity(source: Path, session: Session, description: dict[str, Any]) -> dict[str, Any]:
+def _identity(paths: Sequence[str], session: Session, description: dict[str, Any]) -> dict[str, Any]:
     """What makes a run the same run: the cells and the parameters, but not the machine and its versions."""
-    parameters = {name: value for name, value in description.items() if name not in ("device", "versions")}
-    identity = {"source": fingerprint(source) | {"n_obs": session.source.n_obs}, "parameters": parameters}
-    found: dict[str, Any] = json.loads(json.dumps(identity, default=str))
+    parameters = {name: value for name, value in description.items() if name not in ("device", "versions", "files")}
+    sizes = session.source.sizes if isinstance(session, JoinedSession) else [session.source.n_obs]
+    files = [fingerprint(path) | {"n_obs": size} for path, size in zip(paths, sizes, strict=True)]
+    found: dict[str, Any] = json.loads(json.dumps({"source": files, "parameters": parameters}, default=str))
     return found
 
 
@@ -208,10 +225,14 @@ def _opened(out: Path, identity: dict[str, Any], obsm: str, rows: int | None) ->
         store = EmbeddingStore.open(out)
     except ValueError as error:
         raise FileExistsError(str(error)) from error
-    if store.identity["source"] != identity["source"]:
+    was, now = store.identity["source"], identity["source"]
+    if was != now:
+        first = next(
+            (pair for pair in zip(was, now, strict=False) if pair[0] != pair[1]), (f"{len(was)} files", len(now))
+        )
         msg = (
-            f"{out} was made of a source that was another, or that has changed since: it was {store.identity['source']}, "
-            f"now it is {identity['source']}. Remove the store or choose another name."
+            f"{out} was made of a source that was another, or that has changed since: it was {first[0]}, "
+            f"now it is {first[1]}. Remove the store or choose another name."
         )
         raise FileExistsError(msg)
     old, new = store.identity["parameters"], identity["parameters"]
@@ -227,15 +248,6 @@ def _opened(out: Path, identity: dict[str, Any], obsm: str, rows: int | None) ->
         )
         raise FileExistsError(msg)
     return store
-
-
-def _fill(session: Session, store: EmbeddingStore, shards: list[Shard]) -> None:
-    with store.locked(shards):
-        missing = [shard for shard in shards if not store.is_done(shard)]
-        logger.info("%d of %d shards of %s are to be computed", len(missing), len(shards), store.path)
-        if missing:
-            spans = [(shard.start, shard.stop) for shard in missing]
-            session.into(ShardSink(store, missing), spans=spans)
 
 
 def _finish(store: EmbeddingStore) -> bool:

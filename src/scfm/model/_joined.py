@@ -1,0 +1,89 @@
+"""One pass of a model over several files, each of which has its own genes and annotation."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from scfm.model._session import Session
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from scfm._types import CountBlock, TokenBlock
+    from scfm.genes import GeneMap
+    from scfm.read import CountSource, JoinedSource
+
+__all__ = ["FileFacts", "GeneMaps", "JoinedSession"]
+
+
+@dataclass(frozen=True)
+class FileFacts:
+    """What is known of one of the files."""
+
+    genes: GeneMap
+    description: dict[str, Any]
+
+
+class GeneMaps:
+    """Matches the genes of files; files with the same ``var`` are matched once.
+
+    Parameters
+    ----------
+    match
+        Matches one ``var``.
+    """
+
+    def __init__(self, match: Callable[[Any], GeneMap]) -> None:
+        self._match = match
+        self._last: tuple[Any, GeneMap] | None = None
+
+    def of(self, source: CountSource) -> GeneMap:
+        """The genes of a file."""
+        if self._last is None or not self._last[0].equals(source.var):
+            self._last = source.var, self._match(source.var)
+        return self._last[1]
+
+
+@dataclass(frozen=True)
+class JoinedSession(Session):
+    """A model, several files, and what is to be done."""
+
+    source: JoinedSource[FileFacts]  # type: ignore[assignment]
+
+    def encoder(self) -> Callable[[CountBlock], TokenBlock]:
+        """The step from counts to tokens: of each file as if it were alone."""
+        current: tuple[int, Callable[[CountBlock], TokenBlock]] | None = None
+
+        def encode(block: CountBlock) -> TokenBlock:
+            nonlocal current
+            number, first = self.source.place(block.row0)
+            if current is None or current[0] != number:
+                genes = self.source.facts[number].genes
+                current = number, self.model.build_encoder(self.source.part(number), genes, self.choices)
+            try:
+                tokens = current[1](replace(block, row0=block.row0 - first))
+            except ValueError as error:
+                msg = f"{self.source.paths[number]}: {error}"
+                raise ValueError(msg) from error
+            return replace(tokens, row0=block.row0)
+
+        return encode
+
+    def description(self) -> dict[str, Any]:
+        """As of one file; what differs between the files is a list with one entry a file."""
+        facts = self.source.facts
+        files = {"path": self.source.paths, "n_obs": self.source.sizes}
+        return _merged([fact.description for fact in facts]) | {"files": files}
+
+
+def _merged(values: list[Any]) -> Any:
+    """One value for all files, in types that every AnnData file format can store."""
+    if all(value == values[0] for value in values):
+        return values[0]
+    if all(isinstance(value, dict) and value.keys() == values[0].keys() for value in values):
+        return {name: _merged([value[name] for value in values]) for name in values[0]}
+    if len({type(value) for value in values}) == 1 and isinstance(values[0], bool | int | float | str):
+        return values
+    return [json.dumps(value, default=str) for value in values]

@@ -1,0 +1,118 @@
+"""Several files as one source."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from dataclasses import replace
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+
+import numpy as np
+import pandas as pd
+
+from scfm.read._open import open_counts
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from scfm._types import CountBlock
+    from scfm.read._source import CountSource
+
+__all__ = ["JoinedSource"]
+
+Fact = TypeVar("Fact")
+
+
+class JoinedSource(Generic[Fact]):
+    """The cells of several files one after the other, each with its own genes; one file is open at a time.
+
+    Parameters
+    ----------
+    paths
+        The files.
+    learn
+        Called once with the source of each file, in order; what it returns is kept in :attr:`facts`.
+    arguments
+        Of :func:`scfm.read.open_counts`.
+
+    Raises
+    ------
+    Exception
+        What opening one of the files raises.
+    """
+
+    def __init__(
+        self, paths: Sequence[str | Path], learn: Callable[[CountSource], Fact], arguments: dict[str, Any]
+    ) -> None:
+        self.paths = [str(path) for path in paths]
+        self._arguments = arguments
+        self._open: tuple[int, CountSource] | None = None
+        self.facts: list[Fact] = []
+        self.sizes: list[int] = []
+        """Number of cells of each file."""
+        try:
+            for number in range(len(paths)):
+                source = self.part(number)
+                self.facts.append(learn(source))
+                self.sizes.append(source.n_obs)
+        except BaseException:
+            self.close()
+            raise
+        self._starts = [0, *accumulate(self.sizes)]
+        self.n_obs = self._starts[-1]
+        """Number of cells."""
+
+    @property
+    def obs_names(self) -> pd.Index:
+        """Names of the cells, in the order of the blocks; a name may occur in several files."""
+        return pd.Index(self.names(0, self.n_obs))
+
+    def part(self, number: int) -> CountSource:
+        """The source of one of the files; the one before it is closed."""
+        if self._open is None or self._open[0] != number:
+            self.close()
+            self._open = number, open_counts(self.paths[number], **self._arguments)
+        return self._open[1]
+
+    def place(self, row: int) -> tuple[int, int]:
+        """Number of the file that a cell is in, and the position of the first cell of that file."""
+        number = bisect_right(self._starts, row, hi=len(self.sizes)) - 1
+        return number, self._starts[number]
+
+    def names(self, start: int, stop: int) -> NDArray[Any]:
+        """Names of cells ``start`` to ``stop``."""
+        found = [self.part(number).names(low, high) for number, low, high in self._ranges(start, stop)]
+        return np.concatenate(found) if found else np.empty(0, object)
+
+    def blocks(
+        self, rows: int = 4096, *, start: int = 0, stop: int | None = None, max_nnz: int | None = None
+    ) -> Iterator[CountBlock]:
+        """Read cells in order, as :meth:`CountSource.blocks`; no block goes across the border of a file.
+
+        Columns refer to the genes of the file that the cells are in.
+        """
+        for number, low, high in self._ranges(start, self.n_obs if stop is None else stop):
+            for block in self.part(number).blocks(rows, start=low, stop=high, max_nnz=max_nnz):
+                yield replace(block, row0=block.row0 + self._starts[number])
+
+    def close(self) -> None:
+        """Close the file that is open."""
+        if self._open is not None:
+            self._open[1].close()
+            self._open = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        self.close()
+
+    def _ranges(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
+        """Number of a file, and first and last cell in it, for each file that holds some of the cells."""
+        for number, (low, size) in enumerate(zip(self._starts, self.sizes, strict=False)):
+            first, last = max(start - low, 0), min(stop - low, size)
+            if first < last:
+                yield number, first, last
