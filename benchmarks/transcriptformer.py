@@ -344,7 +344,7 @@ class Ours:
         """Counts to embeddings with a model that has seen no cell yet."""
         torch, adata, model = self._torch, self._read(data), self._scfm.model.load(self._checkpoint)
         torch.set_num_threads(threads)
-        network: Any = model.network(model.n_layers, torch.device("cpu"), torch.float32)
+        network: Any = model.networks(model.n_layers, [torch.device("cpu")], torch.float32)[0]
         layers = Stopwatch(network.layers[0], network.layers[-1])
         start, cpu = perf_counter(), process_time()
         embedding = model.embed(adata, device="cpu", dtype="float32")

@@ -23,7 +23,7 @@ LEVELS = (
     ("run",),
     ("model",),
     ("pp", "tl", "datasets", "_files"),
-    ("accessor", "cli", "testing", "__init__"),
+    ("accessor", "_console", "cli", "testing", "__init__"),
 )
 RANK = {name: rank for rank, level in enumerate(LEVELS) for name in level}
 WITHOUT_TORCH = {"read", "genes", "encode", "batch"}

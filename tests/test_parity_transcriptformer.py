@@ -255,7 +255,7 @@ def test_sorted_genes_with_ties(model: TranscriptFormer, read: Any, expected: di
 
 
 def test_embeddings_of_given_tokens(model: TranscriptFormer, expected: dict[str, Any]) -> None:
-    network = model.network(model.n_layers, torch.device("cpu"), torch.float32)
+    network = model.networks(model.n_layers, [torch.device("cpu")], torch.float32)[0]
     choices = model._choose(None, None, None, "upstream", {})
     cells = unpadded(expected["sortties_tokens"], expected["sortties_counts"])
     tokens: list[NDArray[Any]] = []

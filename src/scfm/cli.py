@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal, get_type_hints
 
 from jsonargparse import SUPPRESS, ArgumentParser, Namespace
 
+from scfm._console import console_bar
+from scfm.run.progress import use_bar
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -32,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser, commands = _parser()
     chosen = parser.parse_args(_named(sys.argv[1:] if arguments is None else arguments))
     try:
-        with _plain_warnings():
+        with _plain_warnings(), use_bar(console_bar):
             commands[chosen.subcommand](chosen[chosen.subcommand])
     except KeyboardInterrupt:
         print("scfm: interrupted", file=sys.stderr)
@@ -87,12 +90,21 @@ def _embed_parser() -> ArgumentParser:
     import scfm
 
     embed = ArgumentParser(description="Embed the cells of a file and write a copy of it with the embedding.")
-    embed.add_argument("source", type=Path, help="an .h5ad, .h5mu or .zarr file; read block by block")
+    embed.add_argument(
+        "source",
+        type=str,
+        help="an .h5ad, .h5mu or .zarr file, read block by block; with --store also a pattern or an address",
+    )
     embed.add_argument("--model", type=str, required=True, help="id, alias, or folder; `scfm models` lists the ids")
     embed.add_argument("--family", type=str | None, default=None, help="family of the weights, where it is not clear")
     embed.add_argument("--out", type=Path, required=True, help="file to write, with the suffix of the source")
     embed.add_argument("--overwrite", action="store_true", help="replace OUT if it exists; it may be the source")
-    embed.add_argument("--device", type=str | None, default=None, help="cpu, cuda, cuda:1, mps; default: the fastest")
+    embed.add_argument(
+        "--device",
+        type=str | None,
+        default=None,
+        help="cpu, cuda, cuda:1, mps, or several as cuda:0,cuda:1; default: the fastest",
+    )
     embed.add_argument("--dtype", type=str | None, default=None, help="float32, bfloat16 or float16")
     embed.add_argument(
         "--emb_type",
@@ -168,12 +180,19 @@ def _embed(arguments: Namespace) -> None:
     family, whole = values.pop("family"), values.pop("store")
     sharding = {name: values.pop(name) for name in ("shard", "shard_rows", "into_source")}
     cluster = {name: values.pop(name) for name in ("scheduler", "local_cluster")}
+    if values["device"] is not None and "," in values["device"]:
+        values["device"] = values["device"].split(",")
     _log_progress()
     if whole:
         del values["groupby"]
-        with _client(**cluster) as client:
-            model = name if client is not None and family is None else scfm.model.load(name, family=family)
-            scfm.tl.embed_store(source, model, out, client=client, key_added=key_added, **sharding, **values)
+        try:
+            with _client(**cluster) as client:
+                model = name if client is not None and family is None else scfm.model.load(name, family=family)
+                scfm.tl.embed_store(source, model, out, client=client, key_added=key_added, **sharding, **values)
+        except KeyboardInterrupt:
+            if out.exists():
+                print(f"{_progress(out)}. The same command goes on with it.", file=sys.stderr)
+            raise
         print(_progress(out))
         return
     given = [name for name, value in {**sharding, **cluster}.items() if value]
@@ -189,6 +208,7 @@ def _embed(arguments: Namespace) -> None:
         model = scfm.model.load(name, family=family)
         print(f"wrote {scfm.tl.gene_embeddings(source, model, out=out, overwrite=overwrite, **values)}")
         return
+    source = Path(source)
     check_output(source, out, overwrite=overwrite)
     model = scfm.model.load(name, family=family)
     keys = result_keys(model.family, key_added)

@@ -15,7 +15,7 @@ from scfm.model._joined import FileFacts, GeneMaps, JoinedSession
 from scfm.model._session import Compat, RunOptions, Session
 from scfm.read import JoinedSource, expand, open_counts
 from scfm.run import ArraySink, GeneMeansSink
-from scfm.run.device import resolve_device, resolve_dtype
+from scfm.run.device import resolve_devices, resolve_dtype
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from scfm._types import CountBlock, TokenBatch, TokenBlock
     from scfm.genes import GeneMap, Vocabulary
     from scfm.read import CountSource
+    from scfm.run.device import Device
     from scfm.weights import ModelCard
 
 __all__ = ["Compat", "Embedding", "FoundationModel", "NoOptions", "RunOptions"]
@@ -112,7 +113,7 @@ class FoundationModel(ABC):
         self.vocabulary = vocabulary
         self.tensors = tensors
         """Weights by published name; read when they are looked up."""
-        self._built: tuple[tuple[Any, ...], torch.nn.Module] | None = None
+        self._built: tuple[tuple[Any, ...], list[torch.nn.Module]] | None = None
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.card.id!r}: {self.n_layers} layers × {self.n_features} features)"
@@ -246,15 +247,18 @@ class FoundationModel(ABC):
         pooling: str | None = None,
         hidden_layer: int | None = None,
         max_tokens: int | None = None,
-        device: str | torch.device | None = None,
+        device: Device | Sequence[Device] | None = None,
         dtype: str | torch.dtype | None = None,
         compat: Compat | None = None,
         **options: Any,
     ) -> Iterator[Session]:
         """Check all arguments, open the counts and match the genes; arguments as for :meth:`embed`."""
         choices = self._choose(pooling, hidden_layer, max_tokens, compat, options)
-        where = resolve_device(device)
-        precision = resolve_dtype(dtype, where)
+        where = resolve_devices(device)
+        precision = resolve_dtype(dtype, where[0])
+        if len(where) > 1 and choices.pooling == "gene":
+            msg = f"pooling='gene' takes one device, got {[str(one) for one in where]}."
+            raise ValueError(msg)
         model = self.adapted(choices)
         matrix: dict[str, Any] = {
             "modality": modality,
@@ -333,12 +337,13 @@ class FoundationModel(ABC):
             raise TypeError(msg)
         return self.options_class(**options)
 
-    def network(self, n_layers: int, device: torch.device, dtype: torch.dtype) -> torch.nn.Module:
-        """The network with its first ``n_layers`` layers on a device; the last one made is kept."""
-        key = (n_layers, str(device), dtype)
+    def networks(self, n_layers: int, devices: Sequence[torch.device], dtype: torch.dtype) -> list[torch.nn.Module]:
+        """The network with its first ``n_layers`` layers on each of the devices; the last ones made are kept."""
+        key = (n_layers, tuple(map(str, devices)), dtype)
         if self._built is None or self._built[0] != key:
-            self._built = None  # frees the old one before the new one is built
-            self._built = key, self.build_network(n_layers).to(device=device, dtype=dtype).eval()
+            self._built = None  # frees the old ones before the new ones are built
+            made = [self.build_network(n_layers).to(device=device, dtype=dtype).eval() for device in devices]
+            self._built = key, made
         return self._built[1]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from scfm.model._base import FoundationModel
     from scfm.read import CountSource
     from scfm.run import RunStats, Sink
+
+    Forward = Callable[[torch.nn.Module, TokenBatch], Any]
 
 __all__ = ["Compat", "RunOptions", "Session", "counts_of"]
 
@@ -59,12 +62,18 @@ class Session:
     source: CountSource
     genes: GeneMap
     choices: RunOptions
-    device: torch.device
+    devices: tuple[torch.device, ...]
+    """Where the network runs: copies of it share the batches of a run."""
     dtype: torch.dtype
 
-    def network(self) -> torch.nn.Module:
-        """The network with as many layers as the run needs, on its device."""
-        return self.model.network(self.choices.n_layers, self.device, self.dtype)
+    @property
+    def device(self) -> torch.device:
+        """The first of the devices."""
+        return self.devices[0]
+
+    def networks(self) -> list[torch.nn.Module]:
+        """The network with as many layers as the run needs, on each of the devices."""
+        return self.model.networks(self.choices.n_layers, self.devices, self.dtype)
 
     def encoder(self) -> Callable[[CountBlock], TokenBlock]:
         """The step from counts to tokens."""
@@ -73,7 +82,7 @@ class Session:
     def into(
         self,
         sink: Sink,
-        forward: Callable[[torch.nn.Module, TokenBatch], Any] | None = None,
+        forward: Forward | None = None,
         *,
         block_rows: int | None = None,
         spans: Sequence[tuple[int, int]] | None = None,
@@ -95,11 +104,10 @@ class Session:
             What the rows of cells without genes are, for the warning, if not what the model says.
         """
         encode = self.encoder()
-        network = self.network()
-
-        def step(batch: TokenBatch) -> Any:
-            return self.model.forward(network, batch, self.choices) if forward is None else forward(network, batch)
-
+        if forward is not None and len(self.devices) > 1:
+            msg = f"Only embeddings of cells are computed on several devices; choose one of {self._devices_text()}."
+            raise ValueError(msg)
+        forwards = [partial(self._step, forward, network) for network in self.networks()]
         plan = RunPlan(
             batch_tokens=default_batch_tokens(self.device),
             block_rows=settings.block_rows if block_rows is None else min(block_rows, settings.block_rows),
@@ -107,7 +115,7 @@ class Session:
             padded=self.device.type != "cpu" and self.model.pads,
             progress=settings.progress,
         )
-        stats = run(self.source, encode, step, sink, plan, self.model.max_genes(self.choices), spans)
+        stats = run(self.source, encode, forwards, sink, plan, self.model.max_genes(self.choices), spans)
         self._report(stats, empty)
         return stats
 
@@ -127,10 +135,16 @@ class Session:
             "matrix": self.source.matrix,
             "genes": self.genes.report.as_dict(),
             **self.model.facts(self.source, choices),
-            "device": str(self.device),
+            "device": self._devices_text(),
             "dtype": str(self.dtype).removeprefix("torch."),
             "versions": {name: version(name) for name in ("scfm", "anndata", "numpy", "torch")},
         }
+
+    def _step(self, forward: Forward | None, network: torch.nn.Module, batch: TokenBatch) -> Any:
+        return self.model.forward(network, batch, self.choices) if forward is None else forward(network, batch)
+
+    def _devices_text(self) -> str:
+        return ", ".join(map(str, self.devices))
 
     def params(self, stats: RunStats) -> dict[str, Any]:
         """The description, and how many cells went through, were cut, were empty, or left out."""
@@ -142,7 +156,7 @@ class Session:
             stats.n_cells,
             stats.n_tokens,
             stats.n_truncated,
-            self.device,
+            self._devices_text(),
             str(self.dtype).removeprefix("torch."),
             stats.seconds,
             stats.n_cells / max(stats.seconds, 1e-9),

@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from scfm.nn.move import moved
+
 __all__ = ["AttentionPath", "Lengths", "Packing", "attend", "attend_first"]
 
 AttentionPath = Literal["auto", "cells", "padded"]
@@ -77,14 +79,14 @@ class Packing:
     def positions(self) -> Tensor:
         """Position of each packed token within its cell, int64, shape ``(T,)``."""
         each = [torch.arange(n) for n in self.lengths]
-        return torch.cat(each).to(self.device) if each else torch.empty(0, dtype=torch.int64, device=self.device)
+        return moved(torch.cat(each), self.device) if each else torch.empty(0, dtype=torch.int64, device=self.device)
 
     def first(self) -> Tensor:
         """Position of the first token of each cell among the packed tokens, int64, shape ``(n_cells,)``."""
         if 0 in self.lengths:
             msg = f"Cell {self.lengths.index(0)} of the batch has no token, so it has no first token."
             raise ValueError(msg)
-        return torch.tensor(self.starts, dtype=torch.int64, device=self.device)
+        return moved(torch.tensor(self.starts, dtype=torch.int64), self.device)
 
     def _pad(self) -> _Padded:
         lengths = [n for n in self.lengths if n]  # an empty cell would be a row of the mask without a key
@@ -92,9 +94,9 @@ class Packing:
         index = [torch.arange(i * longest, i * longest + n) for i, n in enumerate(lengths)]
         mask = None
         if lengths and min(lengths) < longest:
-            mask = (torch.arange(longest) < torch.tensor(lengths)[:, None])[:, None, None, :].to(self.device)
+            mask = moved((torch.arange(longest) < torch.tensor(lengths)[:, None])[:, None, None, :], self.device)
         flat = torch.cat(index) if index else torch.empty(0, dtype=torch.int64)
-        return _Padded((len(lengths), longest), flat.to(self.device), mask)
+        return _Padded((len(lengths), longest), moved(flat, self.device), mask)
 
 
 def attend(qkv: Tensor, packing: Packing, n_heads: int) -> Tensor:

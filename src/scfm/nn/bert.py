@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from scfm.nn.move import moved
+
 from . import published
 from .attention import AttentionPath, Lengths, Packing, attend, attend_first
 from .linear import linear
@@ -298,7 +300,7 @@ class BertEncoder(nn.Module):
         return packing
 
     def _embed(self, tokens: Tensor, packing: Packing) -> Tensor:
-        x = self.word_embeddings(tokens.to(packing.device)) + self.token_type_embeddings.weight[0]
+        x = self.word_embeddings(moved(tokens, packing.device)) + self.token_type_embeddings.weight[0]
         return cast("Tensor", self.norm(x + self.position_embeddings(packing.positions())))
 
 

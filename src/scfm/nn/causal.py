@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import torch
 from torch import Tensor
 
+from scfm.nn.move import moved
+
 from .attention import Lengths, Packing
 
 if TYPE_CHECKING:
@@ -63,12 +65,12 @@ class CausalPacking(Packing):
         first, last = blocks * FLEX_BLOCK, blocks * FLEX_BLOCK + FLEX_BLOCK - 1
         seen = (blocks >= start[first][:, None] // FLEX_BLOCK) & (blocks <= blocks[:, None])
         full = (cell[first] == cell[last][:, None]) & (blocks < blocks[:, None])
-        cell = cell.to(self.device)
+        cell = moved(cell, self.device)
 
         def visible(_b: Tensor, _h: Tensor, query: Tensor, key: Tensor) -> Tensor:
             return (query >= key) & (cell[query] == cell[key])
 
-        parts = [part.to(self.device) for which in (seen & ~full, full) for part in _listed(which)]
+        parts = [moved(part, self.device) for which in (seen & ~full, full) for part in _listed(which)]
         make: Any = BlockMask.from_kv_blocks
         return make(*parts, BLOCK_SIZE=FLEX_BLOCK, mask_mod=visible)
 

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
+from scfm.nn.move import moved
+
 from . import published
 from .causal import CausalPacking, CausalPath, attend_causal
 from .gene_rows import GENE_VECTORS, GeneRows, gene_vectors
@@ -277,7 +279,7 @@ class TranscriptFormer(nn.Module):
             )
             raise ValueError(msg)
         x = self.gene_states(tokens)
-        bias = torch.log1p(counts.to(device=packing.device, dtype=torch.float32) + self.config.log_counts_eps)
+        bias = torch.log1p(moved(counts.to(torch.float32), packing.device) + self.config.log_counts_eps)
         for layer in self.layers:
             x = layer(x, bias, packing, self.attention)
         return x

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from scfm._settings import settings
@@ -9,8 +11,11 @@ from scfm._settings import settings
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["default_batch_tokens", "resolve_device", "resolve_dtype"]
+    Device = str | torch.device
 
+__all__ = ["default_batch_tokens", "local_device", "resolve_device", "resolve_devices", "resolve_dtype"]
+
+LOCAL_RANKS = ("LOCAL_RANK", "SLURM_LOCALID")
 DTYPES = ("float32", "bfloat16", "float16")
 _BATCH_TOKENS = {"cuda": 131_072}
 _BATCH_TOKENS_ELSEWHERE = 8_192
@@ -47,6 +52,33 @@ def resolve_device(device: str | torch.device | None) -> torch.device:
         msg = f"device={device!r} cannot be used here; there is {' and '.join(usable)}. device=None picks the fastest."
         raise ValueError(msg)
     return found
+
+
+def resolve_devices(device: Device | Sequence[Device] | None) -> tuple[torch.device, ...]:
+    """Turn one or several device names into devices.
+
+    Raises
+    ------
+    ValueError
+        As :func:`resolve_device`, or if there are none, or of several kinds.
+    """
+    if device is None or isinstance(device, str) or not isinstance(device, Sequence):
+        return (resolve_device(device),)
+    found = tuple(resolve_device(one) for one in device)
+    if len({one.type for one in found}) != 1:
+        msg = f"device={device!r}: several devices must be of one kind, such as ['cuda:0', 'cuda:1']."
+        raise ValueError(msg)
+    return found
+
+
+def local_device() -> str | None:
+    """The CUDA device of this process among those that torchrun or SLURM started on a machine, if there are any."""
+    import torch
+
+    ranks = [os.environ[name] for name in LOCAL_RANKS if name in os.environ]
+    if not ranks or not torch.cuda.is_available():
+        return None
+    return f"cuda:{int(ranks[0]) % torch.cuda.device_count()}"
 
 
 def resolve_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:

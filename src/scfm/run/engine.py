@@ -5,21 +5,26 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING
+from threading import Lock
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from scfm.batch import plan_batches, prefetch
+from scfm.run.progress import cells_bar
+from scfm.run.transfer import Landing
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from torch import Tensor
 
     from scfm._types import CountBlock, TokenBatch, TokenBlock
-    from scfm.read import CountSource
+    from scfm.read import CountSource, JoinedSource
+    from scfm.run.progress import Advance
     from scfm.run.sink import Sink
 
 __all__ = ["RunPlan", "RunStats", "run"]
@@ -67,9 +72,9 @@ class RunStats:
 
 
 def run(
-    source: CountSource,
+    source: CountSource | JoinedSource[Any],
     encode: Encode,
-    forward: Forward,
+    forwards: Sequence[Forward],
     sink: Sink,
     plan: RunPlan,
     max_genes: int,
@@ -86,8 +91,9 @@ def run(
         Counts.
     encode
         Counts to tokens.
-    forward
-        Tokens of a batch to what the sink takes; called under ``torch.inference_mode``.
+    forwards
+        Tokens of a batch to what the sink takes; called under ``torch.inference_mode``. Of several, each in a thread of
+        its own, every one takes the next batch of a block when it is done with its last one.
     sink
         Takes the results.
     plan
@@ -97,9 +103,6 @@ def run(
     spans
         Ranges of cells, one after the other; no block or batch goes across their borders. All cells by default.
     """
-    import torch
-    from tqdm.auto import tqdm
-
     stats = RunStats(batch_tokens=plan.batch_tokens)
     began = time.perf_counter()
     spans = [(0, source.n_obs)] if spans is None else spans
@@ -107,15 +110,15 @@ def run(
         source.blocks(plan.block_rows, start=start, stop=stop, max_nnz=plan.block_values) for start, stop in spans
     )
     total = sum(stop - start for start, stop in spans)
-    with (
-        torch.inference_mode(),
-        tqdm(total=total, unit="cell", desc="embed", disable=_hidden(plan.progress)) as bar,
-    ):
+    with cells_bar(total, plan.progress) as advance, ThreadPoolExecutor(len(forwards)) as pool:
         for block in prefetch(map(encode, blocks)):
-            for batch in plan_batches(block, stats.batch_tokens, padded=plan.padded):
-                _run_batch(batch, forward, sink, stats)
-                bar.update(len(batch.rows))
-            bar.update(int(np.count_nonzero(np.diff(block.offsets) == 0)))
+            batches = plan_batches(block, stats.batch_tokens, padded=plan.padded)
+            work = _Work(batches, sink, stats, advance)
+            if len(forwards) == 1:
+                work.do(forwards[0])
+            else:
+                list(pool.map(work.do, forwards))
+            advance(int(np.count_nonzero(np.diff(block.offsets) == 0)))
             stats.n_cells += block.n_cells
             stats.n_tokens += len(block.tokens)
             stats.n_truncated += int(np.count_nonzero(block.n_genes > max_genes))
@@ -126,7 +129,43 @@ def run(
     return stats
 
 
-def _run_batch(batch: TokenBatch, forward: Forward, sink: Sink, stats: RunStats) -> None:
+class _Work:
+    """The batches of a block, for one or more networks that share them."""
+
+    def __init__(self, batches: Iterator[TokenBatch], sink: Sink, stats: RunStats, advance: Advance) -> None:
+        self._batches, self._sink, self._stats, self._advance = batches, sink, stats, advance
+        self._lock = Lock()
+
+    def do(self, forward: Forward) -> None:
+        """Compute batches until there are none; the result of one is fetched while the next one is computed."""
+        import torch
+
+        landing: Landing | None = None
+        with torch.inference_mode():
+            while (batch := self._next()) is not None:
+                for part, output in _outputs(batch, forward, self._stats):
+                    self._land(landing)
+                    landing = Landing(part, output)
+                    if landing.is_there:
+                        self._land(landing)
+                        landing = None
+            self._land(landing)
+
+    def _next(self) -> TokenBatch | None:
+        with self._lock:
+            return next(self._batches, None)
+
+    def _land(self, landing: Landing | None) -> None:
+        if landing is None:
+            return
+        output = landing.wait()
+        with self._lock:
+            self._sink.write(landing.batch, output)
+            self._advance(len(landing.batch.rows))
+
+
+def _outputs(batch: TokenBatch, forward: Forward, stats: RunStats) -> Iterator[tuple[TokenBatch, Tensor]]:
+    """Outputs of a batch, or of the parts of it that fit into memory."""
     waiting = [batch]
     while waiting:
         part = waiting.pop()
@@ -145,7 +184,7 @@ def _run_batch(batch: TokenBatch, forward: Forward, sink: Sink, stats: RunStats)
                 )
                 raise MemoryError(msg) from error
         else:
-            sink.write(part, output)
+            yield part, output
             continue
         _free_memory()
         stats.batch_tokens = max(1, min(stats.batch_tokens, len(part.tokens) // 2))
@@ -169,15 +208,3 @@ def _free_memory() -> None:
         torch.cuda.empty_cache()
     elif torch.backends.mps.is_available():
         torch.mps.empty_cache()
-
-
-def _hidden(progress: bool | None) -> bool | None:
-    """What tqdm calls ``disable``; its ``None`` (only on terminals) would hide the bar in notebooks, too."""
-    if progress is not None:
-        return not progress
-    try:
-        from IPython import get_ipython
-    except ImportError:
-        return None
-    shell = get_ipython()
-    return False if shell is not None and "IPKernelApp" in shell.config else None

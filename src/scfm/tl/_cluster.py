@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from threading import Lock
@@ -13,6 +12,7 @@ from distributed import WorkerPlugin, as_completed, get_worker
 
 from scfm._settings import settings
 from scfm.model import load
+from scfm.run.progress import cells_bar
 from scfm.run.shard_sink import ShardSink
 from scfm.run.store import EmbeddingStore
 
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from scfm.run.store import Shard
 
 __all__ = ["Job", "fill_with"]
-
-logger = logging.getLogger("scfm")
 
 RETRIES = 3
 WAIT = 60.0
@@ -62,6 +60,7 @@ class ShardWorker(WorkerPlugin):
         """Load the model and open the source; called by the worker."""
         for name, value in self.job.settings.items():
             setattr(settings, name, value)
+        settings.progress = False  # the bar is where the client is
         if self.job.model not in _models:
             _models[self.job.model] = load(self.job.model)
         self._opened = ExitStack()
@@ -93,14 +92,15 @@ def fill_with(client: Client, job: Job, shards: Sequence[Shard]) -> None:
         What the first shard raised that could not be computed; finished shards stay.
     """
     name, futures = f"scfm-{uuid4()}", []
-    with EmbeddingStore.open(job.store).lock(None):
+    sizes = {shard.number: shard.stop - shard.start for shard in shards}
+    with EmbeddingStore.open(job.store).lock(None), cells_bar(sum(sizes.values()), settings.progress) as advance:
         try:
             client.register_plugin(ShardWorker(job, name))
-            numbers = [shard.number for shard in shards]
-            futures = client.map(_compute_shard, numbers, plugin=name, pure=False, retries=RETRIES, key=f"{name}-shard")
-            for done, future in enumerate(as_completed(futures), start=1):
-                future.result()
-                logger.info("%d of %d shards done", done, len(shards))
+            futures = client.map(
+                _compute_shard, list(sizes), plugin=name, pure=False, retries=RETRIES, key=f"{name}-shard"
+            )
+            for future in as_completed(futures):
+                advance(sizes[future.result()])
         finally:
             client.cancel(futures)
             client.unregister_worker_plugin(name)

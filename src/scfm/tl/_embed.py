@@ -10,6 +10,7 @@ from scfm.model import FoundationModel, load
 from scfm.tl._target import check_container, check_writable, target_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     import torch
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from scfm.model import Embedding
     from scfm.model._base import Compat
+    from scfm.run.device import Device
 
 __all__ = ["embed"]
 
@@ -35,7 +37,7 @@ def embed(
     pooling: str | None = None,
     hidden_layer: int | None = None,
     max_tokens: int | None = None,
-    device: str | torch.device | None = None,
+    device: Device | Sequence[Device] | None = None,
     dtype: str | torch.dtype | None = None,
     compat: Compat | None = None,
     groupby: str | None = None,
@@ -69,7 +71,8 @@ def embed(
     max_tokens
         Longest input of a cell, special tokens included; at most (and by default) that of the model.
     device
-        ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``. By default the fastest there is.
+        ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``; several such as ``["cuda:0", "cuda:1"]`` share the batches. By
+        default the fastest there is.
     dtype
         ``"float32"``, ``"bfloat16"`` or ``"float16"`` for weights and activations. By default bfloat16 on CUDA devices
         that have it, float32 elsewhere.

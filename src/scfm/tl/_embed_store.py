@@ -17,6 +17,7 @@ from scfm.model._session import counts_of
 from scfm.read import expand
 from scfm.read.paths import is_url
 from scfm.run import RunStats
+from scfm.run.device import local_device
 from scfm.run.shard_sink import ShardSink
 from scfm.run.store import CHUNK_ROWS, COUNTED, EmbeddingStore, fingerprint
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from scfm.model._base import Compat
     from scfm.model._session import Session
+    from scfm.run.device import Device
     from scfm.run.store import Shard
 
 __all__ = ["embed_store"]
@@ -53,7 +55,7 @@ def embed_store(
     pooling: str | None = None,
     hidden_layer: int | None = None,
     max_tokens: int | None = None,
-    device: str | torch.device | None = None,
+    device: Device | Sequence[Device] | None = None,
     dtype: str | torch.dtype | None = None,
     compat: Compat | None = None,
     key_added: str | None = None,
@@ -77,7 +79,8 @@ def embed_store(
         Folder of the store; made if it does not exist.
     shard
         Part of the work to do: ``"3/16"`` is the third of sixteen. ``"auto"`` takes it from the environment of torchrun
-        (``RANK``, ``WORLD_SIZE``) or SLURM (``SLURM_PROCID``, ``SLURM_NTASKS``). By default everything.
+        (``RANK``, ``WORLD_SIZE``) or SLURM (``SLURM_PROCID``, ``SLURM_NTASKS``), and the CUDA device from ``LOCAL_RANK``
+        or ``SLURM_LOCALID``. By default everything.
     shard_rows
         Cells of a shard, a multiple of 1,024 or less than that; by default as many as give about 32 MiB.
     resume
@@ -130,6 +133,7 @@ def embed_store(
     keys = result_keys(loaded.family, key_added)
     where: dict[str, Any] = {"modality": modality, "layer": layer, "use_raw": use_raw, "gene_key": gene_key}
     how: dict[str, Any] = {"pooling": pooling, "hidden_layer": hidden_layer, "max_tokens": max_tokens, "compat": compat}
+    device = local_device() if shard == "auto" and device is None else device
     arguments = {"device": device, "dtype": dtype, **where, **how, **options}
     with loaded.session(paths, **arguments) as session:
         rows = _shard_rows(shard_rows, session.model.n_features)

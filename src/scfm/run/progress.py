@@ -1,0 +1,66 @@
+"""How far a run has got, for the person who waits for it."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
+
+    Advance = Callable[[int], object]
+    Bar = Callable[[int, bool | None], AbstractContextManager[Advance]]
+
+__all__ = ["cells_bar", "use_bar"]
+
+
+@contextmanager
+def _tqdm_bar(total: int, progress: bool | None) -> Iterator[Advance]:
+    from tqdm.auto import tqdm
+
+    with tqdm(total=total, unit="cell", desc="embed", disable=_hidden(progress)) as bar:
+        yield bar.update
+
+
+_bar: ContextVar[Bar] = ContextVar("scfm_bar", default=_tqdm_bar)
+
+
+def cells_bar(total: int, progress: bool | None) -> AbstractContextManager[Advance]:
+    """Show how many of ``total`` cells are done.
+
+    Parameters
+    ----------
+    total
+        Number of cells.
+    progress
+        Whether to show anything; ``None``: on terminals and in notebooks.
+
+    Returns
+    -------
+    A context manager that gives a function, to be called with the number of cells that were done since.
+    """
+    return _bar.get()(total, progress)
+
+
+@contextmanager
+def use_bar(bar: Bar) -> Iterator[None]:
+    """Show another kind of bar meanwhile."""
+    token = _bar.set(bar)
+    try:
+        yield
+    finally:
+        _bar.reset(token)
+
+
+def _hidden(progress: bool | None) -> bool | None:
+    """What tqdm calls ``disable``; its ``None`` (only on terminals) would hide the bar in notebooks, too."""
+    if progress is not None:
+        return not progress
+    try:
+        from IPython import get_ipython
+    except ImportError:
+        return None
+    shell = get_ipython()
+    return False if shell is not None and "IPKernelApp" in shell.config else None
