@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import random
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -219,21 +221,44 @@ def test_wrong_places(source: Path, tmp_path: Path) -> None:
         embed(source, out, resume=False)
 
 
-def test_a_full_disk_keeps_earlier_shards(
-    source: Path, tmp_path: Path, expected: np.ndarray, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    out, write, written = tmp_path / "emb.zarr", EmbeddingStore.write, []
+SMALL_DISK = """
+set -e
+mount -t tmpfs -o size=4m tmpfs {disk}
+{run} --shard 1/4
+dd if=/dev/zero of={disk}/fill bs=4k 2>/dev/null || true
+truncate -s -160K {disk}/fill
+{run} && exit 99
+cp -r {disk}/emb.zarr {out}
+"""
 
-    def fail(store: EmbeddingStore, *arguments: Any) -> None:
-        if len(written) == 3:
-            raise OSError(28, "No space left on device")
-        written.append(arguments[0])
-        write(store, *arguments)
 
-    monkeypatch.setattr(EmbeddingStore, "write", fail)
-    with pytest.raises(OSError, match="No space left"):
-        embed(source, out)
-    monkeypatch.undo()
-    assert len(EmbeddingStore.open(out).done()) == 3
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a file system of its own")
+def test_a_full_disk_keeps_earlier_shards(source: Path, tmp_path: Path, expected: np.ndarray) -> None:
+    (tmp_path / "disk").mkdir()
+    run = f"{sys.executable} -m scfm embed {source} --model scfm-mini --store --out {tmp_path}/disk/emb.zarr"
+    script = SMALL_DISK.format(disk=tmp_path / "disk", run=f"{run} --shard-rows 64 --device cpu", out=tmp_path)
+    may_mount = ["unshare", "-rm", "mount", "-t", "tmpfs", "tmpfs", str(tmp_path / "disk")]
+    if shutil.which("unshare") is None or subprocess.run(may_mount, capture_output=True, check=False).returncode:
+        pytest.skip("may not mount a file system")
+    full = subprocess.run(["unshare", "-rm", "sh", "-c", script], capture_output=True, text=True, check=False)
+    assert full.returncode == 0, full.stderr
+    assert "scfm: OSError: [Errno 28] No space left on device" in full.stderr
+    out, store = tmp_path / "emb.zarr", EmbeddingStore.open(tmp_path / "emb.zarr")
+    assert 2 <= len(store.done()) < len(store.shards)
+    for number in store.done():
+        rows = slice(store.shards[number].start, store.shards[number].stop)
+        np.testing.assert_array_equal(values(out)[rows], expected[rows])
     embed(source, out)
     np.testing.assert_array_equal(values(out), expected)
+
+
+def test_an_interruption_says_how_far_it_got(source: Path, tmp_path: Path) -> None:
+    out = tmp_path / "emb.zarr"
+    call = ["embed", str(source), "--model", "scfm-mini", "--store", "--out", str(out), "--device", "cpu"]
+    with subprocess.Popen([sys.executable, "-m", "scfm", *call, "--shard-rows", "8"], stderr=subprocess.PIPE) as run:
+        while run.poll() is None and not (out.exists() and EmbeddingStore.open(out).done()):
+            time.sleep(0.005)
+        run.send_signal(signal.SIGINT)
+        text = run.communicate()[1].decode()
+    assert run.returncode == 130
+    assert re.search(rf"{out}: \d+ of 88 shards, [\d,]+ of 700 cells.*The same command goes on with it", text)

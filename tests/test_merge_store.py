@@ -8,6 +8,7 @@ import anndata as ad
 import mudata as md
 import numpy as np
 import pytest
+import zarr
 
 import scfm
 from scfm._files import merge_store
@@ -18,17 +19,21 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 KEY, ROWS = "X_scfm_mini", 64
-pytestmark = pytest.mark.filterwarnings("ignore:Writing zarr v2", "ignore:zarr v3 autosharding")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Writing zarr v2", "ignore:zarr v3 autosharding", "ignore:Consolidated metadata"
+)
 
 
 def write(kind: str, folder: Path) -> Path:
     adata = scfm.datasets.pbmc68k()[:200].copy()
     adata.obsm["X_old"] = np.ones((200, 2), "f4")
-    path = folder / f"cells.{kind}"
+    path = folder / f"cells.{kind.rstrip('23')}"
     if kind == "h5mu":
         md.MuData({"rna": adata}).write_h5mu(path)
-    elif kind == "zarr":
-        adata.write_zarr(path)
+    elif path.suffix == ".zarr":
+        with ad.settings.override(zarr_write_format=int(kind[4])):
+            adata.write_zarr(path)
+        assert zarr.open_group(path).metadata.consolidated_metadata is not None
     else:
         adata.write_h5ad(path)
     return path
@@ -41,7 +46,7 @@ def read(path: Path) -> ad.AnnData:
 
 
 @pytest.mark.filterwarnings("ignore:From 0.4:FutureWarning")
-@pytest.mark.parametrize("kind", ["h5ad", "zarr", "h5mu"])
+@pytest.mark.parametrize("kind", ["h5ad", "zarr2", "zarr3", "h5mu"])
 def test_into_source(kind: str, tmp_path: Path) -> None:
     source, out = write(kind, tmp_path), tmp_path / "emb.zarr"
     modality = "rna" if kind == "h5mu" else None
@@ -53,6 +58,8 @@ def test_into_source(kind: str, tmp_path: Path) -> None:
         found, store = read(source), ad.read_zarr(out)
         np.testing.assert_array_equal(found.obsm[KEY], store.obsm[KEY])
         assert np.isfinite(found.obsm[KEY]).all()
+        if source.is_dir():  # what reads consolidated metadata sees it, too
+            assert KEY in zarr.open_group(source, use_consolidated=True)["obsm"]
         assert found.uns["scfm_mini"]["params"]["n_cells"] == 200
         np.testing.assert_array_equal(found.obsm["X_old"], 1)
         assert list(found.obs_names) == list(store.obs_names)
