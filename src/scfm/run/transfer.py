@@ -24,7 +24,7 @@ class Landing:
     batch
         The batch.
     output
-        What the network returned for it, on any device.
+        What was computed of it: a tensor on any device, or what the sink takes else.
     """
 
     def __init__(self, batch: TokenBatch, output: Tensor) -> None:
@@ -32,7 +32,8 @@ class Landing:
 
         self.batch = batch
         self._output, self._copied = output, None
-        if output.device.type == "cuda" and len(output) == len(batch.rows):
+        of_cells = isinstance(output, torch.Tensor) and len(output) == len(batch.rows)
+        if of_cells and output.device.type == "cuda":
             self._output = torch.empty(output.shape, dtype=output.dtype, pin_memory=True)
             self._output.copy_(output, non_blocking=True)
             self._copied = torch.cuda.Event()
