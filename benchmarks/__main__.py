@@ -6,7 +6,11 @@ import argparse
 from importlib import import_module
 from importlib.util import find_spec
 
-NAMES = [name for name in ("imports", "rank", "encoder", "transcriptformer") if find_spec(f"benchmarks.{name}")]
+NAMES = [
+    name
+    for name in ("imports", "rank", "encoder", "transcriptformer", "readers", "end_to_end", "memory", "data_path")
+    if find_spec(f"benchmarks.{name}")
+]
 
 
 def main() -> None:

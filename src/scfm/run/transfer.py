@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from scfm._types import TokenBatch
 
 __all__ = ["Landing"]
@@ -27,11 +25,12 @@ class Landing:
         What was computed of it: a tensor on any device, or what the sink takes else.
     """
 
-    def __init__(self, batch: TokenBatch, output: Tensor) -> None:
+    def __init__(self, batch: TokenBatch, output: Any) -> None:
         import torch
 
         self.batch = batch
-        self._output, self._copied = output, None
+        self._output: Any = output
+        self._copied: Any = None
         of_cells = isinstance(output, torch.Tensor) and len(output) == len(batch.rows)
         if of_cells and output.device.type == "cuda":
             self._output = torch.empty(output.shape, dtype=output.dtype, pin_memory=True)
@@ -44,7 +43,7 @@ class Landing:
         """Whether there is nothing to wait for."""
         return self._copied is None
 
-    def wait(self) -> Tensor:
+    def wait(self) -> Any:
         """The output, in the memory of the host if there was a copy."""
         if self._copied is not None:
             self._copied.synchronize()
