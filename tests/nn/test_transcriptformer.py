@@ -165,7 +165,7 @@ def test_a_cell_does_not_see_the_others(checkpoint: Checkpoint) -> None:
     with torch.inference_mode():
         together = network(tokens, counts, lengths).split(lengths)
         for cell in zip(tokens.split(lengths), counts.split(lengths), together, strict=True):
-            assert_close(network(*cell[:2], [len(cell[0])]), cell[2], 2e-6)
+            assert_close(network(*cell[:2], [len(cell[0])]), cell[2], 5e-6)
 
 
 @pytest.mark.parametrize("kind", ["numpy", "tensor"])

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from scfm.encode.kernels import count_model_genes
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
 
     from scfm._types import CountBlock
 
-__all__ = ["bad_count_message", "close_gaps", "in_threads"]
+__all__ = ["close_gaps", "count_genes", "in_threads"]
 
 
 def in_threads(encode: Callable[[tuple[int, int]], None], indptr: NDArray[np.int64], threads: int) -> None:
@@ -31,6 +33,31 @@ def in_threads(encode: Callable[[tuple[int, int]], None], indptr: NDArray[np.int
         list(pool.map(encode, ranges))
 
 
+def count_genes(
+    block: CountBlock, data: NDArray[np.generic], column_tokens: NDArray[np.int32], *, keep_zeros: bool, threads: int
+) -> NDArray[np.int64]:
+    """Count the stored values of each cell that lie in a model gene.
+
+    Raises
+    ------
+    ValueError
+        If a count is negative, infinite or NaN.
+    """
+    counts, bad = np.empty(block.n_cells, np.int64), list[int]()
+
+    def count(rows: tuple[int, int]) -> None:
+        first, last = rows
+        borders = block.indptr[first : last + 1]
+        at = count_model_genes(borders, block.indices, data, column_tokens, keep_zeros, counts[first:last])
+        if at >= 0:
+            bad.append(at)
+
+    in_threads(count, block.indptr, threads)
+    if bad:
+        raise ValueError(_bad_count_message(block, min(bad)))
+    return counts
+
+
 def close_gaps(
     offsets: NDArray[np.int64], lengths: NDArray[np.int64], *values: NDArray[Any]
 ) -> tuple[NDArray[Any], ...]:
@@ -43,7 +70,7 @@ def close_gaps(
     return tuple(array[used] for array in values)
 
 
-def bad_count_message(block: CountBlock, at: int) -> str:
+def _bad_count_message(block: CountBlock, at: int) -> str:
     """Say which cell and column hold the value at position ``at`` of a block."""
     row = int(np.searchsorted(block.indptr, at, side="right")) - 1
     return (

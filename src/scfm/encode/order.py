@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from scfm._types import TokenBlock
-from scfm.encode._rows import bad_count_message, close_gaps, in_threads
-from scfm.encode.kernels import count_model_genes
+from scfm.encode._rows import close_gaps, count_genes, in_threads
 from scfm.encode.order_kernels import BY_COLUMN, BY_VALUE, SHUFFLED, order_rows
 
 if TYPE_CHECKING:
@@ -100,10 +99,7 @@ class OrderEncoder:
     def __call__(self, block: CountBlock) -> TokenBlock:
         """Encode one block; row order is kept."""
         data = block.data if block.data.dtype == np.float32 else block.data.astype(np.float64)
-        expressed = np.empty(block.n_cells, np.int64)
-        bad = count_model_genes(block.indptr, block.indices, data, self._slots, False, expressed)
-        if bad >= 0:
-            raise ValueError(bad_count_message(block, int(bad)))
+        expressed = count_genes(block, data, self._slots, keep_zeros=False, threads=self.threads)
         rows = slice(block.row0, block.row0 + block.n_cells)
         fed = self.max_genes if self.read_last else self.max_genes - 1
         room = np.minimum(expressed, fed) if self.pad < 0 else np.full(block.n_cells, fed, np.int64)

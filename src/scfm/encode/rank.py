@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from scfm._types import TokenBlock
-from scfm.encode._rows import bad_count_message, close_gaps, in_threads
-from scfm.encode.kernels import count_model_genes, encode_rows
+from scfm.encode._rows import close_gaps, count_genes, in_threads
+from scfm.encode.kernels import encode_rows
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -99,10 +99,7 @@ class RankEncoder:
         specials = (self.first >= 0) + (self.last >= 0)
         keep = self.max_tokens - specials
         keep_zeros = self.upstream is not None
-        counts = np.empty(block.n_cells, np.int64)
-        bad = count_model_genes(block.indptr, block.indices, data, self.column_tokens, keep_zeros, counts)
-        if bad >= 0:
-            raise ValueError(bad_count_message(block, int(bad)))
+        counts = count_genes(block, data, self.column_tokens, keep_zeros=keep_zeros, threads=self.threads)
         depth, single = np.empty(0), False
         if self.upstream is not None:
             depth, single = self.upstream.factors(block)

@@ -60,8 +60,10 @@ class JoinedSession(Session):
             nonlocal current
             number, first = self.source.place(block.row0)
             if current is None or current[0] != number:
-                genes = self.source.facts[number].genes
-                current = number, self.model.build_encoder(self.source.part(number), genes, self.choices)
+                # the reader is ahead, perhaps in the next file
+                with self.source.opened(number) as source:
+                    genes = self.source.facts[number].genes
+                    current = number, self.model.build_encoder(source, genes, self.choices)
             try:
                 tokens = current[1](replace(block, row0=block.row0 - first))
             except ValueError as error:

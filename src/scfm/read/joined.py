@@ -70,11 +70,15 @@ class JoinedSource(Generic[Fact]):
         """Names of the cells, in the order of the blocks; a name may occur in several files."""
         return pd.Index(self.names(0, self.n_obs))
 
+    def opened(self, number: int) -> CountSource:
+        """One of the files, to be closed by the caller."""
+        return open_counts(self.paths[number], **self._arguments)
+
     def part(self, number: int) -> CountSource:
         """The source of one of the files; the one before it is closed."""
         if self._open is None or self._open[0] != number:
             self.close()
-            self._open = number, open_counts(self.paths[number], **self._arguments)
+            self._open = number, self.opened(number)
         return self._open[1]
 
     def place(self, row: int) -> tuple[int, int]:

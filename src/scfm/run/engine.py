@@ -82,7 +82,7 @@ def run(
 ) -> RunStats:
     """Send the cells of a source through a network.
 
-    Reading and encoding run one block ahead in a thread of their own. When memory runs out, the token budget is
+    Reading and encoding run one block ahead each, in threads of their own. When memory runs out, the token budget is
     halved and the batch is split; only a single cell that does not fit is an error.
 
     Parameters
@@ -111,7 +111,7 @@ def run(
     )
     total = sum(stop - start for start, stop in spans)
     with cells_bar(total, plan.progress) as advance, ThreadPoolExecutor(len(forwards)) as pool:
-        for block in prefetch(map(encode, blocks)):
+        for block in prefetch(map(encode, prefetch(blocks))):
             batches = plan_batches(block, stats.batch_tokens, padded=plan.padded)
             work = _Work(batches, sink, stats, advance)
             if len(forwards) == 1:
