@@ -16,6 +16,9 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 # The settings of whoever runs the tests must not change what the tests see.
 for name in [name for name in os.environ if name.startswith("SCFM_") and name != "SCFM_SHARED"]:
     del os.environ[name]
+os.environ["SCFM_OFFLINE"] = "1"  # only tests with a server of their own go online
+
+collect_ignore = ["example_package"]  # which would register its model for all tests
 
 settings.register_profile("scfm", deadline=None)
 settings.register_profile("scfm-ci", deadline=None, derandomize=True, print_blob=True)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
 
-__all__ = ["frame_of", "is_mudata", "layer_names", "view_of"]
+__all__ = ["bar_hidden", "frame_of", "is_mudata", "layer_names", "view_of"]
 
 
 def is_mudata(data: object) -> bool:
@@ -64,3 +64,15 @@ def _positions(index: Any, length: int) -> range | NDArray[np.int64]:
         return np.flatnonzero(found).astype(np.int64)
     found = found.astype(np.int64)
     return np.where(found < 0, found + length, found)
+
+
+def bar_hidden(progress: bool | None) -> bool | None:
+    """What tqdm calls ``disable``; its ``None`` (only on terminals) would hide the bar in notebooks, too."""
+    if progress is not None:
+        return not progress
+    try:
+        from IPython import get_ipython
+    except ImportError:
+        return None
+    shell = get_ipython()
+    return False if shell is not None and "IPKernelApp" in shell.config else None

@@ -13,13 +13,16 @@ from scfm._keys import PARAMS
 from scfm.read._containers import open_container
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
+
+    import numpy as np
+    from numpy.typing import NDArray
 
     from scfm._keys import Keys
     from scfm.model import Embedding
     from scfm.run.store import EmbeddingStore, Shard
 
-__all__ = ["check_output", "merge_store", "replace", "write_with_embedding"]
+__all__ = ["check_output", "merge_store", "replace", "write_with_embedding", "write_with_scores"]
 
 PIECE = 2**16
 """Rows that are copied at a time."""
@@ -59,6 +62,28 @@ def write_with_embedding(source: Path, out: Path, embedding: Embedding, keys: Ke
     """
     with _completed_copy(source, out) as root:
         _write(root if modality is None else root["mod"][modality], embedding, keys)
+
+
+def write_with_scores(
+    source: Path,
+    out: Path,
+    columns: Mapping[str, NDArray[np.float32]],
+    uns: str,
+    params: dict[str, Any],
+    modality: str | None,
+) -> None:
+    """As :func:`write_with_embedding`, for columns of ``obs``."""
+    from anndata.io import write_elem
+
+    with _completed_copy(source, out) as root:
+        group = root if modality is None else root["mod"][modality]
+        _add_mappings(group, "uns")
+        obs = group["obs"]
+        for name, values in columns.items():
+            write_elem(obs, name, values)
+        order = [str(name) for name in obs.attrs["column-order"]]
+        obs.attrs["column-order"] = order + [name for name in columns if name not in order]
+        write_elem(group["uns"], uns, {PARAMS: params})
 
 
 def merge_store(store: EmbeddingStore, target: Path, modality: str | None = None) -> None:

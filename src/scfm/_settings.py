@@ -48,8 +48,16 @@ class Settings(BaseSettings):
     """Tokens that go through the network at a time; by default 8,192 on CPU and MPS and 131,072 on CUDA."""
     cache_dir: Path = Field(default_factory=_default_cache)
     """Folder for downloaded and converted models."""
-    offline: bool = False
-    """Never use the network."""
+    offline: bool = Field(
+        default_factory=lambda: os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on")
+    )
+    """Never use the network; also from ``HF_HUB_OFFLINE``."""
+    hub_endpoint: str = Field(default_factory=lambda: os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
+    """Address of the Hugging Face hub or of a mirror of it; also from ``HF_ENDPOINT``."""
+    s3_endpoint: str | None = None
+    """Address of a mirror of the buckets that other weights come from."""
+    cellxgene_endpoint: str = "https://api.cellxgene.cziscience.com"
+    """Address of the catalogue of CELLxGENE Discover or of a mirror of it."""
     progress: bool | None = None
     """Show a progress bar; by default on terminals and in notebooks."""
     verbosity: Verbosity = "warning"

@@ -3,8 +3,21 @@
 from __future__ import annotations
 
 from scfm.model._base import Embedding, FoundationModel
+from scfm.model._cache import list_cached, prune_cache, verify_cached
 from scfm.model._convert import convert
+from scfm.model._fetch import fetch
 from scfm.model._load import load
 from scfm.model._registry import list_models, register
 
-__all__ = ["Embedding", "FoundationModel", "convert", "list_models", "load", "register"]
+__all__ = [
+    "Embedding",
+    "FoundationModel",
+    "convert",
+    "fetch",
+    "list_cached",
+    "list_models",
+    "load",
+    "prune_cache",
+    "register",
+    "verify_cached",
+]

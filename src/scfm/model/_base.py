@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 import numpy as np
 
 from scfm._settings import settings
+from scfm.model._citations import cite
 from scfm.model._joined import FileFacts, GeneMaps, JoinedSession
 from scfm.model._session import Compat, RunOptions, Session
 from scfm.read import JoinedSource, expand, open_counts
@@ -121,7 +122,12 @@ class FoundationModel(ABC):
     @classmethod
     def local_folder(cls, card: ModelCard) -> Path:
         """Folder where the converted weights of a registered model are kept on this machine."""
-        return settings.cache_dir / "models" / card.id
+        return settings.cache_dir / "models" / cls.weights_id(card)
+
+    @classmethod
+    def weights_id(cls, card: ModelCard) -> str:
+        """Id of the model whose weights are used."""
+        return card.id
 
     @classmethod
     @abstractmethod
@@ -293,6 +299,17 @@ class FoundationModel(ABC):
     def embeds_empty(self) -> bool:
         """Whether a cell without genes has an embedding."""
         return self.has_cls
+
+    def cite(self) -> str:
+        """What to cite for embeddings of this model, as BibTeX: scfm, and the paper of the model.
+
+        Examples
+        --------
+        >>> import scfm
+        >>> print(scfm.model.load("scfm-mini").cite().splitlines()[0])
+        @software{scfm,
+        """
+        return cite(self.card.paper)
 
     def _use_raw(self, use_raw: bool | None, layer: str | None, compat: Compat | None) -> bool | None:
         upstream_x = compat is not None and not self.upstream_prefers_raw

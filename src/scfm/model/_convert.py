@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-__all__ = ["convert"]
+    from scfm.weights import ModelCard
+
+__all__ = ["convert", "convert_known"]
 
 ARCHIVES = (".tar", ".tar.gz", ".tgz")
 
@@ -56,11 +58,18 @@ def convert(
     ValueError, FileNotFoundError
         As :func:`scfm.model.load`.
     """
-    out = Path(out).expanduser()
+    return convert_known(Path(source), Path(out), family, dictionaries, None)
+
+
+def convert_known(
+    source: Path, out: Path, family: str | None, dictionaries: Dictionaries, known: ModelCard | None
+) -> Path:
+    """As :func:`convert`, for the weights of a known model if ``known`` is given."""
+    out = out.expanduser()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         msg = f"{out} exists already; choose another folder or remove it first."
         raise FileExistsError(msg)
-    folder = Path(source).expanduser()
+    folder = source.expanduser()
     if (folder / CARD_FILE).exists():
         msg = f"{folder} is a converted model already; load it as it is."
         raise ValueError(msg)
@@ -75,12 +84,12 @@ def convert(
         if packed:
             room = stack.enter_context(tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent))
             folder = unpack(folder, Path(room))
-        _write(PublishedFolder(folder, family), dictionaries, out)
+        _write(PublishedFolder(folder, family), dictionaries, known, out)
     return out
 
 
-def _write(published: PublishedFolder, dictionaries: Dictionaries, out: Path) -> None:
-    model = published.open(dictionaries)
+def _write(published: PublishedFolder, dictionaries: Dictionaries, known: ModelCard | None, out: Path) -> None:
+    model = published.open(dictionaries, known)
     work = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     try:
         if published.weights.suffix == ".safetensors":

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from scfm.genes import Vocabulary
 from scfm.genes.vocabulary import vocabulary_files
+from scfm.model._fetch import fetch, fetch_tables
 from scfm.model._registry import card_of, families, family_class, find_card
 from scfm.weights.card import CARD_FILE, ModelCard, read_json
 from scfm.weights.tensors import check_sha256, open_tensors, sha256
@@ -24,9 +25,13 @@ Dictionaries = str | Path | Sequence[str | Path] | None
 
 
 def load(
-    model: str | Path, *, family: str | None = None, dictionaries: str | Path | Sequence[str | Path] | None = None
+    model: str | Path,
+    *,
+    family: str | None = None,
+    dictionaries: str | Path | Sequence[str | Path] | None = None,
+    revision: str | None = None,
 ) -> FoundationModel:
-    """Load a model by name or from a folder.
+    """Load a model by name or from a folder; by name it is fetched first, if it is not on this machine.
 
     Parameters
     ----------
@@ -38,6 +43,8 @@ def load(
     dictionaries
         Published gene dictionaries (files, or folders that hold them). By default they are looked for in the folder
         of the weights, its parent, and ``geneformer`` beside it.
+    revision
+        For a name: another commit, branch or tag of the repository than that of the card.
 
     Returns
     -------
@@ -48,7 +55,9 @@ def load(
     ValueError
         If the name is unknown, a file is damaged, a hash is wrong, or weights and vocabulary do not fit.
     FileNotFoundError
-        If the weights or dictionaries are not on this machine.
+        If the weights or dictionaries are not on this machine, and cannot be fetched.
+    OSError
+        As :func:`fetch`.
 
     Examples
     --------
@@ -56,7 +65,7 @@ def load(
     >>> scfm.model.load("scfm-mini").card.family
     'scfm_mini'
     """
-    folder, known = _resolve(model), find_card(str(model))
+    folder, known = _resolve(model, revision), find_card(str(model))
     family = known.family if known is not None and family is None else family
     if (folder / CARD_FILE).exists():
         if dictionaries is not None:
@@ -78,6 +87,9 @@ def load_vocabulary(model: str | Path, dictionaries: Dictionaries = None) -> tup
     if card is not None and dictionaries is not None:
         cls = family_class(card.family)
         return cls, cls.read_vocabulary(card, None, dictionaries)
+    if card is not None and card.dictionaries and not family_class(card.family).local_folder(card).is_dir():
+        cls = family_class(card.family)
+        return cls, cls.read_vocabulary(card, None, fetch_tables(card))
     folder = _resolve(model)
     if (folder / CARD_FILE).exists():
         card = ModelCard.read(folder)
@@ -122,11 +134,13 @@ class PublishedFolder:
             raise FileNotFoundError(msg)
         return found[0]
 
-    def open(self, dictionaries: Dictionaries) -> FoundationModel:
-        """Open the weights with their vocabulary; a model whose hash is registered gets its card."""
+    def open(self, dictionaries: Dictionaries, known: ModelCard | None = None) -> FoundationModel:
+        """Open the weights with their vocabulary; a model whose hash is registered, or that is known, gets its card."""
         tensors = open_tensors(self.weights)
         card, vocabulary = self.cls.read_published(self.folder, self.config, dictionaries)
-        card = self._identify(card.with_(family=self.cls.family))
+        card = card.with_(family=self.cls.family)
+        card = self._identify(card) if known is None else _taken_from(card, known)
+        card = card.with_(weights_sha256=sha256(self.weights))
         model = self.cls(card, vocabulary, tensors)
         model.check()
         return model
@@ -144,23 +158,28 @@ class PublishedFolder:
         found = sha256(self.weights)
         for known in _registered(self.cls.family):
             if known.source_sha256 == found:
-                return known.with_(weights_sha256=found, architecture=card.architecture)
+                return _taken_from(card, known)
         named = find_card(card.id)
         same = named is not None and named.architecture.get("vocab_size") == card.architecture.get("vocab_size")
         if named is not None and same and named.source_sha256 is None and named.family == card.family:
-            card = named.with_(
-                architecture=card.architecture,
-                max_tokens=card.max_tokens,
-                special_tokens=card.special_tokens,
-                aux_tokens=card.aux_tokens,
-            )
+            card = _taken_from(card, named)
         if named is not None and named.source_sha256 is not None and Path(named.source_file).name == self.weights.name:
             msg = (
                 f"{self.weights} has sha256 {found}, but {named.id} has {named.source_sha256}: the file is damaged, or "
                 "these are other weights; then rename the folder."
             )
             raise ValueError(msg)
-        return card.with_(weights_sha256=found)
+        return card
+
+
+def _taken_from(card: ModelCard, known: ModelCard) -> ModelCard:
+    """The card of a known model, with what was read from its files."""
+    return known.with_(
+        architecture=card.architecture,
+        max_tokens=card.max_tokens,
+        special_tokens=card.special_tokens,
+        aux_tokens=card.aux_tokens,
+    )
 
 
 def _registered(family: str) -> list[ModelCard]:
@@ -170,35 +189,30 @@ def _registered(family: str) -> list[ModelCard]:
     return [card for card in cards if card.family == family]
 
 
-def _resolve(model: object) -> Path:
-    """Folder of a model: a registered name first, then a path."""
+def _resolve(model: object, revision: str | None = None) -> Path:
+    """Folder of a model: a registered name that is on this machine first, then a path, then a name to be fetched."""
     if not isinstance(model, str | Path):
         msg = f"A model is given by its name or its folder, got {type(model).__name__}."
         raise TypeError(msg)
     path = Path(model).expanduser()
     card = find_card(str(model))
+    if card is not None and (revision is not None or not path.is_dir()):
+        return fetch(card.id, revision=revision)
     if card is not None:
         folder = family_class(card.family).local_folder(card)
-        if folder.is_dir():
-            return folder
+        return folder if folder.is_dir() else path
+    if revision is not None:
+        msg = f"revision={revision!r} is for a model given by its name, and {str(model)!r} is none."
+        raise ValueError(msg)
     if path.is_dir():
         return path
     if path.is_file():
         msg = f"{path} is a file; give the folder that holds the weights and their config (scfm.model.convert unpacks a tar)."
         raise ValueError(msg)
-    if card is None and (path.is_absolute() or path.suffix or len(path.parts) > 1):
+    if path.is_absolute() or path.suffix or len(path.parts) > 1:
         msg = f"There is no folder {path}."
         raise FileNotFoundError(msg)
-    card = card_of(str(model))
-    folder = family_class(card.family).local_folder(card)
-    files = ", ".join([card.source_file, *card.dictionaries])
-    if card.revision is None:
-        what, how = f"{card.source}/{files}", f"scfm.model.convert(file, {str(folder)!r})"
-    else:
-        what = f"{files} and config.json of {card.source} at revision {card.revision}"
-        how = f"scfm.model.convert(folder, {str(folder)!r}, dictionaries=...)"
-    msg = f"{card.id} is not on this machine (looked in {folder}). Get {what}, then call {how} once."
-    raise FileNotFoundError(msg)
+    return fetch(str(model))  # which names the closest models
 
 
 def _load_converted(folder: Path, family: str | None) -> FoundationModel:

@@ -11,7 +11,6 @@ from scfm.model.transcriptformer import START, TranscriptFormer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     import torch
 
@@ -43,9 +42,9 @@ class ESM2CE(TranscriptFormer):
         return False
 
     @classmethod
-    def local_folder(cls, card: ModelCard) -> Path:
-        """Folder of the TranscriptFormer with the same vocabulary."""
-        return super().local_folder(card.with_(id=card.id.replace("esm2ce-", "tf-")))
+    def weights_id(cls, card: ModelCard) -> str:
+        """The TranscriptFormer with the same vocabulary."""
+        return card.id.replace("esm2ce-", "tf-")
 
     @property
     def n_layers(self) -> int:

@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
+from scfm._compat import bar_hidden
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
@@ -20,7 +22,7 @@ __all__ = ["cells_bar", "use_bar"]
 def _tqdm_bar(total: int, progress: bool | None) -> Iterator[Advance]:
     from tqdm.auto import tqdm
 
-    with tqdm(total=total, unit="cell", desc="embed", disable=_hidden(progress)) as bar:
+    with tqdm(total=total, unit="cell", desc="embed", disable=bar_hidden(progress)) as bar:
         yield bar.update
 
 
@@ -52,15 +54,3 @@ def use_bar(bar: Bar) -> Iterator[None]:
         yield
     finally:
         _bar.reset(token)
-
-
-def _hidden(progress: bool | None) -> bool | None:
-    """What tqdm calls ``disable``; its ``None`` (only on terminals) would hide the bar in notebooks, too."""
-    if progress is not None:
-        return not progress
-    try:
-        from IPython import get_ipython
-    except ImportError:
-        return None
-    shell = get_ipython()
-    return False if shell is not None and "IPKernelApp" in shell.config else None

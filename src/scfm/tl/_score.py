@@ -13,13 +13,15 @@ from scfm.tl._target import check_container, check_options, check_writable, targ
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import numpy as np
     import torch
     from anndata import AnnData
     from mudata import MuData
+    from numpy.typing import NDArray
 
     from scfm.model._base import Compat
 
-__all__ = ["score"]
+__all__ = ["score", "scores_of"]
 
 logger = logging.getLogger("scfm")
 
@@ -95,20 +97,25 @@ def score(
     check_options(options, "tl.score", "pooling", "hidden_layer", "groupby")
     check_writable(data, modality, copy=copy)
     loaded = model if isinstance(model, FoundationModel) else load(model)
+    where = {"modality": modality, "layer": layer, "use_raw": use_raw, "gene_key": gene_key, "max_tokens": max_tokens}
+    values, params = scores_of(loaded, data, device=device, dtype=dtype, compat=compat, **where, **options)
+    data = data.copy() if copy else data
+    target, keys = target_of(data, modality), score_keys(loaded.family, key_added)
+    for column, scores in zip((keys.count_llh, keys.gene_llh), values.T, strict=True):
+        target.obs[column] = scores
+    target.uns[keys.uns] = {PARAMS: params}
+    logger.info("added .obs[%r], .obs[%r] and .uns[%r]", keys.count_llh, keys.gene_llh, keys.uns)
+    return data if copy else None
+
+
+def scores_of(loaded: FoundationModel, data: Any, **arguments: Any) -> tuple[NDArray[np.float32], dict[str, Any]]:
+    """Log-likelihoods of counts and genes of each cell, ``(n_obs, 2)``, and everything needed to repeat the run."""
     if not loaded.has_scores:
         msg = f"{loaded.card.id} has no likelihood; TranscriptFormer models (tf-sapiens, tf-exemplar, tf-metazoa) have."
         raise TypeError(msg)
-    where = {"modality": modality, "layer": layer, "use_raw": use_raw, "gene_key": gene_key, "max_tokens": max_tokens}
-    how: dict[str, Any] = {"device": device, "dtype": dtype, "compat": compat, **options}
-    with loaded.session(data, pooling="gene", hidden_layer=0, **where, **how) as session:  # type: ignore[arg-type]
+    with loaded.session(data, pooling="gene", hidden_layer=0, **arguments) as session:
         scorer = session.model.scorer(session)
         sink = ArraySink(session.source.n_obs, len(scorer.names))
         params = session.params(session.into(sink, scorer, empty="NaN"))
     del params["pooling"]
-    data = data.copy() if copy else data
-    target, keys = target_of(data, modality), score_keys(loaded.family, key_added)
-    for column, values in zip((keys.count_llh, keys.gene_llh), sink.values.T, strict=True):
-        target.obs[column] = values
-    target.uns[keys.uns] = {PARAMS: params}
-    logger.info("added .obs[%r], .obs[%r] and .uns[%r]", keys.count_llh, keys.gene_llh, keys.uns)
-    return data if copy else None
+    return sink.values, params

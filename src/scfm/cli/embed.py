@@ -1,89 +1,29 @@
-"""The command ``scfm``."""
+"""``scfm embed``."""
 
 from __future__ import annotations
 
 import sys
-import warnings
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_type_hints
 
-from jsonargparse import SUPPRESS, ArgumentParser, Namespace
+from jsonargparse import SUPPRESS, ArgumentParser
 
-from scfm._console import console_bar
-from scfm.run.progress import use_bar
+from scfm.cli._common import log_progress
+from scfm.cli.stores import progress
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
-__all__ = ["main"]
+__all__ = ["commands", "family_options"]
 
 _NOT_ON_THE_COMMAND_LINE = {"data", "model", "device", "dtype", "copy", "options"}
-_UPSTREAM: dict[str, tuple[str, dict[str, str]]] = {
-    "checkpoint_path": ("model", {}),
-    "gene_col_name": ("gene_key", {}),
-    "model_type": ("family", {}),
-    "precision": ("dtype", {"16-mixed": "bfloat16", "32": "float32"}),
-    "use_raw": ("use_raw", {"auto": "null"}),
-}
-"""Options of ``transcriptformer inference`` under which ours go, too, and values that are called otherwise."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code: 0 done, 1 an error (told in one line), 2 a wrong call."""
-    parser, commands = _parser()
-    chosen = parser.parse_args(_named(sys.argv[1:] if arguments is None else arguments))
-    try:
-        with _plain_warnings(), use_bar(console_bar):
-            commands[chosen.subcommand](chosen[chosen.subcommand])
-    except KeyboardInterrupt:
-        print("scfm: interrupted", file=sys.stderr)
-        return 130
-    except Exception as error:
-        if chosen.debug:
-            raise
-        text = error.args[0] if isinstance(error, KeyError) and error.args else error
-        print(f"scfm: {type(error).__name__}: {text}", file=sys.stderr)
-        return 1
-    return 0
-
-
-@contextmanager
-def _plain_warnings() -> Iterator[None]:
-    """Show a warning as one line, without the place in the code."""
-    shown, warnings.formatwarning = warnings.formatwarning, lambda message, *_, **__: f"scfm: warning: {message}\n"
-    try:
-        yield
-    finally:
-        warnings.formatwarning = shown
-
-
-def _parser() -> tuple[ArgumentParser, dict[str, Any]]:
-    import scfm
-
-    parser = ArgumentParser(
-        prog="scfm", description="Run single-cell foundation models on AnnData files.", version=scfm.__version__
-    )
-    parser.add_argument("--debug", action="store_true", help="show the whole traceback of an error")
-    subcommands = parser.add_subcommands()
-    subcommands.add_subcommand("embed", _embed_parser())
-    models = ArgumentParser(description="List the models that are known by name.")
-    subcommands.add_subcommand("models", models)
-    status = ArgumentParser(description="Say how much of a store of embeddings is done.")
-    status.add_argument("store", type=Path, help="folder that `scfm embed --store` fills")
-    subcommands.add_subcommand("status", status)
-    merge = ArgumentParser(description="Add the embeddings of a complete store to the file of the cells.")
-    merge.add_argument("store", type=Path, help="folder that `scfm embed --store` filled")
-    merge.add_argument("target", type=Path, help="the .h5ad, .h5mu or .zarr file that was embedded")
-    merge.add_argument("--modality", type=str | None, default=None, help="modality of an .h5mu file")
-    subcommands.add_subcommand("merge", merge)
-    convert = ArgumentParser(description="Convert published weights into one folder without pickles.")
-    convert.add_argument("source", type=Path, help="folder (or tar file) of published weights")
-    convert.add_argument("out", type=Path, help="folder to write")
-    convert.add_function_arguments(scfm.model.convert, skip={"source", "out"})
-    subcommands.add_subcommand("convert", convert)
-    return parser, {"embed": _embed, "models": _models, "convert": _convert, "status": _status, "merge": _merge}
+def commands() -> dict[str, tuple[ArgumentParser, Any]]:
+    """Parser and function of each command."""
+    return {"embed": (_embed_parser(), _embed)}
 
 
 def _embed_parser() -> ArgumentParser:
@@ -125,19 +65,19 @@ def _embed_parser() -> ArgumentParser:
     )
     embed.add_argument("--into_source", action="store_true", help="with --store: add the result to SOURCE at the end")
     embed.add_function_arguments(scfm.tl.embed, skip=set(_NOT_ON_THE_COMMAND_LINE))
-    for name, (kind, text) in _family_options().items():
+    for name, (kind, text) in family_options().items():
         embed.add_argument(f"--{name}", type=kind, default=SUPPRESS, help=text)
     return embed
 
 
-def _family_options() -> dict[str, tuple[Any, str]]:
-    """Type and help of every option that a family has; those that are not given keep the family's default."""
+def family_options(*, scored: bool = False) -> dict[str, tuple[Any, str]]:
+    """Type and help of every option that a family has (``scored``: one with likelihoods); others keep their default."""
     from docstring_parser import parse_from_object
 
     from scfm.model._registry import families
 
     found: dict[str, tuple[Any, str]] = {}
-    for cls in families().values():
+    for cls in [cls for cls in families().values() if cls.has_scores or not scored]:
         types = get_type_hints(cls.options_class)
         texts = {param.arg_name: param.description or "" for param in parse_from_object(cls.options_class).params}
         owners = ", ".join(
@@ -149,32 +89,11 @@ def _family_options() -> dict[str, tuple[Any, str]]:
     return found
 
 
-def _named(arguments: Sequence[str]) -> list[str]:
-    """Write options as the parser knows them: dashes as underscores, and upstream's names and values as ours."""
-    given, known = list(arguments), list[str]()
-    while given:
-        word = given.pop(0)
-        if word == "--":
-            return [*known, word, *given]
-        if not word.startswith("--"):
-            known.append("null" if word == "None" else word)
-            continue
-        name, equals, value = word[2:].partition("=")
-        name = name.replace("-", "_")
-        renamed, values = _UPSTREAM.get(name, (name, {}))
-        if values and not equals and given:
-            value, equals = given.pop(0), "="
-        value = "null" if value == "None" else values.get(value, value)
-        known.append(f"--{renamed}{equals}{value}")
-    return known
-
-
-def _embed(arguments: Namespace) -> None:
+def _embed(**values: Any) -> None:
     import scfm
     from scfm._files import check_output, write_with_embedding
     from scfm._keys import result_keys
 
-    values = vars(arguments)
     source, out, name = values.pop("source"), values.pop("out"), values.pop("model")
     overwrite, key_added, kind = values.pop("overwrite"), values.pop("key_added"), values.pop("emb_type")
     family, whole = values.pop("family"), values.pop("store")
@@ -182,7 +101,7 @@ def _embed(arguments: Namespace) -> None:
     cluster = {name: values.pop(name) for name in ("scheduler", "local_cluster")}
     if values["device"] is not None and "," in values["device"]:
         values["device"] = values["device"].split(",")
-    _log_progress()
+    log_progress()
     if whole:
         del values["groupby"]
         try:
@@ -191,9 +110,9 @@ def _embed(arguments: Namespace) -> None:
                 scfm.tl.embed_store(source, model, out, client=client, key_added=key_added, **sharding, **values)
         except KeyboardInterrupt:
             if out.exists():
-                print(f"{_progress(out)}. The same command goes on with it.", file=sys.stderr)
+                print(f"{progress(out)}. The same command goes on with it.", file=sys.stderr)
             raise
-        print(_progress(out))
+        print(progress(out))
         return
     given = [name for name, value in {**sharding, **cluster}.items() if value]
     if given:
@@ -240,52 +159,3 @@ def _client(scheduler: str | None, local_cluster: int | None) -> Iterator[Any]:
         Client(cluster) as client,
     ):
         yield client
-
-
-def _status(arguments: Namespace) -> None:
-    print(_progress(arguments.store))
-
-
-def _progress(path: Path) -> str:
-    from scfm.run.store import EmbeddingStore
-
-    store = EmbeddingStore.open(path)
-    missing = store.missing()
-    cells = sum(shard.stop - shard.start for shard in missing)
-    text = f"{path}: {len(store.shards) - len(missing)} of {len(store.shards)} shards, {store.n_obs - cells:,} of {store.n_obs:,} cells"
-    if missing:
-        text += (
-            f"; missing shards {', '.join(str(shard.number) for shard in missing[:10])}{' ...' * (len(missing) > 10)}"
-        )
-    return text
-
-
-def _merge(arguments: Namespace) -> None:
-    from scfm._files import merge_store
-    from scfm.run.store import EmbeddingStore
-
-    store = EmbeddingStore.open(arguments.store)
-    merge_store(store, arguments.target, arguments.modality)
-    print(f"added obsm[{store.keys.obsm!r}] and uns[{store.keys.uns!r}] to {arguments.target}")
-
-
-def _models(arguments: Namespace) -> None:
-    import scfm
-
-    columns = ["family", "parameters", "layers", "features", "max_tokens", "pooling", "license"]
-    print(scfm.model.list_models()[columns].to_string())
-
-
-def _convert(arguments: Namespace) -> None:
-    import scfm
-
-    print(f"wrote {scfm.model.convert(**vars(arguments))}")
-
-
-def _log_progress() -> None:
-    """Say on stderr what is done, unless the environment asks for less or more."""
-    import os
-
-    from scfm._settings import settings
-
-    settings.verbosity = settings.verbosity if "SCFM_VERBOSITY" in os.environ else "info"

@@ -1,0 +1,47 @@
+"""What a run depends on besides its arguments, for reports of problems."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import PackageNotFoundError, version
+
+from scfm._settings import settings
+
+__all__ = ["environment"]
+
+PACKAGES = (
+    "scfm",
+    "torch",
+    "anndata",
+    "scanpy",
+    "mudata",
+    "numpy",
+    "scipy",
+    "numba",
+    "h5py",
+    "zarr",
+    "safetensors",
+    "huggingface-hub",
+    "dask",
+    "distributed",
+    "isal",
+    "zarrs",
+    "cellxgene-census",
+)
+
+
+def environment() -> dict[str, str]:
+    """Versions, devices and settings, by name."""
+    import torch
+
+    found = {"python": platform.python_version(), "platform": platform.platform()}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    devices = [f"cuda:{i} {torch.cuda.get_device_name(i)}" for i in range(torch.cuda.device_count())]
+    devices += ["mps"] if torch.backends.mps.is_available() else []
+    found["devices"] = ", ".join([*devices, f"cpu ({torch.get_num_threads()} threads)"])
+    found |= {f"settings.{name}": str(value) for name, value in settings.model_dump().items()}
+    return found

@@ -1,0 +1,182 @@
+"""Weights by name: fetched once, checked, converted, and from then on a local folder."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from scfm._settings import settings
+from scfm.model._registry import card_of, family_class
+from scfm.weights.card import ModelCard
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from scfm.weights.download import RemoteFile
+
+__all__ = ["fetch", "fetch_tables", "remote_files"]
+
+logger = logging.getLogger("scfm")
+
+HUB_HOSTS = (".huggingface.co", ".hf.co", ".xethub.hf.co")
+"""Where the Hugging Face hub keeps its files."""
+
+
+def fetch(model: str, *, revision: str | None = None) -> Path:
+    """Download the weights of a model by name, check and convert them, unless that is done already.
+
+    :func:`load` does the same where it is given a name. An interrupted download goes on where it stopped. What is on this
+    machine stays there, whatever the network does.
+
+    Parameters
+    ----------
+    model
+        Id or alias of :func:`scfm.model.list_models`.
+    revision
+        Another commit, branch or tag of the repository than that of the card; the hashes of its files are not known
+        beforehand, and recorded.
+
+    Returns
+    -------
+    Folder of the converted model, in ``scfm.settings.cache_dir``.
+
+    Raises
+    ------
+    ValueError
+        If the name is not known, a hash is wrong, or a file is not what it should be.
+    FileNotFoundError
+        If the weights are not on this machine and ``scfm.settings.offline`` is set, or the address has no such file.
+    OSError
+        If the network, the server or the disk fails for good.
+
+    Examples
+    --------
+    >>> import scfm
+    >>> scfm.model.fetch("scfm-mini").name  # comes with the package
+    'scfm-mini'
+    """
+    from filelock import FileLock
+
+    named = card_of(model)
+    card = _revised(card_of(family_class(named.family).weights_id(named)), revision)
+    folder = family_class(card.family).local_folder(card)
+    if folder.is_dir():
+        return folder
+    files = remote_files(card)
+    if settings.offline:
+        parts = ", ".join(remote.url for remote in files.values())
+        msg = (
+            f"{card.id} is not on this machine (looked in {folder}), and scfm is offline (SCFM_OFFLINE, HF_HUB_OFFLINE). "
+            f"Fetch it once with a network, or bring {parts} here and call "
+            f"scfm.model.convert(folder, {str(folder)!r}, dictionaries=...)."
+        )
+        raise FileNotFoundError(msg)
+    _make(folder.parent)
+    with FileLock(folder.parent / f".{folder.name}.lock"):
+        if not folder.is_dir():
+            logger.info("%s is not on this machine yet; it goes to %s", card.id, folder)
+            _fetch(card, files, folder)
+    return folder
+
+
+def remote_files(card: ModelCard) -> dict[str, RemoteFile]:
+    """Address and hash of every file that a model is made of, by its path in the repository; the weights come first.
+
+    Raises
+    ------
+    ValueError
+        If the card names no repository.
+    """
+    from scfm.weights.download import RemoteFile
+
+    if not card.source or not card.source_file:
+        msg = f"The card of {card.id} says neither where its weights are nor how the file is called (source, source_file)."
+        raise ValueError(msg)
+    if "://" in card.source:
+        base = settings.s3_endpoint or card.source
+        return {card.source_file: RemoteFile(f"{base.rstrip('/')}/{card.source_file}", card.source_sha256)}
+    base = f"{settings.hub_endpoint.rstrip('/')}/{card.source}/resolve/{card.revision or 'main'}"
+    config = str(Path(card.source_file).parent / "config.json")
+    hashes = {card.source_file: card.source_sha256, config: None, **card.dictionaries}
+    return {path: RemoteFile(f"{base}/{path}", sha256 or None, HUB_HOSTS) for path, sha256 in hashes.items()}
+
+
+def _revised(card: ModelCard, revision: str | None) -> ModelCard:
+    if revision is None or revision == card.revision:
+        return card
+    if card.revision is None:
+        msg = f"revision={revision!r}: {card.id} comes from {card.source}, which has no revisions."
+        raise ValueError(msg)
+    tables = dict.fromkeys(card.dictionaries, "")
+    return card.with_(id=f"{card.id}@{revision}", revision=revision, source_sha256=None, dictionaries=tables)
+
+
+def fetch_tables(card: ModelCard) -> list[Path]:
+    """Download the gene tables of a model and nothing else; the folders they are in."""
+    files = {path: remote for path, remote in remote_files(card).items() if path in card.dictionaries}
+    _download(card, files)
+    return _folders(card)
+
+
+def _fetch(card: ModelCard, files: Mapping[str, RemoteFile], folder: Path) -> None:
+    """Download all files, convert them, and remove the weights that were downloaded."""
+    from scfm.model._convert import convert_known  # which loads what it has written
+
+    found = _download(card, files)
+    weights, tables = _room(card) / card.source_file, _folders(card)
+    source = weights if weights.suffix in (".gz", ".tar", ".tgz") else weights.parent
+    convert_known(source, folder, card.family, tables or None, card)
+    made = ModelCard.read(folder)
+    made.with_(source_sha256=found[card.source_file]).write(folder)
+    weights.unlink()
+
+
+def _room(card: ModelCard) -> Path:
+    """Where the files of a repository are downloaded to, by the paths that they have there."""
+    name = card.source.rpartition("://")[2].replace("/", "--")
+    return settings.cache_dir / "downloads" / name / (card.revision or "latest")
+
+
+def _folders(card: ModelCard) -> list[Path]:
+    return sorted({(_room(card) / path).parent for path in card.dictionaries})
+
+
+def _download(card: ModelCard, files: Mapping[str, RemoteFile]) -> dict[str, str]:
+    """Download files; their hashes by path."""
+    from scfm.weights.download import download
+
+    found: dict[str, str] = {}
+    for path, remote in files.items():
+        target = _room(card) / path
+        if not target.exists() and not _from_hub_cache(card, path, remote, target):
+            logger.info("fetching %s", remote.url)
+        found[path] = download(remote, target, offline=settings.offline, progress=settings.progress)
+    return found
+
+
+def _from_hub_cache(card: ModelCard, path: str, remote: RemoteFile, target: Path) -> bool:
+    """Take a file that another tool has downloaded from the hub already, if its hash is known and right."""
+    from huggingface_hub import try_to_load_from_cache
+
+    from scfm.weights.tensors import sha256
+
+    if remote.sha256 is None or card.revision is None:
+        return False
+    cached = try_to_load_from_cache(card.source, path, revision=card.revision)
+    if not isinstance(cached, str) or sha256(Path(cached)) != remote.sha256:
+        return False
+    _make(target.parent)
+    work = target.with_name(f".{target.name}.copy")
+    shutil.copyfile(cached, work)
+    work.replace(target)
+    return True
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        msg = f"{folder} cannot be made: {error}. Set SCFM_CACHE_DIR to a folder that can be written."
+        raise type(error)(msg) from error

@@ -1,0 +1,236 @@
+"""Fetch published files over HTTP: resumed after an interruption, checked, and moved into place when they are whole."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import re
+import reprlib
+import shutil
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from time import sleep
+from typing import TYPE_CHECKING, Any
+
+import requests
+from filelock import FileLock, Timeout
+
+from scfm._compat import bar_hidden
+from scfm.weights.partial import Content, Part, on_disk
+from scfm.weights.tensors import sha256
+from scfm.weights.transport import Again, RemoteFile, ask, check_status, pieces
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+__all__ = ["RemoteFile", "download"]
+
+ATTEMPTS = 5
+BACKOFF_SECONDS = 1.0
+MAX_WAIT_SECONDS = 300.0
+LENGTH = re.compile(r"\d{1,18}", re.ASCII)
+RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})", re.ASCII)
+
+logger = logging.getLogger("scfm")
+
+
+def download(remote: RemoteFile, target: Path, *, offline: bool = False, progress: bool | None = None) -> str:
+    """Fetch a file, unless it is there already.
+
+    What has come stays in ``<target>.part`` when the connection, the process or the machine fails, and the next call
+    goes on from there. ``target`` appears when the file is whole and its hash is right. Of several processes one
+    fetches, and the others wait for it. No credentials are sent; proxies and certificates of the environment hold.
+
+    Parameters
+    ----------
+    remote
+        What to fetch.
+    target
+        Where it goes; folders above it are made.
+    offline
+        Never use the network.
+    progress
+        Whether to show a bar; ``None``: on terminals and in notebooks.
+
+    Returns
+    -------
+    The sha256 of ``target``, as hexadecimal digits.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the file is not there and ``offline`` is set, or the server does not have it.
+    PermissionError
+        If the server asks for a login, or the folder cannot be written.
+    ConnectionError
+        If five attempts in a row brought nothing new, or the server asks to wait for more than five minutes.
+    OSError
+        If there is not enough room, or the server answers with another failure.
+    ValueError
+        If the hash is another than the known one, a web page comes instead of the file, or the server redirects to a
+        host that is not allowed.
+    """
+    if target.exists():
+        return _existing(remote, target)
+    if offline:
+        msg = (
+            f"{target} is not there, and scfm is offline. Fetch it once with a network (unset SCFM_OFFLINE), or fetch "
+            f"{remote.url} elsewhere and put it there."
+        )
+        raise FileNotFoundError(msg)
+    with on_disk(target.parent):
+        target.parent.mkdir(parents=True, exist_ok=True)
+    with _alone(target):
+        if target.exists():
+            return _existing(remote, target)
+        return _fetch(remote, target, progress)
+
+
+def _existing(remote: RemoteFile, target: Path) -> str:
+    if target.is_dir():
+        msg = f"{target} is a folder; expected the file {remote.url}, or nothing. Move the folder away."
+        raise ValueError(msg)
+    found = sha256(target)
+    if remote.sha256 not in (None, found):
+        msg = (
+            f"{target} has sha256 {found}, expected {remote.sha256}: it is damaged or another file. Remove it, and the "
+            f"same call fetches it again from {remote.url}."
+        )
+        raise ValueError(msg)
+    return found
+
+
+@contextmanager
+def _alone(target: Path) -> Iterator[None]:
+    """Wait until no other process fetches the same file; a lock ends with its process at the latest."""
+    lock = FileLock(target.with_name(f"{target.name}.lock"))
+    with on_disk(target.parent):
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            logger.warning("Another process is fetching %s; waiting for it.", target)
+            lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _fetch(remote: RemoteFile, target: Path, progress: bool | None) -> str:
+    from tqdm.auto import tqdm
+
+    style: dict[str, Any] = {"unit": "B", "unit_scale": True, "unit_divisor": 1024, "disable": bar_hidden(progress)}
+    found = ""
+    with requests.Session() as session, Part(remote, target) as part:
+        with tqdm(total=part.content.total, initial=part.size, desc=target.name, **style) as bar:
+            # a damaged copy may come from a cache on the way
+            for extra in ({}, {"Cache-Control": "no-cache"}):
+                _fill(session, part, extra, bar)
+                found = part.digest.hexdigest()
+                if remote.sha256 in (None, found):
+                    part.move()
+                    return found
+                part.clear()
+        part.remove()
+    msg = (
+        f"{remote.url} has sha256 {found}, expected {remote.sha256}, in two attempts: the file was replaced there, or is "
+        f"changed on the way. Nothing was put at {target}; fetch it from another source and put it there."
+    )
+    raise ValueError(msg)
+
+
+def _fill(session: requests.Session, part: Part, extra: dict[str, str], bar: Any) -> None:
+    """Ask until the part is whole, as long as new bytes come."""
+    idle, received, restarts = 0, part.received, part.restarts
+    while not part.whole:
+        try:
+            _attempt(session, part, extra, bar)
+        except Again as problem:
+            idle = 0 if part.received > received else idle + 1
+            received = part.received
+            if problem.afresh:
+                part.clear()
+            wait = BACKOFF_SECONDS * 2 ** max(idle - 1, 0) if problem.wait is None else problem.wait
+            if wait > MAX_WAIT_SECONDS:
+                why = f"{problem}, and asks to wait for {wait:,.0f} s; scfm waits for at most {MAX_WAIT_SECONDS:,.0f} s"
+                raise _given_up(part, why) from problem
+            if idle >= ATTEMPTS:
+                raise _given_up(part, f"{ATTEMPTS} attempts in a row brought nothing new: {problem}") from problem
+            if part.restarts - restarts >= ATTEMPTS:
+                raise _given_up(part, f"it had to start over {ATTEMPTS} times: {problem}") from problem
+            logger.info("%s: %s; asking again in %.0f s.", part.path, problem, wait)
+            sleep(wait)
+
+
+def _given_up(part: Part, why: str) -> ConnectionError:
+    total = "an unknown number of" if part.content.total is None else f"{part.content.total:,}"
+    return ConnectionError(
+        f"{part.remote.url} could not be fetched: {why}. {part.size:,} of {total} bytes are in {part.path}; the same call "
+        "goes on from there. Try again later, or check the network and its proxy settings."
+    )
+
+
+def _attempt(session: requests.Session, part: Part, extra: dict[str, str], bar: Any) -> None:
+    """Ask once and take what comes."""
+    headers = {"Accept": "*/*", "Accept-Encoding": "identity", "User-Agent": "scfm", **extra, **part.conditions()}
+    with closing(ask(session, part.remote, headers)) as response:
+        check_status(response, part.remote, part.target)
+        _begin(response, part)
+        bar.reset(part.content.total)
+        bar.initial = bar.n = bar.last_print_n = part.size
+        bar.refresh()
+        for data in pieces(response):
+            if part.content.total is not None and part.size + len(data) > part.content.total:
+                reason = "more bytes came than were announced"
+                raise Again(reason, afresh=True)
+            part.append(data)
+            bar.update(len(data))
+    if part.content.total is None:
+        part.content = replace(part.content, total=part.size)
+    elif not part.whole:
+        reason = "the answer ended early"
+        raise Again(reason)
+
+
+def _begin(response: requests.Response, part: Part) -> None:
+    """Decide whether an answer goes on with the part or starts over, and whether there is room for the rest."""
+    tags = {"etag": response.headers.get("ETag"), "modified": response.headers.get("Last-Modified")}
+    if response.status_code == 206:
+        span = RANGE.fullmatch(response.headers.get("Content-Range", ""))
+        first, last, total = map(int, span.groups()) if span else (-1, -1, -1)
+        content = Content(total, **tags)
+        if not (first == part.size <= last < total and part.content.may_be(content)):
+            reason = "the server sent another range than was asked for, or the file changed there"
+            raise Again(reason, afresh=True)
+    else:
+        content = Content(_length(response), **tags)
+    encoding = response.headers.get("Content-Encoding", "identity")
+    chunked = "chunked" in response.headers.get("Transfer-Encoding", "").lower()
+    if part.remote.sha256 is None and (encoding != "identity" or (content.total is None and not chunked)):
+        why = "does not say how long it is" if encoding == "identity" else f"sends it packed ({reprlib.repr(encoding)})"
+        msg = (
+            f"{part.remote.url}: the server {why}, and no sha256 is known, so a wrong file would pass. Give its sha256."
+        )
+        raise ValueError(msg)
+    if content.total is not None:
+        _check_room(part, content.total)
+    if response.status_code == 206 and part.size:
+        part.content = replace(part.content, total=content.total)
+    else:
+        part.start(content)
+
+
+def _length(response: requests.Response) -> int | None:
+    text = response.headers.get("Content-Length", "")
+    return int(text) if LENGTH.fullmatch(text) and "Transfer-Encoding" not in response.headers else None
+
+
+def _check_room(part: Part, total: int) -> None:
+    free, needed = shutil.disk_usage(part.path.parent).free, total - part.size
+    if needed > free:
+        msg = (
+            f"{part.path.parent} has {free:,} bytes free, and {needed:,} more are needed for {part.target.name}: make room "
+            "there, or set SCFM_CACHE_DIR to another folder."
+        )
+        raise OSError(errno.ENOSPC, msg)

@@ -1,0 +1,198 @@
+"""Ask a server for a file: where redirects may lead, what is never sent along, and what its answers mean."""
+
+from __future__ import annotations
+
+import re
+import reprlib
+from dataclasses import dataclass
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+from time import time
+from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import quote, urljoin, urlsplit
+
+import requests
+from urllib3.exceptions import HTTPError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+__all__ = ["Again", "RemoteFile", "ask", "check_status", "pieces"]
+
+CONNECT_SECONDS = 10.0
+READ_SECONDS = 60.0
+MAX_REDIRECTS = 5
+CHUNK = 2**20
+
+REDIRECTS = (301, 302, 303, 307, 308)
+PASSING = (429, 500, 502, 503, 504)
+HTML = ("text/html", "application/xhtml+xml")
+HOST = re.compile(r"[a-z0-9._:-]+")
+DIGITS = re.compile(r"\d{1,18}", re.ASCII)
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """Where a file is published, and what is known of it."""
+
+    url: str
+    """``https://…``, or ``http://…`` of a mirror that somebody chose."""
+    sha256: str | None = None
+    """Hash of the file; ``None`` where it is not known, then it is trusted on first use."""
+    hosts: tuple[str, ...] = ()
+    """Hosts that redirects may lead to over https: ``"cdn.example.org"``, or ``".example.org"`` for all below it."""
+
+    def __post_init__(self) -> None:
+        if "@" in re.split("[/?#]", self.url.split("://", 1)[-1])[0]:
+            msg = "The address of a file has a user name or a password in it; none is ever sent. Remove what is before the @."
+            raise ValueError(msg)
+        if _origin(self.url) is None:
+            msg = f"{self.url!r} is no address of a file; expected https://host/path, or http://host/path of a mirror."
+            raise ValueError(msg)
+        if self.sha256 is not None and not re.fullmatch("[0-9a-f]{64}", self.sha256):
+            msg = f"The sha256 of {self.url} is {self.sha256!r}; expected 64 hexadecimal digits in lower case."
+            raise ValueError(msg)
+
+
+class Again(Exception):
+    """An attempt failed in a way that may pass."""
+
+    def __init__(self, reason: str, *, wait: float | None = None, afresh: bool = False) -> None:
+        super().__init__(reason)
+        self.wait = wait
+        self.afresh = afresh
+
+
+def pieces(response: requests.Response) -> Iterator[bytes]:
+    """Bytes as they come, not unpacked."""
+    # `read` of a whole piece would lose what came of it before a timeout; urllib3 before 2.1 has nothing else
+    read = getattr(response.raw, "read1", response.raw.read)
+    try:
+        while data := read(CHUNK, decode_content=False):
+            yield data
+    except HTTPError as error:
+        raise Again(_cause(error)) from error
+
+
+class _Origin(NamedTuple):
+    scheme: str
+    host: str
+    port: int
+
+
+def _origin(url: str) -> _Origin | None:
+    """Scheme, host and port, where an address has them and nothing else before its path."""
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port
+    except ValueError:
+        return None
+    if parts.scheme not in ("http", "https") or not HOST.fullmatch(host) or "@" in parts.netloc:
+        return None
+    return _Origin(parts.scheme, host, port or (443 if parts.scheme == "https" else 80))
+
+
+def ask(session: requests.Session, remote: RemoteFile, headers: Mapping[str, str]) -> requests.Response:
+    """Send a request, and send it again where it is redirected to."""
+    url = remote.url
+    for _ in range(MAX_REDIRECTS + 1):
+        response = _send(session, url, headers)
+        if response.status_code not in REDIRECTS:
+            return response
+        response.close()
+        url = redirected(remote, url, response.headers.get("Location", ""))
+    msg = f"{remote.url} redirects more than {MAX_REDIRECTS} times: the server is set up wrongly. Try again later."
+    raise OSError(msg)
+
+
+def redirected(remote: RemoteFile, url: str, location: str) -> str:
+    """Where a redirect leads, if it is allowed to."""
+    try:
+        # http.client decodes headers as latin-1, whatever their bytes are
+        following = urljoin(url, quote(location, safe="!#$%&'()*+,/:;=?@[]~", encoding="latin-1"))
+    except ValueError:
+        following = ""
+    here, there, home = _origin(url), _origin(following), _origin(remote.url)
+    if here is None or home is None or there is None or not location:
+        msg = f"{remote.url} redirects to {reprlib.repr(location)}, which is no address; try again later."
+        raise OSError(msg)
+    hosts = [home.host, *map(str.lower, remote.hosts)]
+    known = any(there.host.endswith(host) if host.startswith(".") else there.host == host for host in hosts)
+    downgraded = here.scheme == "https" != there.scheme
+    if downgraded or not (there == home or (there.scheme == "https" and known)):
+        msg = (
+            f"{remote.url} at {home.host} redirects to {there.host} ({there.scheme}, port {there.port}), which is not "
+            f"allowed; it was not asked. Redirects may lead to these hosts, over https: {', '.join(hosts)}. If the network "
+            "demands a login page, log in first."
+        )
+        raise ValueError(msg)
+    return following
+
+
+def _send(session: requests.Session, url: str, headers: Mapping[str, str]) -> requests.Response:
+    # prepared and sent apart from the session, which would add logins from ~/.netrc, keep cookies, and read the body of
+    # a redirect
+    host = urlsplit(url).hostname
+    try:
+        request = requests.Request("GET", url, headers=dict(headers)).prepare()
+        settings = session.merge_environment_settings(url, {}, True, None, None)
+        return session.get_adapter(url).send(request, timeout=(CONNECT_SECONDS, READ_SECONDS), **settings)
+    except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
+        if "CERTIFICATE_VERIFY_FAILED" not in str(error):
+            raise Again(_cause(error)) from error
+        msg = (
+            f"The certificate of {host} was refused ({_cause(error)}). If a proxy of your network signs connections, name "
+            "its certificates in REQUESTS_CA_BUNDLE."
+        )
+        raise OSError(msg) from error
+    except requests.RequestException as error:
+        msg = f"{host} cannot be asked ({_cause(error)}): check the address and the proxy settings (HTTPS_PROXY)."
+        raise OSError(msg) from error
+
+
+def _cause(error: BaseException) -> str:
+    """Innermost reason of an error; those around it repeat the address, signatures included."""
+    while isinstance(inner := getattr(error, "reason", None) or next(iter(error.args), None), BaseException):
+        error = inner
+    return f"{type(error).__name__}: {error}"
+
+
+def check_status(response: requests.Response, remote: RemoteFile, target: Path) -> None:
+    """Refuse an answer that holds no bytes of the file."""
+    code = response.status_code
+    who = f"{urlsplit(response.url).hostname} answered {code}"
+    if code in PASSING:
+        raise Again(who, wait=asked_wait(response))
+    if code == 416:
+        raise Again(who, afresh=True)
+    aside = f"fetch it in another way and put it at {target}"
+    if code in (404, 410):
+        msg = f"{remote.url} is not there ({who}): check the address, or {aside}."
+        raise FileNotFoundError(msg)
+    if code in (401, 403):
+        msg = f"{remote.url} was refused ({who}): it may need a login, and none is ever sent; {aside}."
+        raise PermissionError(msg)
+    if code not in (200, 206):
+        msg = f"{remote.url} could not be fetched ({who}; expected 200 or 206): try again later, or {aside}."
+        raise OSError(msg)
+    if response.headers.get("Content-Type", "").lower().startswith(HTML):
+        msg = f"{remote.url} gave a web page instead of the file ({who}): log in to the network if it asks for that, or {aside}."
+        raise ValueError(msg)
+
+
+def asked_wait(response: requests.Response) -> float | None:
+    """Seconds that ``Retry-After`` asks for, as a number or as a date."""
+    text = response.headers.get("Retry-After", "").strip()
+    if DIGITS.fullmatch(text):
+        return float(text)
+    until, now = _moment(text), _moment(response.headers.get("Date", ""))
+    return None if until is None else max(0.0, until - (time() if now is None else now))
+
+
+def _moment(text: str) -> float | None:
+    try:
+        moment = parsedate_to_datetime(text)
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None

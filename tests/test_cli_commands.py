@@ -1,0 +1,227 @@
+"""Every command: its help, a success that equals the Python API, and a failure in one line."""
+
+from __future__ import annotations
+
+import logging
+import os
+import pty
+import re
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import anndata as ad
+import numpy as np
+import pytest
+import yaml
+
+import scfm
+from scfm.cli import main
+from scfm.testing import write_geneformer, write_transcriptformer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+COMMANDS = ("embed", "match", "score", "cellxgene", "models", "fetch", "convert", "cache", "env", "status", "merge")
+
+
+@pytest.fixture(autouse=True)
+def quiet(tmp_path: Path) -> Iterator[None]:
+    """Commands set the verbosity of the session, and look into the cache."""
+    logger = logging.getLogger("scfm")
+    handlers = list(logger.handlers)
+    scfm.settings.cache_dir = tmp_path / "cache"
+    yield
+    scfm.settings.reset()
+    logger.handlers[:] = handlers
+
+
+@pytest.fixture
+def cells(tmp_path: Path) -> Path:
+    path = tmp_path / "cells.h5ad"
+    adata = scfm.datasets.synthetic(30, 40, genes_per_cell=8)
+    adata.var_names = [f"ENSG{i:011d}" for i in range(1, 41)]
+    adata.write_h5ad(path)
+    return path
+
+
+def in_terminal(*arguments: str, cache: Path) -> tuple[int, str]:
+    """Exit code and screen of a command in a pseudo-terminal of 100 columns."""
+    ours, theirs = pty.openpty()
+    env = {**os.environ, "COLUMNS": "100", "TERM": "xterm", "SCFM_CACHE_DIR": str(cache)}
+    call = [sys.executable, "-m", "scfm", *arguments]
+    with subprocess.Popen(call, stdin=theirs, stdout=theirs, stderr=theirs, env=env) as run:
+        os.close(theirs)
+        shown = b""
+        while True:
+            try:
+                shown += os.read(ours, 4096)
+            except OSError:  # the other end is closed
+                break
+    os.close(ours)
+    return run.returncode, shown.decode().replace("\r\n", "\n")
+
+
+def test_all_commands_are_listed_with_what_they_do(tmp_path: Path) -> None:
+    code, screen = in_terminal("--help", cache=tmp_path)
+    assert code == 0
+    for name in COMMANDS:
+        assert re.search(rf"^    {name} +[A-Z]", screen, re.MULTILINE), name
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([name, "--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    assert f"scfm [options] {name}" in text
+    assert "--config" in text
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        ["match", "no.h5ad", "--model", "scfm-mini"],
+        ["score", "no.h5ad", "--model", "scfm-mini", "--out", "b.h5ad"],
+        ["fetch", "no-model"],
+        ["fetch", "geneformer-v2-104m"],
+        ["convert", "no", "out"],
+        ["cache", "prune", "no"],
+        ["cache", "list", "no"],
+        ["status", "no.zarr"],
+        ["merge", "no.zarr", "no.h5ad"],
+        ["embed", "no.h5ad", "--model", "scfm-mini", "--out", "b.h5ad"],
+    ],
+    ids=" ".join,
+)
+def test_a_failure_is_one_line(
+    call: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(call) == 1
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("scfm: ")]
+    assert len(lines) == 1
+    assert re.match(r"scfm: \w+Error: .+", lines[0])
+    assert main(["--debug", "models"]) == 0
+    with pytest.raises(Exception, match=r".+"):
+        main(["--debug", *call])
+
+
+def test_match(cells: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_geneformer(tmp_path / "model", n_genes=30)
+    assert main(["match", str(cells), "--model", str(folder)]) == 0
+    report = scfm.pp.match_genes(cells, folder)
+    text = capsys.readouterr().out
+    assert str(report) in text
+    assert f"not matched: {', '.join(report.examples_unmatched)}" in text
+
+
+@pytest.mark.parametrize("kind", ["h5ad", "zarr"])
+@pytest.mark.filterwarnings("ignore:.*zarr v[23]:UserWarning", "ignore:Consolidated metadata:UserWarning")
+def test_score(kind: str, cells: Path, tmp_path: Path) -> None:
+    folder = write_transcriptformer(tmp_path / "model", n_genes=40)
+    adata = ad.read_h5ad(cells)
+    source, out = tmp_path / f"in.{kind}", tmp_path / f"out.{kind}"
+    adata.write_zarr(source) if kind == "zarr" else adata.write_h5ad(source)
+    call = ["score", str(source), "--model", str(folder), "--out", str(out), "--device", "cpu", "--clip-counts", "20"]
+    assert main(call) == 0
+    scfm.tl.score(adata, folder, device="cpu", clip_counts=20)
+    found = ad.read_zarr(out) if kind == "zarr" else ad.read_h5ad(out)
+    assert list(found.obs.columns) == list(adata.obs.columns)
+    for column in ("transcriptformer_count_llh", "transcriptformer_gene_llh"):
+        np.testing.assert_array_equal(found.obs[column], adata.obs[column])
+    theirs, ours = (a.uns["transcriptformer_score"]["params"] for a in (found, adata))
+    assert theirs["options"]["clip_counts"] == ours["options"]["clip_counts"] == 20
+    assert main(call) == 1  # it is there already
+    assert main([*call, "--overwrite"]) == 0
+
+
+def test_the_cache(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["cache"]) == 0
+    assert "no models" in capsys.readouterr().out
+    made = write_geneformer(tmp_path / "made")
+    folder = tmp_path / "cache" / "models" / "geneformer-v1-10m"
+    assert main(["convert", str(made), str(folder)]) == 0
+    (tmp_path / "cache" / "downloads").mkdir()
+    (tmp_path / "cache" / "downloads" / "rest.part").write_bytes(bytes(100))
+    capsys.readouterr()
+    assert main(["cache", "list"]) == 0
+    assert "geneformer-v1-10m" in capsys.readouterr().out
+    table = scfm.model.list_cached()
+    assert table.loc["geneformer-v1-10m", "path"] == str(folder)
+    assert table.loc["geneformer-v1-10m", "bytes"] == sum(file.stat().st_size for file in folder.iterdir())
+    assert main(["cache", "verify"]) == 0
+    assert "1 models are whole: geneformer-v1-10m" in capsys.readouterr().out
+    with (folder / "vocabulary.tsv").open("a") as file:
+        file.write(" ")
+    assert main(["cache", "verify"]) == 1
+    assert f"{folder}: " in capsys.readouterr().err
+    assert main(["cache", "prune"]) == 0
+    assert "removed 100 bytes" in capsys.readouterr().out
+    assert folder.is_dir()
+    assert main(["cache", "prune", "geneformer-v1-10m"]) == 0
+    assert not folder.exists()
+
+
+def test_env(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["env"]) == 0
+    text = capsys.readouterr().out
+    assert f"scfm: {scfm.__version__}" in text
+    assert "devices: " in text
+    assert f"settings.cache_dir: {scfm.settings.cache_dir}" in text
+
+
+def test_fetch_prints_the_folder(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fetch", "scfm-mini"]) == 0
+    assert capsys.readouterr().out.strip() == str(scfm.model.fetch("scfm-mini"))
+
+
+def test_options_from_a_file(cells: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, out = write_geneformer(tmp_path / "model", n_genes=40), tmp_path / "out.h5ad"
+    call = ["embed", str(cells), "--model", str(folder), "--out", str(out), "--max-tokens", "7", "--device", "cpu"]
+    with pytest.raises(SystemExit):
+        main([*call, "--print_config"])
+    options: dict[str, Any] = yaml.safe_load(capsys.readouterr().out)
+    assert options["max_tokens"] == 7
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump({"max_tokens": 7, "device": "cpu", "model": str(folder)}))
+    assert main(["embed", "--config", str(tmp_path / "run.yaml"), str(cells), "--out", str(out)]) == 0
+    assert ad.read_h5ad(out).uns["geneformer"]["params"]["max_tokens"] == 7
+
+
+BASH = """
+source "$1"
+_complete() { COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _shtab_scfm scfm "${!#}"; echo "${COMPREPLY[@]}"; }
+_complete scfm em
+_complete scfm embed --max_
+"""
+
+
+def test_completion(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--print_completion", "shtab-bash"])
+    (tmp_path / "scfm.bash").write_text(capsys.readouterr().out)
+    run = subprocess.run(
+        ["bash", "-c", BASH, "-", str(tmp_path / "scfm.bash")], capture_output=True, text=True, check=True
+    )
+    assert run.stdout.splitlines() == ["embed", "--max_tokens"]
+
+
+def test_a_reader_that_has_seen_enough(tmp_path: Path) -> None:
+    run = subprocess.run(
+        f"{sys.executable} -m scfm models | head -1", shell=True, capture_output=True, text=True, check=False
+    )
+    assert "parameters" in run.stdout
+    assert run.stderr == ""
+
+
+def test_in_a_terminal(cells: Path, tmp_path: Path) -> None:
+    folder = write_geneformer(tmp_path / "model", n_genes=30)
+    code, screen = in_terminal("match", str(cells), "--model", str(folder), cache=tmp_path)
+    assert (code, "30 of 40 genes" in screen) == (0, True)
+    code, screen = in_terminal("match", str(cells), "--model", "geneformer-v2-104", cache=tmp_path)
+    assert code == 1
+    assert "Did you mean 'geneformer-v2-104m'" in screen.replace("\n", "")
+    code, screen = in_terminal("match", cache=tmp_path)
+    assert (code, "usage: scfm" in screen) == (2, True)
