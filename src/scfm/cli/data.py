@@ -31,7 +31,14 @@ def commands() -> dict[str, tuple[ArgumentParser, Any]]:
     score.add_function_arguments(scfm.tl.score, skip={"data", "model", "device", "dtype", "copy", "options"})
     for name, (kind, text) in family_options(scored=True).items():
         score.add_argument(f"--{name}", type=kind, default=SUPPRESS, help=text)
-    return {"match": (match, _match), "score": (score, _score)}
+    cellxgene = ArgumentParser(description="List datasets of CELLxGENE Discover, or fetch them into a folder.")
+    cellxgene.add_function_arguments(scfm.datasets.cellxgene.list_datasets)
+    cellxgene.add_argument("--ids", type=str, nargs="+", default=None, help="datasets to fetch, instead of a search")
+    cellxgene.add_argument(
+        "--out", type=Path | None, default=None, help="folder to fetch the files into; default: list"
+    )
+    cellxgene.add_argument("--workers", type=int, default=4, help="files that are fetched at a time")
+    return {"match": (match, _match), "score": (score, _score), "cellxgene": (cellxgene, _cellxgene)}
 
 
 def _match(source: Path, model: str, **arguments: Any) -> None:
@@ -57,3 +64,22 @@ def _score(source: Path, model: str, out: Path, *, overwrite: bool, key_added: s
     columns = dict(zip((keys.count_llh, keys.gene_llh), values.T, strict=True))
     write_with_scores(source, out, columns, keys.uns, params, arguments["modality"])
     print(f"wrote {out} with obs[{keys.count_llh!r}], obs[{keys.gene_llh!r}] and uns[{keys.uns!r}]")
+
+
+def _cellxgene(ids: list[str] | None, out: Path | None, workers: int, **filters: Any) -> None:
+    from scfm.datasets import cellxgene
+
+    if ids is not None and (
+        out is None or any(value is not None for name, value in filters.items() if name != "primary")
+    ):
+        msg = "--ids names datasets to fetch: it goes with --out, and without filters."
+        raise ValueError(msg)
+    if ids is None:
+        found = cellxgene.list_datasets(**filters)
+        if out is None:
+            print(found[["title", "species", "tissues", "assays", "cells", "bytes"]].to_string(max_colwidth=40))
+            print(f"{len(found)} datasets, {found['cells'].sum():,} cells, {found['bytes'].sum():,} bytes")
+            return
+    assert out is not None
+    for path in cellxgene.fetch(found if ids is None else ids, out, workers=workers):
+        print(path)
