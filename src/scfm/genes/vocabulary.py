@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import reprlib
 from dataclasses import dataclass, field
 from functools import cached_property
+from io import BytesIO
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -16,10 +18,12 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["ALIASES_FILE", "VOCABULARY_FILE", "Vocabulary", "vocabulary_files"]
+__all__ = ["ALIASES_FILE", "MAX_TOKEN", "VOCABULARY_FILE", "Vocabulary", "gene_array", "vocabulary_files"]
 
 VOCABULARY_FILE = "vocabulary.tsv"
 ALIASES_FILE = "aliases.tsv"
+MAX_NAME = 256
+MAX_TOKEN = 2**31 - 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +51,8 @@ class Vocabulary:
     Raises
     ------
     ValueError
-        If lengths differ, tokens are not increasing and distinct from the special ones, or a median is not positive.
+        If lengths differ, tokens are not increasing and distinct from the special ones, a median is not positive, or a
+        name is longer than 256 characters or not printable.
     """
 
     genes: NDArray[np.str_]
@@ -59,6 +64,9 @@ class Vocabulary:
     species: str = "human"
 
     def __post_init__(self) -> None:
+        for name in ("special_tokens", "mapping", "symbols"):
+            _check_names(getattr(self, name))
+        _check_names(self.genes.tolist(), least=1)
         n_medians = len(self.genes) if self.medians is None else len(self.medians)
         if not len(self.genes) == len(self.tokens) == n_medians > 0:
             msg = f"{len(self.genes)} genes, {len(self.tokens)} tokens and {n_medians} medians: need as many of each, and one at least."
@@ -70,7 +78,7 @@ class Vocabulary:
         if negative:
             msg = f"The special token {negative[0]} has a negative id."
             raise ValueError(msg)
-        if np.any(np.diff(self.tokens) <= 0) or self.tokens[0] < 0 or len(set(self.genes)) != len(self.genes):
+        if np.any(self.tokens[1:] <= self.tokens[:-1]) or self.tokens[0] < 0 or len(set(self.genes)) != len(self.genes):
             msg = "Gene ids must be unique and tokens must increase from gene to gene."
             raise ValueError(msg)
         clash = set(self.special_tokens.values()) & set(self.tokens.tolist())
@@ -115,7 +123,7 @@ class Vocabulary:
         """Number special tokens and then genes from 0 on, in the order given."""
         special_tokens = {name: token for token, name in enumerate(specials)}
         tokens = np.arange(len(names), dtype=np.int32) + np.int32(len(special_tokens))
-        return cls(np.asarray(names, dtype=str), tokens, None, special_tokens, {}, {}, species)
+        return cls(gene_array(names), tokens, None, special_tokens, {}, {}, species)
 
     def save(self, folder: Path) -> None:
         """Write ``vocabulary.tsv`` and ``aliases.tsv`` into ``folder`` (tab separated text, no pickle).
@@ -140,29 +148,47 @@ class Vocabulary:
         ValueError
             If a file lacks a column or holds something that is no vocabulary.
         """
-        table = _read_table(folder / VOCABULARY_FILE)
-        _require_columns(table, ("gene", "token", "symbol"), folder / VOCABULARY_FILE)
+        table = _read_table(folder / VOCABULARY_FILE, ("gene", "token", "symbol"))
         genes = table["gene"].tolist()
         known = set(genes)
         mapping = {gene: gene for gene in genes}
         symbols = {symbol: gene for symbol, gene in zip(table["symbol"], genes, strict=True) if symbol}
         path = folder / ALIASES_FILE
         if path.exists():
-            aliases = _read_table(path)
-            _require_columns(aliases, ("alias", "gene"), path)
+            aliases = _read_table(path, ("alias", "gene"))
             kinds = aliases["table"] if "table" in aliases else ["symbol"] * len(aliases)
             for alias, gene, kind in zip(aliases["alias"], aliases["gene"], kinds, strict=True):
                 if gene in known:
                     (mapping if kind == "mapping" else symbols).setdefault(alias, gene)
-        return cls(
-            np.asarray(genes, dtype=str),
-            table["token"].to_numpy(np.int32),
-            table["median"].to_numpy(np.float64) if "median" in table else None,
-            special_tokens,
-            mapping,
-            symbols,
-            species,
-        )
+        tokens = table["token"].to_numpy()
+        if len(tokens) and not 0 <= tokens.min() <= tokens.max() <= MAX_TOKEN:
+            msg = f"{folder / VOCABULARY_FILE} is no vocabulary: a token is negative or above {MAX_TOKEN:,}."
+            raise ValueError(msg)
+        medians = table["median"].to_numpy(np.float64) if "median" in table else None
+        try:
+            return cls(gene_array(genes), tokens.astype(np.int32), medians, special_tokens, mapping, symbols, species)
+        except ValueError as error:
+            msg = f"{folder / VOCABULARY_FILE} is no vocabulary: {error}"
+            raise ValueError(msg) from error
+
+
+def gene_array(names: Sequence[str]) -> NDArray[np.str_]:
+    """Gene ids as an array, in which each takes as much memory as the longest.
+
+    Raises
+    ------
+    ValueError
+        If one is empty, longer than 256 characters or not printable.
+    """
+    _check_names(names, least=1)
+    return np.asarray(names, dtype=str)
+
+
+def _check_names(names: Iterable[str], least: int = 0) -> None:
+    for name in names:
+        if not (least <= len(name) <= MAX_NAME and name.isprintable()):
+            msg = f"{reprlib.repr(name)} is no name of a gene; it must have {least} to {MAX_NAME} printable characters."
+            raise ValueError(msg)
 
 
 def vocabulary_files(folder: Path) -> list[Path]:
@@ -171,18 +197,26 @@ def vocabulary_files(folder: Path) -> list[Path]:
     return [folder / VOCABULARY_FILE, *([aliases] if aliases.exists() else [])]
 
 
-def _read_table(path: Path) -> pd.DataFrame:
+def _read_table(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
     text = dict.fromkeys(("gene", "symbol", "alias", "table"), str)
-    types = {**text, "token": np.int32, "median": np.float64}
+    types = {**text, "token": np.int64, "median": np.float64}  # pandas reads int32 without a look at its bounds
+    content = path.read_bytes()
+    if b"\0" in content:  # which pandas takes for the end of a field
+        msg = f"{path} is no table of genes (it holds a null byte): it is cut off or damaged; convert the model again."
+        raise ValueError(msg)
     try:
-        return pd.read_csv(path, sep="\t", dtype=types, keep_default_na=False, float_precision="round_trip")
-    except ValueError as error:  # pandas' own errors are ValueErrors, too
+        table = pd.read_csv(
+            BytesIO(content), sep="\t", dtype=types, keep_default_na=False, float_precision="round_trip"
+        )
+    except (ValueError, OverflowError) as error:  # pandas' own errors are ValueErrors, too
         msg = f"{path} is no table of genes ({error}): it is cut off or damaged; convert the model again."
         raise ValueError(msg) from error
-
-
-def _require_columns(table: pd.DataFrame, columns: tuple[str, ...], path: Path) -> None:
     missing = [name for name in columns if name not in table]
     if missing:
         msg = f"{path} lacks the column(s) {missing}; found {list(table.columns)}."
         raise ValueError(msg)
+    short = np.flatnonzero(table.isna().to_numpy().any(axis=1))
+    if short.size:
+        msg = f"{path} is no table of genes (row {short[0] + 1} lacks an entry): it is cut off or damaged; convert the model again."
+        raise ValueError(msg)
+    return table

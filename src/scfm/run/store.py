@@ -21,6 +21,7 @@ import numpy as np
 from scfm._keys import PARAMS, Keys
 from scfm.read import JoinedSource
 from scfm.read.paths import is_url
+from scfm.weights.card import read_json
 
 if TYPE_CHECKING:
     from filelock import FileLock
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 __all__ = ["CHUNK_ROWS", "COUNTED", "EmbeddingStore", "Shard", "fingerprint", "plan_shards"]
 
 FORMAT = 1
+MAX_PLAN_BYTES = 2**28
+"""Of a plan, which has an entry for each file of the source."""
 PLAN_FILE = ".scfm.json"
 SHARDS_FOLDER = ".shards"
 INDEX = "_index"
@@ -48,6 +51,27 @@ class Shard:
     number: int
     start: int
     stop: int
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_plan(plan: dict[str, Any], folder: str) -> bool:
+    """Whether a plan has what a store needs, and is that of this folder."""
+    identity = plan.get("identity")
+    files = identity.get("source") if isinstance(identity, dict) else None
+    return (
+        plan.get("obsm") == folder
+        and isinstance(plan.get("uns"), str)
+        and all(_is_count(plan.get(name)) for name in ("n_obs", "n_features", "shard_rows"))
+        and plan["shard_rows"] > 0
+        and isinstance(identity, dict)
+        and isinstance(identity.get("parameters", {}), dict)
+        and isinstance(files, list)
+        and all(isinstance(file, dict) and _is_count(file.get("n_obs")) for file in files)
+        and sum(file["n_obs"] for file in files) == plan["n_obs"]
+    )
 
 
 def plan_shards(n_obs: int, rows: int) -> list[Shard]:
@@ -149,9 +173,14 @@ class EmbeddingStore:
         if not found:
             msg = f"{path} is no store of embeddings that scfm.tl.embed_store made."
             raise FileNotFoundError(msg) if not path.exists() else ValueError(msg)
-        plan = json.loads(found[0].read_text(encoding="utf-8"))
+        plan = read_json(found[0], MAX_PLAN_BYTES)
         if plan.get("format") != FORMAT:
             msg = f"{path} was made by another version of scfm (format {plan.get('format')}, here {FORMAT})."
+            raise ValueError(msg)
+        if not _is_plan(plan, found[0].parent.name):
+            msg = (
+                f"{found[0]} is damaged: it does not say how the store is made up. Remove the store and make it again."
+            )
             raise ValueError(msg)
         return cls(path, plan)
 
@@ -171,7 +200,11 @@ class EmbeddingStore:
         """Number and marker of every finished shard."""
         found = {}
         for file in self._markers.glob("*.json"):
-            found[int(file.stem)] = json.loads(file.read_text(encoding="utf-8"))
+            marker = read_json(file)
+            if not file.stem.isdecimal() or not all(_is_count(marker.get(name)) for name in COUNTED):
+                msg = f"{file} is damaged: remove it, and its shard is computed again."
+                raise ValueError(msg)
+            found[int(file.stem)] = marker
         return found
 
     def missing(self) -> list[Shard]:

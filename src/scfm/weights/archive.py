@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 import reprlib
 import shutil
 import tarfile
@@ -21,8 +22,13 @@ MAX_MEMBERS = 10_000
 MAX_NAME = 1024
 MAX_PART_BYTES = 255
 MAX_READ = 2**20
+MAX_HEADERS = 2**24
+MAX_GLOBAL = 100
 MAX_PADDING = 64 * 2**20
 GZIP = b"\x1f\x8b"
+EXTENDED = (b"x", b"g", b"X")
+RECORD = re.compile(rb"(\d{1,7}) ([^=\0-\x1f]{1,500})=")
+LONG_NUMBER = re.compile(rb"\d{100}")
 
 Member = tuple[tuple[str, ...], tarfile.TarInfo]
 
@@ -61,6 +67,7 @@ def unpack(archive: Path, folder: Path, *, max_bytes: int = 50_000_000_000) -> P
         stream = _Stream(gzip.GzipFile(fileobj=file) if compressed else file)
         with _damage_named(archive), tarfile.open(fileobj=cast("BinaryIO", stream), mode="r:") as tar:
             members = _members(tar, archive, max_bytes)
+            stream.in_headers = False
             _check_end(stream, archive)
             _check_tree(members, archive)
             target = folder / members[0][0][0]
@@ -99,25 +106,42 @@ def read_head(path: Path, what: str) -> bytes:
     if head.startswith(b"version https://git-lfs"):
         msg = f"{path} is a git-lfs pointer, not {what}: run `git lfs pull` where it came from."
         raise ValueError(msg)
-    if head.lstrip()[:1] == b"<":
+    if head.lstrip()[:1] == b"<" and b"\0" not in head:  # as which the first bytes of safetensors, a length, may look
         msg = f"{path} is a web page, not {what}: the download went wrong; fetch the file again."
         raise ValueError(msg)
     return head
 
 
 class _Stream:
-    """A file that tarfile reads from: in bounded pieces, of which the last is kept."""
+    """A file that tarfile reads from: in bounded pieces, of which the last is kept.
+
+    While the headers are read, what tarfile does with them takes time and memory that grow with their size.
+    """
 
     def __init__(self, file: BinaryIO | gzip.GzipFile) -> None:
         self._file = file
         self.last = b""
+        self.in_headers = True
+        self._n_read = 0
+        self._n_global = 0
 
     def read(self, size: int = -1) -> bytes:
         # tarfile reads the long names and extended headers of an archive in one piece, however large it says they are
         if not 0 <= size <= MAX_READ:
             msg = f"a header of {size:,} bytes"
             raise tarfile.ReadError(msg)
-        self.last = self._file.read(size)
+        before, self.last = self.last, self._file.read(size)
+        if self.in_headers:
+            self._n_read += len(self.last)
+            if self._n_read > MAX_HEADERS:
+                msg = f"more than {MAX_HEADERS:,} bytes of headers"
+                raise tarfile.ReadError(msg)
+            if len(before) == tarfile.BLOCKSIZE and before[156:157] in EXTENDED:
+                found = _check_records(self.last)
+                self._n_global += found if before[156:157] == b"g" else 0
+        if self._n_global > MAX_GLOBAL:  # each member gets a copy
+            msg = f"more than {MAX_GLOBAL} records for all members"
+            raise tarfile.ReadError(msg)
         return self.last
 
     def seek(self, position: int) -> int:
@@ -125,6 +149,25 @@ class _Stream:
 
     def tell(self) -> int:
         return self._file.tell()
+
+
+def _check_records(header: bytes) -> int:
+    """Number of records of an extended header; the parser of tarfile takes endless time over some that are none."""
+    position = number = 0
+    while position < len(header) and header[position]:
+        record = RECORD.match(header, position)
+        end = position + int(record[1]) if record else 0
+        if record is None or not record.end() < end <= len(header) or header[end - 1 : end] != b"\n":
+            msg = "an extended header that is damaged"
+            raise tarfile.ReadError(msg)
+        if record[2] == b"GNU.sparse.major":
+            msg = "a file with holes, which is not unpacked"
+            raise tarfile.ReadError(msg)
+        position, number = end, number + 1
+    if LONG_NUMBER.search(header):
+        msg = "an extended header with a number of more than 100 digits"
+        raise tarfile.ReadError(msg)
+    return number
 
 
 @contextmanager

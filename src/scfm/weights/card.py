@@ -100,7 +100,7 @@ class ModelCard:
         return replace(self, **changes)
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
     """Read a JSON object of a bounded size.
 
     Raises
@@ -109,8 +109,8 @@ def read_json(path: Path) -> dict[str, Any]:
         If the file is too large, no JSON, or no object.
     """
     size = path.stat().st_size
-    if size > MAX_JSON_BYTES:
-        msg = f"{path} has {size:,} bytes; a config or card has at most {MAX_JSON_BYTES:,}."
+    if size > max_bytes:
+        msg = f"{path} has {size:,} bytes; a config or card has at most {max_bytes:,}."
         raise ValueError(msg)
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
@@ -139,7 +139,7 @@ def _check_types(values: dict[str, Any], path: Path) -> None:
         "n_parameters": (int, type(None)),
     }
     wrong = [name for name, value in values.items() if not isinstance(value, expected[name])]
-    wrong += [] if wrong else _wrong_tokens(values)
+    wrong += [] if wrong else _wrong_tokens(values) + _wrong_texts(values)
     if wrong:
         msg = f"{path}: {wrong[0]} is {values[wrong[0]]!r}, which a card cannot hold there; convert the model again."
         raise ValueError(msg)
@@ -153,3 +153,9 @@ def _wrong_tokens(values: dict[str, Any]) -> list[str]:
         for name, parts in tables.items()
         if not all(isinstance(part, dict) and all(isinstance(v, int) for v in part.values()) for part in parts)
     ]
+
+
+def _wrong_texts(values: dict[str, Any]) -> list[str]:
+    """Lists and tables of texts that hold something else."""
+    parts = {"aliases": values.get("aliases", []), "dictionaries": values.get("dictionaries", {}).values()}
+    return [name for name, part in parts.items() if not all(isinstance(text, str) for text in part)]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from scfm.genes.vocabulary import Vocabulary
+from scfm.genes.vocabulary import MAX_TOKEN, Vocabulary, gene_array
 from scfm.weights.pickles import read_dictionary
 
 if TYPE_CHECKING:
@@ -114,14 +114,21 @@ def read_vocabulary(files: DictionaryFiles) -> Vocabulary:
     known = set(genes)
     mapping = {gene: gene for gene in genes} if files.mapping is None else read_dictionary(files.mapping, str)
     symbols = {} if files.symbols is None else read_dictionary(files.symbols, str)
-    return Vocabulary(
-        np.asarray(genes, dtype=str),
-        np.asarray([tokens[gene] for gene in genes], dtype=np.int32),
-        np.asarray([medians[gene] for gene in genes], dtype=np.float64),
-        special,
-        {alias: gene for alias, gene in mapping.items() if gene in known},
-        {symbol: gene for symbol, gene in symbols.items() if gene in known and symbol != gene},
-    )
+    if not all(0 <= token <= MAX_TOKEN for token in tokens.values()):
+        msg = f"{files.tokens} holds a token that is negative or above {MAX_TOKEN:,}. Is it another dictionary?"
+        raise ValueError(msg)
+    try:
+        return Vocabulary(
+            gene_array(genes),
+            np.asarray([tokens[gene] for gene in genes], dtype=np.int32),
+            np.asarray([medians[gene] for gene in genes], dtype=np.float64),
+            special,
+            {alias: gene for alias, gene in mapping.items() if gene in known},
+            {symbol: gene for symbol, gene in symbols.items() if gene in known and symbol != gene},
+        )
+    except ValueError as error:
+        msg = f"{', '.join(map(str, files.paths))} make no vocabulary: {error}"
+        raise ValueError(msg) from error
 
 
 def _places(folder: Path | None, dictionaries: str | Path | Sequence[str | Path] | None) -> list[Path]:

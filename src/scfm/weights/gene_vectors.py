@@ -36,6 +36,10 @@ MAX_GENES = 5_000_000
 MAX_NAME_BYTES = 256
 MAX_NAMES_BYTES = 2**28
 MAX_VALUES = 4_000_000_000
+MAX_RATIO = 1000
+"""Values for each byte of a file; more than the best compression reaches."""
+MAX_CHUNK = 2**20
+FILTERS = {1: "deflate", 2: "shuffle", 3: "fletcher32", 32000: "lzf"}
 
 
 def read_gene_names(path: Path) -> list[str]:
@@ -48,7 +52,7 @@ def read_gene_names(path: Path) -> list[str]:
     FileNotFoundError
         If there is no such file.
     ValueError
-        If the file is no HDF5 file or damaged, or its ``keys`` are no list of at most 5,000,000 ids.
+        If the file is no HDF5 file or damaged, or its ``keys`` are no list of at most 5,000,000 ids of a fixed length.
     """
     with _opened(path) as file:
         return _names(file, path)
@@ -73,11 +77,16 @@ def read_gene_vectors(path: Path) -> tuple[list[str], NDArray[np.float32]]:
         names = _names(file, path)
         arrays = _arrays(file, path)
         first = _vector(arrays, names[0], path)
-        if len(names) * first.shape[0] > MAX_VALUES:
-            msg = f"{path} declares {len(names):,} vectors of length {first.shape[0]:,}; at most {MAX_VALUES:,} values are read."
+        most = min(MAX_VALUES, MAX_RATIO * path.stat().st_size)
+        if len(names) * first.shape[0] > most:
+            msg = f"{path} declares {len(names):,} vectors of length {first.shape[0]:,}; at most {most:,} values are read of a file of its size."
             raise ValueError(msg)
         vectors = np.empty((len(names), first.shape[0]), np.float32)
+        rows: dict[str, int] = {}
         for row, name in enumerate(names):
+            if rows.setdefault(name, row) != row:
+                vectors[row] = vectors[rows[name]]
+                continue
             vector = _vector(arrays, name, path)
             if vector.shape != first.shape:
                 msg = f"{path}: the vector of {name} has length {vector.shape[0]}, that of {names[0]} {first.shape[0]}; expected the same for all."
@@ -236,14 +245,26 @@ def _dataset(group: h5py.Group, name: str, path: Path) -> h5py.Dataset:
     import h5py
 
     found = _member(group, name, path)
+    if isinstance(found, h5py.Dataset):
+        _check_storage(found, name, path)  # before its shape, for which HDF5 may open other files
     if not isinstance(found, h5py.Dataset) or found.shape is None or len(found.shape) != 1:
         shape = f"has shape {found.shape}" if isinstance(found, h5py.Dataset) else f"is a {type(found).__name__}"
         msg = f"{path}: {name} {shape}; expected a dataset of one dimension."
         raise ValueError(msg)
-    if found.external or found.is_virtual:
+    return found
+
+
+def _check_storage(dataset: h5py.Dataset, name: str, path: Path) -> None:
+    """Values lie in the file itself, and few bytes do not become many."""
+    if dataset.external or dataset.is_virtual:
         msg = f"{path}: {name} keeps its values in other files, which are not read; they must be in the file itself."
         raise ValueError(msg)
-    return found
+    plist = dataset.id.get_create_plist()
+    filters = [plist.get_filter(number)[0] for number in range(plist.get_nfilters())]
+    large = dataset.chunks is not None and int(np.prod(dataset.chunks, dtype=object)) > MAX_CHUNK
+    if large or len(set(filters)) < len(filters) or not FILTERS.keys() >= set(filters):
+        msg = f"{path}: {name} has chunks of {dataset.chunks} values and the filters {filters}; expected up to {MAX_CHUNK:,} values and each of {list(FILTERS.values())} once at most."
+        raise ValueError(msg)
 
 
 def _names(file: h5py.File, path: Path) -> list[str]:
@@ -253,8 +274,12 @@ def _names(file: h5py.File, path: Path) -> list[str]:
     if h5py.check_string_dtype(keys.dtype) is None:
         msg = f"{path}: {KEYS} holds {keys.dtype}, expected gene ids as text or bytes."
         raise ValueError(msg)
+    if keys.dtype.kind != "S":
+        # HDF5 never comes back from some damaged heaps, where texts of variable length lie
+        msg = f"{path}: {KEYS} holds texts of variable length; expected a fixed length (numpy dtype 'S'), as in published files."
+        raise ValueError(msg)
     size = keys.dtype.itemsize
-    if not 0 < len(keys) <= MAX_GENES or (keys.dtype.kind == "S" and len(keys) * size > MAX_NAMES_BYTES):
+    if not 0 < len(keys) <= MAX_GENES or len(keys) * size > MAX_NAMES_BYTES:
         msg = f"{path}: {KEYS} declares {len(keys):,} ids of {size} bytes; expected 1 to {MAX_GENES:,}, of at most {MAX_NAMES_BYTES:,} bytes together."
         raise ValueError(msg)
     found = keys[:].tolist()
@@ -263,9 +288,10 @@ def _names(file: h5py.File, path: Path) -> list[str]:
     except UnicodeDecodeError as error:
         msg = f"{path}: {KEYS} holds {error.object[:50]!r}, which is no text (ASCII or UTF-8)."
         raise ValueError(msg) from error
-    bad = next((row for row, name in enumerate(names) if not name or len(name) > MAX_NAME_BYTES), None)
+    plain = (name.strip() and name.isprintable() and len(name) <= MAX_NAME_BYTES for name in names)
+    bad = next((row for row, good in enumerate(plain) if not good), None)
     if bad is not None:
-        msg = f"{path}: {KEYS} holds {names[bad][:50]!r} at position {bad}; an id has 1 to {MAX_NAME_BYTES} characters."
+        msg = f"{path}: {KEYS} holds {names[bad][:50]!r} at position {bad}; an id has 1 to {MAX_NAME_BYTES} characters, all of them printable."
         raise ValueError(msg)
     return names
 

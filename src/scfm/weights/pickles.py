@@ -1,6 +1,7 @@
-"""Read published gene dictionaries without running what a pickle may ask for.
+"""Read published gene dictionaries without running what a pickle may ask for, and look through files of tensors.
 
-Only dictionaries, strings, numbers and numpy scalars can be built; everything else is refused before it is looked up.
+Only dictionaries, lists, strings, numbers and numpy scalars can be built; everything else is refused before it is looked
+up. A file of tensors may name tensors and their storages, too, of which only stand-ins are built.
 """
 
 from __future__ import annotations
@@ -8,17 +9,31 @@ from __future__ import annotations
 import codecs
 import pickle
 import reprlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar
 
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
-__all__ = ["read_dictionary"]
+__all__ = ["check_tensor_pickle", "read_dictionary"]
 
 MAX_PICKLE_BYTES = 64 * 2**20
+MAX_BITS = 128
+MAX_INDEX = 2**31
+MAX_MESSAGE = 500
 _SCALAR_KINDS = frozenset("biufSU")
+_STORAGES = frozenset(f"{kind}Storage" for kind in "Double Float Half BFloat16 Long Int Short Char Byte Bool".split())
+_PLAIN = frozenset(
+    getattr(pickle, name)[0]
+    for name in (
+        "PROTO FRAME STOP MARK POP POP_MARK DUP NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 FLOAT BINFLOAT "
+        "STRING BINSTRING SHORT_BINSTRING UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8 BINBYTES SHORT_BINBYTES "
+        "BINBYTES8 EMPTY_DICT EMPTY_LIST LIST APPEND APPENDS EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 GET BINGET "
+        "LONG_BINGET BINPUT LONG_BINPUT MEMOIZE GLOBAL STACK_GLOBAL REDUCE BUILD PERSID BINPERSID"
+    ).split()
+)
 
 
 def read_dictionary(path: Path, values: type = object) -> dict[str, Any]:
@@ -40,23 +55,45 @@ def read_dictionary(path: Path, values: type = object) -> dict[str, Any]:
     if size > MAX_PICKLE_BYTES:
         msg = f"{path} has {size:,} bytes; a gene dictionary has at most {MAX_PICKLE_BYTES:,}."
         raise ValueError(msg)
-    try:
-        with path.open("rb") as file:
-            head = file.read(64)
-            if head.startswith(b"version https://git-lfs"):
-                msg = f"{path} is a git-lfs pointer, not the file itself: run `git lfs pull` where it came from."
-                raise ValueError(msg)
-            file.seek(0)
-            found = _RestrictedUnpickler(file).load()
-    except ValueError:
-        raise
-    except Exception as error:
-        msg = f"{path} is no readable pickle ({type(error).__name__}: {error})."
-        raise ValueError(msg) from error
+    with path.open("rb") as file:
+        head = file.read(64)
+        if head.startswith(b"version https://git-lfs"):
+            msg = f"{path} is a git-lfs pointer, not the file itself: run `git lfs pull` where it came from."
+            raise ValueError(msg)
+        file.seek(0)
+        try:
+            found = _DictionaryUnpickler(file).load()
+        except OSError:
+            raise
+        except Exception as error:
+            msg = f"{path} is no readable pickle ({type(error).__name__}: {str(error)[:MAX_MESSAGE]})."
+            raise ValueError(msg) from error
     if type(found) is not dict:
         msg = f"{path} holds a {type(found).__name__}, expected a dictionary."
         raise ValueError(msg)
     return _checked(found, values, path)
+
+
+def check_tensor_pickle(file: BinaryIO, size: int) -> Any:
+    """Go through one pickle of a file of tensors, as PyTorch writes it, with stand-ins for tensors.
+
+    PyTorch itself admits more than a state dict needs: a few bytes of it crash the interpreter or fill the memory.
+
+    Parameters
+    ----------
+    file
+        File to read, from where the pickle starts.
+    size
+        Most values that a tensor may have.
+
+    Raises
+    ------
+    pickle.UnpicklingError
+        If it asks for more than tensors and plain data.
+    Exception
+        Whatever else comes of a damaged pickle.
+    """
+    return _TensorUnpickler(file, size).load()
 
 
 def _checked(found: dict[Any, Any], values: type, path: Path) -> dict[str, Any]:
@@ -79,18 +116,83 @@ def _checked(found: dict[Any, Any], values: type, path: Path) -> dict[str, Any]:
 
 
 class _RestrictedUnpickler(pickle._Unpickler):
-    """An unpickler that finds three harmless functions and nothing else.
+    """An unpickler of plain data.
 
     The Python version: the one in C makes room for as many memo entries, or bytes, as a file of a few bytes asks for.
     """
 
-    dispatch = dict(pickle._Unpickler.dispatch)
+    dispatch: ClassVar[dict[int, Any]] = {}
+    needed_by: ClassVar[str]
 
-    def _refuse(self) -> None:
-        msg = "it holds a bytearray, which a dictionary of numbers does not need"
+    def find_class(self, module: str, name: str) -> Any:
+        msg = f"it asks for {module}.{name}, which {self.needed_by} does not need; nothing was run"
         raise pickle.UnpicklingError(msg)
 
-    dispatch[pickle.BYTEARRAY8[0]] = _refuse  # type: ignore[assignment]
+    def persistent_load(self, pid: Any) -> Any:
+        msg = "it refers to objects outside the file"
+        raise pickle.UnpicklingError(msg)
+
+    def refuse(self) -> None:
+        msg = f"it holds an instruction that {self.needed_by} does not need; nothing was run"
+        raise pickle.UnpicklingError(msg)
+
+
+def _check_key(key: Any) -> None:
+    # the hash of nested tuples overflows the stack of the process, and many numbers have the same hash
+    if type(key) is not str and not (isinstance(key, int) and 0 <= key < MAX_INDEX):
+        msg = f"it holds {reprlib.repr(key)} as the key of a dictionary"
+        raise pickle.UnpicklingError(msg)
+
+
+def _keyed(load: Callable[[Any], None], keys: slice) -> Callable[[Any], None]:
+    """Check the keys, which lie in this part of the stack, before they come into a dictionary."""
+
+    def checked(unpickler: Any) -> None:
+        for key in unpickler.stack[keys]:
+            _check_key(key)
+        load(unpickler)
+
+    return checked
+
+
+def _put(unpickler: Any) -> None:
+    index = int(unpickler.readline()[:-1])
+    _check_key(index)
+    unpickler.memo[index] = unpickler.stack[-1]
+
+
+def _bounded(load: Callable[[Any], None]) -> Callable[[Any], None]:
+    """Let no number come in that cannot be shown."""
+
+    def checked(unpickler: Any) -> None:
+        load(unpickler)
+        if unpickler.stack[-1].bit_length() > MAX_BITS:
+            msg = f"it holds an integer of more than {MAX_BITS} bits"
+            raise pickle.UnpicklingError(msg)
+
+    return checked
+
+
+def _dispatch() -> dict[int, Any]:
+    """What each instruction does: those that plain data need what they always do, the others are refused."""
+    usual = pickle._Unpickler.dispatch
+    found = {code: usual[code] if code in _PLAIN else _RestrictedUnpickler.refuse for code in range(256)}
+    changed = {
+        pickle.PUT: _put,
+        pickle.SETITEM: _keyed(usual[pickle.SETITEM[0]], slice(-2, -1)),
+        **{code: _keyed(usual[code[0]], slice(None, None, 2)) for code in (pickle.SETITEMS, pickle.DICT)},
+        **{code: _bounded(usual[code[0]]) for code in (pickle.INT, pickle.LONG, pickle.LONG1)},
+    }
+    return found | {code[0]: load for code, load in changed.items()}
+
+
+_RestrictedUnpickler.dispatch = _dispatch()
+
+
+class _DictionaryUnpickler(_RestrictedUnpickler):
+    """Finds three harmless functions and nothing else."""
+
+    needed_by = "a dictionary of numbers"
 
     def find_class(self, module: str, name: str) -> Any:
         if name == "scalar" and module in ("numpy.core.multiarray", "numpy._core.multiarray"):
@@ -99,12 +201,36 @@ class _RestrictedUnpickler(pickle._Unpickler):
             return _DTYPE
         if (module, name) == ("_codecs", "encode"):
             return _ENCODE
-        msg = f"it asks for {module}.{name}, which a dictionary of numbers does not need; nothing was run"
-        raise pickle.UnpicklingError(msg)
+        return super().find_class(module, name)
+
+
+class _TensorUnpickler(_RestrictedUnpickler):
+    """Finds what state dicts are made of, as stand-ins that hold nothing."""
+
+    needed_by = "a file of tensors"
+
+    def __init__(self, file: BinaryIO, size: int) -> None:
+        super().__init__(file)
+        self.size = size
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("collections", "OrderedDict"):
+            return _ORDERED
+        if module == "torch._utils" and name in ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_parameter"):
+            return _REBUILD
+        if (module == "torch" and name in _STORAGES) or (module, name) == ("torch.storage", "UntypedStorage"):
+            return _STORAGE
+        return super().find_class(module, name)
 
     def persistent_load(self, pid: Any) -> Any:
-        msg = "it refers to objects outside the file"
-        raise pickle.UnpicklingError(msg)
+        if not isinstance(pid, tuple) or len(pid) not in (5, 6) or pid[0] != "storage" or not self._fits(*pid[1:]):
+            msg = f"it refers to {reprlib.repr(pid)}, which is no storage of a tensor in the file"
+            raise pickle.UnpicklingError(msg)
+        return _STORAGE
+
+    def _fits(self, kind: Any, key: Any, location: Any, size: Any, view: Any = None) -> bool:
+        plain = kind is _STORAGE and type(key) is str and type(location) is str and type(size) is int
+        return plain and 0 <= size <= self.size and (view is None or (type(view) is tuple and type(view[0]) is str))
 
 
 class _DType:
@@ -156,4 +282,34 @@ class _Encode:
         return codecs.encode(text, "latin1")
 
 
+class _Ordered(dict[str, Any]):
+    """Stand-in for an OrderedDict, whose attributes are left out."""
+
+    __slots__ = ()
+
+    def __setstate__(self, state: Any) -> None:
+        if not isinstance(state, dict):
+            msg = "it holds attributes that are no dictionary"
+            raise pickle.UnpicklingError(msg)
+
+
+class _MakeOrdered:
+    __slots__ = ()
+
+    def __call__(self) -> _Ordered:
+        return _Ordered()
+
+
+class _Storage:
+    __slots__ = ()
+
+
+class _Rebuild:
+    __slots__ = ()
+
+    def __call__(self, *_: Any) -> _Storage:
+        return _STORAGE
+
+
 _DTYPE, _SCALAR, _ENCODE = _MakeDType(), _MakeScalar(), _Encode()
+_ORDERED, _STORAGE, _REBUILD = _MakeOrdered(), _Storage(), _Rebuild()

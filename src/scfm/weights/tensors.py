@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import io
+import zipfile
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from scfm.weights.archive import read_head
+from scfm.weights.pickles import check_tensor_pickle
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -14,6 +17,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = ["check_sha256", "open_tensors", "sha256", "shapes"]
+
+MAX_REASON = 300
+LEGACY_PICKLES = 5
+"""Magic number, version, machine, content, and the names of the tensors' values, which follow."""
 
 
 def open_tensors(path: Path) -> Mapping[str, Tensor]:
@@ -72,12 +79,19 @@ class _Safetensors(Mapping[str, "Tensor"]):
         except SafetensorError as error:
             msg = f"{path} is no readable safetensors file ({error}): it is cut off or damaged; fetch it again."
             raise ValueError(msg) from error
-        self._names = list(self._file.keys())
+        self._path = path
+        self._names = dict.fromkeys(self._file.keys())
 
     def __getitem__(self, name: str) -> Tensor:
         if name not in self._names:
             raise KeyError(name)
-        return self._file.get_tensor(name)
+        from safetensors import SafetensorError
+
+        try:
+            return self._file.get_tensor(name)
+        except SafetensorError as error:
+            msg = f"{self._path}: the tensor {name} cannot be read ({error})."
+            raise ValueError(msg) from error
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of a tensor, without reading it."""
@@ -91,15 +105,15 @@ class _Safetensors(Mapping[str, "Tensor"]):
 
 
 def _read_pytorch(path: Path) -> Mapping[str, Tensor]:
-    import zipfile
-
     import torch
 
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        zipped = zipfile.is_zipfile(path)
+        _check_zipped(path) if zipped else _check_legacy(path)
+        found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except Exception as error:
         reason = str(error).strip().splitlines() or ["no message"]
-        msg = f"{path} was refused ({type(error).__name__}: {reason[0]}): it is cut off, or holds more than tensors."
+        msg = f"{path} was refused ({type(error).__name__}: {reason[0][:MAX_REASON]}): it is cut off, or holds more than tensors."
         raise ValueError(msg) from error
     tensors = found.get("state_dict", found) if isinstance(found, dict) else None
     if not isinstance(tensors, dict) or not all(
@@ -107,4 +121,33 @@ def _read_pytorch(path: Path) -> Mapping[str, Tensor]:
     ):
         msg = f"{path} holds no plain state dict of tensors."
         raise ValueError(msg)
+    for name, tensor in tensors.items():
+        if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            msg = (
+                f"{path} was refused: {name} has the shape {tuple(tensor.shape)}, of which it does not hold all values."
+            )
+            raise ValueError(msg)
     return tensors
+
+
+def _check_zipped(path: Path) -> None:
+    """Refuse a zip file that is larger than it looks, or holds more than tensors."""
+    from torch._C import PyTorchFileReader
+
+    with zipfile.ZipFile(path) as archive:
+        packed = [member.filename for member in archive.infolist() if member.compress_type != zipfile.ZIP_STORED]
+    if packed:
+        msg = f"it is compressed, as {packed[0][:MAX_REASON]!r}, which files of tensors are not"
+        raise ValueError(msg)
+    # not by zipfile, which may find another member of the same name
+    check_tensor_pickle(io.BytesIO(PyTorchFileReader(str(path)).get_record("data.pkl")), path.stat().st_size)
+
+
+def _check_legacy(path: Path) -> None:
+    """Refuse a file in the format of old versions of PyTorch that holds more than tensors."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        *_, keys = [check_tensor_pickle(file, size) for _ in range(LEGACY_PICKLES)]
+    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
+        msg = "it does not list its tensors"
+        raise ValueError(msg)
