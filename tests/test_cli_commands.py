@@ -71,13 +71,48 @@ def test_all_commands_are_listed_with_what_they_do(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as stop:
-        main([name, "--help"])
-    assert stop.value.code == 0
-    text = capsys.readouterr().out
-    assert f"scfm [options] {name}" in text
-    assert "--config" in text
+def test_help(name: str, tmp_path: Path) -> None:
+    code, screen = in_terminal(name, "--help", cache=tmp_path)
+    assert code == 0
+    assert f"scfm [options] {name}" in screen
+    assert "--config" in screen
+    assert max(map(len, screen.splitlines())) <= 100
+
+
+FAILURES = {
+    "cellxgene": ["--ids", "x"],
+    "cache": ["prune", "no"],
+    "convert": ["no", "out"],
+    "embed": ["no.h5ad", "--model", "scfm-mini", "--out", "b.h5ad"],
+    "fetch": ["geneformer-v2-104m"],
+    "match": ["no.h5ad", "--model", "scfm-mini"],
+    "merge": ["no.zarr", "no.h5ad"],
+    "score": ["no.h5ad", "--model", "scfm-mini", "--out", "b.h5ad"],
+    "status": ["no.zarr"],
+}
+
+
+@pytest.mark.parametrize("name", FAILURES)
+def test_a_failure_in_a_terminal(name: str, tmp_path: Path) -> None:
+    code, screen = in_terminal(name, *FAILURES[name], cache=tmp_path)
+    assert code == 1
+    assert re.match(r"scfm: \w+Error: .+", screen)
+    assert "Traceback" not in screen
+
+
+SUCCESSES = {
+    "models": ([], "geneformer-v2-104m"),
+    "env": ([], "torch: "),
+    "cache": (["list"], "no models"),
+    "fetch": (["scfm-mini"], "scfm-mini"),
+}
+
+
+@pytest.mark.parametrize("name", SUCCESSES)
+def test_a_success_in_a_terminal(name: str, tmp_path: Path) -> None:
+    arguments, text = SUCCESSES[name]
+    code, screen = in_terminal(name, *arguments, cache=tmp_path)
+    assert (code, text in screen) == (0, True)
 
 
 @pytest.mark.parametrize(
