@@ -878,3 +878,22 @@ def test_a_census_that_cannot_be_had(package: FakeCensus, monkeypatch: pytest.Mo
 def test_other_names_are_missing() -> None:
     with pytest.raises(AttributeError, match=r"module 'scfm.datasets' has no attribute 'nothing'"):
         scfm.datasets.nothing  # noqa: B018
+
+
+# --- the command
+
+
+def test_the_command(server: FileServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from scfm.cli import main
+
+    found = cellxgene.list_datasets()
+    assert main(["cellxgene"]) == 0
+    text = capsys.readouterr().out
+    assert all(name in text for name in found.index)
+    assert f"{len(found)} datasets, {found['cells'].sum():,} cells" in text
+    name = found.index[0]
+    assert main(["cellxgene", "--ids", name, "--out", str(tmp_path / "files")]) == 0
+    assert capsys.readouterr().out.split() == [str(tmp_path / "files" / f"{name}.h5ad")]
+    assert (tmp_path / "files" / f"{name}.h5ad").read_bytes() == BODIES[name]
+    assert main(["cellxgene", "--ids", name]) == 1
+    assert "it goes with --out" in capsys.readouterr().err
