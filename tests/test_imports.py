@@ -22,7 +22,8 @@ LEVELS = (
     ("weights",),
     ("run",),
     ("model",),
-    ("pp", "tl", "datasets", "_files"),
+    ("annotate", "metrics", "ontology", "train"),
+    ("datasets", "get", "pl", "pp", "tl", "_files"),
     ("accessor", "_console", "cli", "testing", "__init__"),
 )
 RANK = {name: rank for rank, level in enumerate(LEVELS) for name in level}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import anndata as ad
@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 import scfm
-from scfm.testing import bert_hidden_states, rank_tokens, write_geneformer
+from scfm.testing import bert_hidden_states, rank_tokens, write_geneformer, write_sccello
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -56,11 +56,13 @@ STORED = (
 few_examples = hypothesis_settings(max_examples=8, derandomize=True, database=None)
 
 
-@pytest.fixture(scope="session", params=[1, 2], ids=["V1", "V2"])
+WRITE = {"V1": partial(write_geneformer, version=1), "V2": write_geneformer, "scCello": write_sccello}
+
+
+@pytest.fixture(scope="session", params=WRITE)
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> FoundationModel:
-    folder = tmp_path_factory.mktemp("model") / f"tiny-v{request.param}"
-    sizes = {"n_genes": N_GENES, "n_layers": N_LAYERS, "max_tokens": MAX_TOKENS}
-    return scfm.model.load(write_geneformer(folder, version=request.param, **sizes))
+    folder = tmp_path_factory.mktemp("model") / f"tiny-{request.param}"
+    return scfm.model.load(WRITE[request.param](folder, n_genes=N_GENES, n_layers=N_LAYERS, max_tokens=MAX_TOKENS))
 
 
 @pytest.fixture(autouse=True)
@@ -108,11 +110,12 @@ def expected(model: FoundationModel, adata: ad.AnnData, layer: int, pooling: str
     config = {"layer_norm_eps": 1e-12, "num_attention_heads": 2, "num_hidden_layers": N_LAYERS}
     tokens = scfm.genes.align(adata.var, model.vocabulary).tokens
     x = adata.X.toarray() if sparse.issparse(adata.X) else adata.X
-    special = int(model.has_cls)
+    specials = model.vocabulary.special_tokens
+    first, last = int("<cls>" in specials), int("<eos>" in specials)
     rows = []
     for cell in rank_tokens(x, tokens, model.vocabulary, MAX_TOKENS):
         states = bert_hidden_states(cell, weights, config)[N_LAYERS + layer]
-        rows.append(states[0] if pooling == "cls" else states[special : len(states) - special].mean(axis=0))
+        rows.append(states[0] if pooling == "cls" else states[first : len(states) - last].mean(axis=0))
     return np.stack(rows)
 
 
@@ -129,8 +132,8 @@ def test_equals_the_oracle_cell_by_cell(model: FoundationModel, pooling: str, la
         return
     adata = anndata()
     scfm.tl.embed(adata, model, pooling=pooling, hidden_layer=layer)
-    close(adata.obsm["X_geneformer"], expected(model, adata, layer, pooling), 1e-5)
-    assert adata.obsm["X_geneformer"].dtype == np.float32
+    close(adata.obsm[f"X_{model.family}"], expected(model, adata, layer, pooling), 1e-5)
+    assert adata.obsm[f"X_{model.family}"].dtype == np.float32
     assert adata.obs_names.tolist() == [f"cell{i}" for i in range(N_OBS)]
 
 
@@ -287,8 +290,8 @@ def test_the_callers_data_are_not_touched(model: FoundationModel, form: str, poo
     assert fingerprint(adata) == before
     assert all(now is then for now, then in zip((adata.X, adata.obs, adata.var), arrays, strict=True))
     slot = "varm" if pooling == "gene" else "obsm"
-    assert (list(adata.obsm), list(adata.varm)) == ([], ["X_geneformer"])[:: -1 if slot == "obsm" else 1]
-    assert set(adata.uns) == {"geneformer_old", "geneformer"}
+    assert (list(adata.obsm), list(adata.varm)) == ([], [f"X_{model.family}"])[:: -1 if slot == "obsm" else 1]
+    assert set(adata.uns) == {"geneformer_old", model.family}
 
 
 def test_gene_pooling_equals_a_mean_per_gene(model: FoundationModel) -> None:
@@ -298,9 +301,10 @@ def test_gene_pooling_equals_a_mean_per_gene(model: FoundationModel) -> None:
     weights = {name: model.tensors[name].numpy() for name in model.tensors}
     config = {"layer_norm_eps": 1e-12, "num_attention_heads": 2, "num_hidden_layers": N_LAYERS}
     tokens = scfm.genes.align(adata.var, model.vocabulary).tokens
+    layer = model.card.hidden_layer - 1
     seen: dict[int, list[NDArray[np.float64]]] = {}
     for cell in rank_tokens(adata.X.toarray(), tokens, model.vocabulary, MAX_TOKENS):
-        for token, state in zip(cell.tolist(), bert_hidden_states(cell, weights, config)[-2], strict=True):
+        for token, state in zip(cell.tolist(), bert_hidden_states(cell, weights, config)[layer], strict=True):
             seen.setdefault(token, []).append(state)
     nothing = np.full(model.n_features, np.nan)
     wanted = np.stack([np.mean(seen[t], axis=0) if t in seen else nothing for t in tokens.tolist()])
@@ -319,8 +323,8 @@ def test_gene_means_of_raw_are_aligned_with_var_names(model: FoundationModel) ->
     scfm.tl.embed(adata, model, pooling="gene")
     wanted = model.embed(raw, pooling="gene")[order]
     wanted[-1] = np.nan
-    np.testing.assert_array_equal(adata.varm["X_geneformer"], wanted)
-    assert adata.uns["geneformer"]["params"]["matrix"] == "raw.X"
+    np.testing.assert_array_equal(adata.varm[f"X_{model.family}"], wanted)
+    assert adata.uns[model.family]["params"]["matrix"] == "raw.X"
 
 
 class Limited:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from scfm._types import CountBlock
-from scfm.encode import RankEncoder, UpstreamDepth
+from scfm.encode import RankEncoder, ObsDepth
 
 
 def block(matrix: sparse.csr_matrix, row0: int = 0) -> CountBlock:
@@ -94,7 +94,7 @@ def test_stored_zeros_count_only_upstream() -> None:
     matrix = sparse.csr_matrix((np.array([0.0, 2.0], np.float32), ([0, 0], [0, 1])), shape=(1, 2))
     tokens, medians = np.array([2, 3], np.int32), np.ones(4)
     assert split(RankEncoder(tokens, medians, 4), block(matrix)) == [[3]]
-    upstream = UpstreamDepth(np.array([2.0], np.float32))
+    upstream = ObsDepth(np.array([2.0], np.float32))
     assert split(RankEncoder(tokens, medians, 4, upstream=upstream), block(matrix)) == [[3, 2]]
 
 
@@ -107,7 +107,7 @@ def test_upstream_rounding(dtype: type) -> None:
     totals = np.array([12_345], dtype=dtype)
     scaled = sparse.csr_matrix(counts).multiply(1 / totals[:, None]).tocsr() * dtype(10_000)
     values = scaled.astype(np.float64).multiply(1 / medians).tocsr().toarray()[0]
-    encoder = RankEncoder(np.arange(3000, dtype=np.int32), medians, 3000, upstream=UpstreamDepth(totals))
+    encoder = RankEncoder(np.arange(3000, dtype=np.int32), medians, 3000, upstream=ObsDepth(totals))
     ranked = encoder(block(sparse.csr_matrix(counts))).tokens
     assert np.all(np.diff(values[ranked]) <= 0)
     np.testing.assert_array_equal(ranked, np.argsort(-values, kind="stable"))

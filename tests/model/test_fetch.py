@@ -14,7 +14,7 @@ import pytest
 import scfm
 from scfm.model import _fetch, _registry
 from scfm.model._registry import card_of
-from scfm.testing import write_geneformer, write_transcriptformer
+from scfm.testing import write_geneformer, write_sccello, write_transcriptformer
 from scfm.weights import ModelCard
 
 from ..weights.server import Fault, FileServer
@@ -117,6 +117,34 @@ def test_every_transcriptformer(name: str, server: FileServer, tmp_path: Path) -
     assert kept.id == name.replace("esm2ce", "tf")
     scfm.model.fetch(name)
     assert len(server.seen) == 1
+
+
+@pytest.mark.parametrize("weights", ["model.safetensors", "pytorch_model.bin"])
+def test_sccello(weights: str, server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whose weights have one of two names, and whose gene tables lie with Geneformer's."""
+    card = card_of("sccello-zeroshot")
+    made = write_sccello(tmp_path / "made", weights=weights)
+    (made / "vocab_id2name.csv").unlink()
+    for name in (weights, "config.json"):
+        server.files[f"/{card.source}/resolve/main/{name}"] = (made / name).read_bytes()
+    hashes = {}
+    for path in card.dictionaries:
+        repository, _, name = path.rpartition(":")
+        content = (made / re.sub("_gc[0-9]+M", "_gctiny", name.rpartition("/")[2])).read_bytes()
+        server.files[f"/{repository.replace('@', '/resolve/')}/{name}"] = content
+        hashes[path] = sha(content)
+    known = card.with_(dictionaries=hashes, architecture={**card.architecture, "vocab_size": 203})
+    monkeypatch.setitem(_registry._cards, card.id, known)
+    adata = scfm.datasets.synthetic(5, n_genes=50, genes_per_cell=20)
+    adata.var_names = [f"ENSG{i:011d}" for i in range(1, 51)]
+    assert scfm.pp.match_genes(adata, "scCello").matched == 50
+    scfm.tl.embed(adata, model="scCello", device="cpu")
+    np.testing.assert_array_equal(adata.obsm["X_sccello"], scfm.model.load(made).embed(adata, device="cpu"))
+    kept = ModelCard.read(scfm.settings.cache_dir / "models" / card.id)
+    assert kept.source_sha256 == sha((made / weights).read_bytes())
+    server.files[f"/{card.source}/resolve/v2/config.json"] = (made / "config.json").read_bytes()
+    server.files[f"/{card.source}/resolve/v2/{weights}"] = (made / weights).read_bytes()
+    assert scfm.model.load("scCello", revision="v2").card.id == "sccello-zeroshot@v2"
 
 
 def test_genes_are_matched_without_weights(server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

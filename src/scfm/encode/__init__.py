@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from scfm.encode.order import GeneOrder, OrderEncoder
-from scfm.encode.rank import RankEncoder, UpstreamDepth
+from scfm.encode.rank import Depth, ObsDepth, RankEncoder, VocabularyDepth
 
-__all__ = ["GeneOrder", "OrderEncoder", "RankEncoder", "UpstreamDepth"]
+__all__ = ["Depth", "GeneOrder", "ObsDepth", "OrderEncoder", "RankEncoder", "VocabularyDepth"]

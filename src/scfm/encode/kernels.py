@@ -122,11 +122,12 @@ def _rank(values, tokens, n, keep, packed, spare, low, middle, top):
 
 @numba.njit(nogil=True, cache=True)
 def _gather_row(
-    indices, data, begin, end, column_tokens, factors, depth_factor, single, keep_zeros, slot, values, tokens
+    indices, data, begin, end, column_tokens, factors, depth_factor, scale, single, keep_zeros, slot, values, tokens
 ):
     """Collect value and token of the model genes of a row; with ``slot``, add up columns of one token.
 
-    ``depth_factor`` is 1 / total and 0 for none; ``single`` rounds the first two products to float32.
+    Values are multiplied by ``depth_factor`` (0 for none), ``scale`` and the factor of the token, one after the other;
+    ``single`` rounds the first two products to float32.
     """
     n = 0
     for k in range(begin, end):
@@ -149,9 +150,9 @@ def _gather_row(
             slot[tokens[i]] = -1
         value = values[i]
         if single:
-            value = np.float64(np.float32(np.float32(value) * np.float32(depth_factor)) * np.float32(10_000.0))
+            value = np.float64(np.float32(np.float32(value) * np.float32(depth_factor)) * np.float32(scale))
         elif depth_factor > 0:
-            value = value * depth_factor * 10_000.0
+            value = value * depth_factor * scale
         values[i] = value * factors[tokens[i]]
     return n
 
@@ -166,6 +167,7 @@ def encode_rows(
     column_tokens,
     factors,
     depth_factors,
+    scale,
     single,
     keep_zeros,
     merge,
@@ -179,7 +181,7 @@ def encode_rows(
 ):
     """Encode rows ``row_start:row_stop`` into ``out`` at ``offsets``; write their lengths and gene numbers.
 
-    ``factors`` are 1 / median by token; ``depth_factors`` 1 / total by row, or empty; ``first`` and ``last`` are the
+    ``factors`` are 1 / median by token; ``depth_factors`` those of the rows, or empty; ``first`` and ``last`` are the
     special tokens around a cell, −1 for none; ``merge`` adds up columns that share a token.
     """
     widest = 0
@@ -203,6 +205,7 @@ def encode_rows(
             column_tokens,
             factors,
             depth_factor,
+            scale,
             single,
             keep_zeros,
             slot,

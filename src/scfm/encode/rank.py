@@ -8,7 +8,7 @@ change their order, so it enters only where upstream's rounding is to be reprodu
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import numpy as np
 
@@ -21,27 +21,67 @@ if TYPE_CHECKING:
 
     from scfm._types import CountBlock
 
-__all__ = ["RankEncoder", "UpstreamDepth"]
+__all__ = ["Depth", "ObsDepth", "RankEncoder", "VocabularyDepth"]
+
+
+class Depth(Protocol):
+    """Totals of the cells, where upstream's rounding is to be reproduced.
+
+    A count is multiplied by the factor of its cell, by ``scale``, and by 1 / median, in this order.
+    """
+
+    scale: ClassVar[float]
+    keep_zeros: ClassVar[bool]
+    """Whether stored zeros are encoded, too, at the end of a cell."""
+
+    def factors(self, block: CountBlock) -> tuple[NDArray[np.float64], bool]:
+        """Give the factors of the rows of a block, and whether the first two products are rounded to float32."""
 
 
 @dataclass(frozen=True)
-class UpstreamDepth:
-    """Totals of the cells as upstream takes them, with upstream's rounding.
+class ObsDepth:
+    """Totals over all genes, from a column of ``obs``, as Geneformer's tokenizer takes them.
 
     ``v = fl(fl(fl(x · fl(1/n)) · 10000) · fl(1/median))`` where the products with ``n`` are float32 if counts and
-    totals are float32, else float64. Stored zeros are encoded too, at the end of a cell.
+    totals are float32, else float64.
     """
 
     totals: NDArray[np.generic]
     """``obs["n_counts"]`` of the whole source, in its own dtype, shape ``(n_obs,)``."""
+    scale: ClassVar[float] = 10_000.0
+    keep_zeros: ClassVar[bool] = True
 
     def factors(self, block: CountBlock) -> tuple[NDArray[np.float64], bool]:
-        """Give 1 / total of the rows of a block, and whether the first products are to be float32."""
+        """Give 1 / total of each row."""
         totals = self.totals[block.row0 : block.row0 + block.n_cells]
         single = totals.dtype == np.float32 and block.data.dtype == np.float32
         with np.errstate(divide="ignore"):
             inverse = np.reciprocal(totals.astype(np.float32 if single else np.float64))
         return inverse.astype(np.float64), single
+
+
+@dataclass(frozen=True)
+class VocabularyDepth:
+    """Totals over the genes of the model, as scCello's data preparation takes them.
+
+    ``v = fl(fl(x · fl(10000/n)) · fl(1/median))`` where the product with ``n`` is float32 if the counts are, else
+    float64. Stored zeros are left out.
+    """
+
+    column_tokens: NDArray[np.int32]
+    """Token of each column of the source, below 0 where the model has none; shape ``(n_vars,)``."""
+    scale: ClassVar[float] = 1.0
+    keep_zeros: ClassVar[bool] = False
+
+    def factors(self, block: CountBlock) -> tuple[NDArray[np.float64], bool]:
+        """Give 10,000 / total of each row."""
+        single = block.data.dtype == np.float32
+        inside = np.where(self.column_tokens[block.indices] >= 0, block.data, 0)
+        rows = np.repeat(np.arange(block.n_cells), np.diff(block.indptr))
+        totals = np.bincount(rows, weights=inside, minlength=block.n_cells)
+        totals[totals == 0] = 1
+        factors = np.divide(10_000, totals, dtype=np.float32 if single else np.float64)
+        return factors.astype(np.float64), single
 
 
 @dataclass(frozen=True)
@@ -64,6 +104,8 @@ class RankEncoder:
         Add up the counts of columns that share a token.
     upstream
         Totals for upstream's rounding; ``None`` ranks by ``x / median`` in float64.
+    keep_cells
+        Cells that are encoded, by their position in the source, shape ``(n_obs,)``; others get no tokens. ``None``: all.
     threads
         Threads that encode one block together.
 
@@ -79,7 +121,8 @@ class RankEncoder:
     first: int = -1
     last: int = -1
     merge: bool = True
-    upstream: UpstreamDepth | None = None
+    upstream: Depth | None = None
+    keep_cells: NDArray[np.bool_] | None = None
     threads: int = 1
     _factors: NDArray[np.float64] = field(init=False, repr=False)
     _merge: bool = field(init=False, repr=False)
@@ -98,10 +141,11 @@ class RankEncoder:
         data = block.data if block.data.dtype == np.float32 else block.data.astype(np.float64)
         specials = (self.first >= 0) + (self.last >= 0)
         keep = self.max_tokens - specials
-        keep_zeros = self.upstream is not None
+        keep_zeros = self.upstream is not None and self.upstream.keep_zeros
         counts = count_genes(block, data, self.column_tokens, keep_zeros=keep_zeros, threads=self.threads)
-        depth, single = np.empty(0), False
+        depth, single, scale = np.empty(0), False, 1.0
         if self.upstream is not None:
+            scale = self.upstream.scale
             depth, single = self.upstream.factors(block)
         offsets = np.zeros(block.n_cells + 1, np.int64)
         np.cumsum(np.minimum(counts, keep) + specials, out=offsets[1:])
@@ -118,6 +162,7 @@ class RankEncoder:
                 self.column_tokens,
                 self._factors,
                 depth,
+                scale,
                 single,
                 keep_zeros,
                 self._merge,
@@ -131,7 +176,10 @@ class RankEncoder:
             )
 
         in_threads(encode, block.indptr, self.threads)
-        if self._merge:
+        if self.keep_cells is not None:
+            dropped = ~self.keep_cells[block.row0 : block.row0 + block.n_cells]
+            lengths[dropped], n_genes[dropped] = 0, -1
+        if self._merge or self.keep_cells is not None:
             (tokens,) = close_gaps(offsets, lengths, tokens)
             offsets = np.concatenate([[0], np.cumsum(lengths)])
         return TokenBlock(block.row0, tokens, offsets, n_genes)

@@ -4,6 +4,16 @@ from __future__ import annotations
 
 from scfm.genes.align import GeneMap, MatchReport, align, match_upstream
 from scfm.genes.columns import first_of_each, match_column
+from scfm.genes.exact import match_exact
 from scfm.genes.vocabulary import Vocabulary
 
-__all__ = ["GeneMap", "MatchReport", "Vocabulary", "align", "first_of_each", "match_column", "match_upstream"]
+__all__ = [
+    "GeneMap",
+    "MatchReport",
+    "Vocabulary",
+    "align",
+    "first_of_each",
+    "match_column",
+    "match_exact",
+    "match_upstream",
+]

@@ -25,6 +25,13 @@ _PAPERS = {
         "bioRxiv",
         2024,
     ),
+    "10.48550/arXiv.2408.12373": (
+        "Yuan2024",
+        "Yuan, Xinyu and others",
+        "Cell ontology guided transcriptome foundation model",
+        "Advances in Neural Information Processing Systems",
+        2024,
+    ),
     "10.1101/2025.04.25.650731": (
         "Pearce2025",
         "Pearce, James D. and others",

@@ -20,6 +20,8 @@ __all__ = ["fetch", "fetch_tables", "remote_files"]
 
 logger = logging.getLogger("scfm")
 
+OTHER_NAMES = {"model.safetensors": "pytorch_model.bin"}
+"""How the hub calls weights that are not where they were expected."""
 HUB_HOSTS = (".huggingface.co", ".hf.co", ".xethub.hf.co")
 """Where the Hugging Face hub keeps its files."""
 
@@ -97,19 +99,32 @@ def remote_files(card: ModelCard) -> dict[str, RemoteFile]:
     if "://" in card.source:
         base = settings.s3_endpoint or card.source
         return {card.source_file: RemoteFile(f"{base.rstrip('/')}/{card.source_file}", card.source_sha256)}
-    base = f"{settings.hub_endpoint.rstrip('/')}/{card.source}/resolve/{card.revision or 'main'}"
     config = str(Path(card.source_file).parent / "config.json")
     hashes = {card.source_file: card.source_sha256, config: None, **card.dictionaries}
-    return {path: RemoteFile(f"{base}/{path}", sha256 or None, HUB_HOSTS) for path, sha256 in hashes.items()}
+    found = {}
+    for name, sha256 in hashes.items():
+        source, revision, path = _place(card, name)
+        address = f"{settings.hub_endpoint.rstrip('/')}/{source}/resolve/{revision or 'main'}/{path}"
+        found[name] = RemoteFile(address, sha256 or None, HUB_HOSTS)
+    return found
+
+
+def _place(card: ModelCard, name: str) -> tuple[str, str | None, str]:
+    """Repository, revision and path of a file of a card; ``owner/name@revision:path`` is one of another repository."""
+    repository, colon, path = name.rpartition(":")
+    if not colon:
+        return card.source, card.revision, name
+    source, _, revision = repository.partition("@")
+    return source, revision, path
 
 
 def _revised(card: ModelCard, revision: str | None) -> ModelCard:
     if revision is None or revision == card.revision:
         return card
-    if card.revision is None:
+    if "://" in card.source:
         msg = f"revision={revision!r}: {card.id} comes from {card.source}, which has no revisions."
         raise ValueError(msg)
-    tables = dict.fromkeys(card.dictionaries, "")
+    tables = {path: known if ":" in path else "" for path, known in card.dictionaries.items()}
     return card.with_(id=f"{card.id}@{revision}", revision=revision, source_sha256=None, dictionaries=tables)
 
 
@@ -124,23 +139,40 @@ def _fetch(card: ModelCard, files: Mapping[str, RemoteFile], folder: Path) -> No
     """Download all files, convert them, and remove the weights that were downloaded."""
     from scfm.model._convert import convert_known  # which loads what it has written
 
-    found = _download(card, files)
-    weights, tables = _room(card) / card.source_file, _folders(card)
+    weights, found = _download_weights(card, dict(files))
+    tables = _folders(card)
     source = weights if weights.suffix in (".gz", ".tar", ".tgz") else weights.parent
     convert_known(source, folder, card.family, tables or None, card)
     made = ModelCard.read(folder)
-    made.with_(source_sha256=found[card.source_file]).write(folder)
+    made.with_(source_sha256=found).write(folder)
     weights.unlink()
 
 
-def _room(card: ModelCard) -> Path:
-    """Where the files of a repository are downloaded to, by the paths that they have there."""
-    name = card.source.rpartition("://")[2].replace("/", "--")
-    return settings.cache_dir / "downloads" / name / (card.revision or "latest")
+def _download_weights(card: ModelCard, files: dict[str, RemoteFile]) -> tuple[Path, str]:
+    """Download all files; path and hash of the weights, which may have their other usual name if no hash is known."""
+    name = card.source_file
+    try:
+        found = _download(card, files)
+    except FileNotFoundError:
+        other = str(Path(name).with_name(OTHER_NAMES.get(Path(name).name, Path(name).name)))
+        if other == name or card.source_sha256 is not None or settings.offline:
+            raise
+        logger.info("%s is not there; trying %s", files[name].url, other)
+        del files[name]
+        files = remote_files(card.with_(source_file=other)) | files
+        name, found = other, _download(card, files)
+    return _target(card, name), found[name]
+
+
+def _target(card: ModelCard, name: str) -> Path:
+    """Where a file is downloaded to: by the path that it has in its repository."""
+    source, revision, path = _place(card, name)
+    folder = source.rpartition("://")[2].replace("/", "--")
+    return settings.cache_dir / "downloads" / folder / (revision or "latest") / path
 
 
 def _folders(card: ModelCard) -> list[Path]:
-    return sorted({(_room(card) / path).parent for path in card.dictionaries})
+    return sorted({_target(card, path).parent for path in card.dictionaries})
 
 
 def _download(card: ModelCard, files: Mapping[str, RemoteFile]) -> dict[str, str]:
@@ -149,7 +181,7 @@ def _download(card: ModelCard, files: Mapping[str, RemoteFile]) -> dict[str, str
 
     found: dict[str, str] = {}
     for path, remote in files.items():
-        target = _room(card) / path
+        target = _target(card, path)
         if not target.exists() and not _from_hub_cache(card, path, remote, target):
             logger.info("fetching %s", remote.url)
         found[path] = download(remote, target, offline=settings.offline, progress=settings.progress)
@@ -162,9 +194,10 @@ def _from_hub_cache(card: ModelCard, path: str, remote: RemoteFile, target: Path
 
     from scfm.weights.tensors import sha256
 
-    if remote.sha256 is None or card.revision is None:
+    source, revision, within = _place(card, path)
+    if remote.sha256 is None or revision is None:
         return False
-    cached = try_to_load_from_cache(card.source, path, revision=card.revision)
+    cached = try_to_load_from_cache(source, within, revision=revision)
     if not isinstance(cached, str) or sha256(Path(cached)) != remote.sha256:
         return False
     _make(target.parent)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["card_of", "families", "family_class", "find_card", "list_models", "register"]
 
 ENTRY_POINTS = "scfm.models"
-_BUILT_IN = ("scfm.model.geneformer", "scfm.model.transcriptformer", "scfm.model.esm2ce", "scfm.model.scfm_mini")
+_BUILT_IN = tuple(f"scfm.model.{name}" for name in ("geneformer", "transcriptformer", "esm2ce", "sccello", "scfm_mini"))
 
 _families: dict[str, type[FoundationModel]] = {}
 _cards: dict[str, ModelCard] = {}

@@ -7,25 +7,22 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from scfm._settings import settings
-from scfm.encode import RankEncoder, UpstreamDepth
+from scfm.encode import ObsDepth
 from scfm.genes import align, match_upstream
-from scfm.model._base import Compat, FoundationModel, RunOptions
+from scfm.model._rank_bert import RankBert
 from scfm.model._registry import register
 from scfm.weights import ModelCard
 from scfm.weights.dictionaries import find_dictionaries, read_vocabulary
 from scfm.weights.tensors import shapes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     import pandas as pd
-    import torch
 
-    from scfm._types import CountBlock, TokenBatch, TokenBlock
     from scfm.genes import GeneMap, Vocabulary
-    from scfm.nn import BertConfig
+    from scfm.model._base import Compat
     from scfm.read import CountSource
 
 __all__ = ["Geneformer"]
@@ -36,7 +33,7 @@ REMOVED_REVISION = "31bf641d0f173a18a5e06d9a6574bb0d3fe5edc1"
 V1_PAPER = "10.1038/s41586-023-06139-9"
 V2_PAPER = "10.1101/2024.08.16.608180"
 
-_V1_TABLES = {
+V1_TABLES = {
     "token_dictionary_gc30M.pkl": "ab9dc40973fa5224d77b793e2fd114cacf3d08423ed9c4c49caf0ba9c7f218f1",
     "gene_median_dictionary_gc30M.pkl": "b3b589bb5ec75040d05fc44dd6bf0184cf87f3c362cf158d196a6ed3b7fe5f39",
     "ensembl_mapping_dict_gc30M.pkl": "eac0fb0b3007267871b6305ac0003ceba19d4f28d85686cb9067ecf142787869",
@@ -85,7 +82,7 @@ def _card(
         source_file=file,
         revision=revision,
         source_sha256=sha256,
-        dictionaries={folder + name: sha for name, sha in (_V1_TABLES if first else _V2_TABLES).items()},
+        dictionaries={folder + name: sha for name, sha in (V1_TABLES if first else _V2_TABLES).items()},
         license="Apache-2.0",
         paper=V1_PAPER if first else V2_PAPER,
         description=description,
@@ -182,7 +179,7 @@ CARDS = (
 
 
 @register(CARDS)
-class Geneformer(FoundationModel):
+class Geneformer(RankBert):
     """Geneformer, all published sizes.
 
     V1 models take up to 2,048 genes and are pooled over all of them; V2 models put ``<cls>`` and ``<eos>`` around up
@@ -194,8 +191,8 @@ class Geneformer(FoundationModel):
 
     @classmethod
     def recognizes(cls, config: Mapping[str, Any]) -> bool:
-        """Published folders say ``"model_type": "bert"``."""
-        return config.get("model_type") == "bert"
+        """Published folders say ``"model_type": "bert"``, as scCello's do, which have a temperature."""
+        return config.get("model_type") == "bert" and "tau" not in config
 
     @classmethod
     def read_published(
@@ -231,104 +228,30 @@ class Geneformer(FoundationModel):
         """Match by id, alias and symbol; in compat mode as the tokenizer of upstream."""
         return (match_upstream if compat else align)(var, vocabulary, gene_key=gene_key)
 
-    @property
-    def config(self) -> BertConfig:
-        """Sizes of the network."""
-        from scfm.nn import BertConfig
-
-        try:
-            return BertConfig(**self.card.architecture)
-        except TypeError as error:
-            msg = f"The architecture of {self.card.id} is none of a BERT ({error}); convert the model again."
-            raise ValueError(msg) from error
-
-    @property
-    def n_layers(self) -> int:
-        """Layers of the network."""
-        return self.config.n_layers
-
-    @property
-    def n_features(self) -> int:
-        """Width of an embedding."""
-        return self.config.hidden_size
-
     def check(self) -> None:
         """Compare vocabulary, names and shapes of the weights with the architecture."""
         from scfm.nn import check_shapes
 
-        if self.card.max_tokens > self.config.max_positions:
-            msg = f"max_tokens is {self.card.max_tokens}, but the weights have {self.config.max_positions} positions."
+        if self.has_cls != self.has_eos:
+            msg = "The vocabulary has one of <cls> and <eos>; a model has both of them around every cell, or none."
             raise ValueError(msg)
-        if self.has_cls and "<eos>" not in self.vocabulary.special_tokens:
-            msg = "The vocabulary has <cls> but no <eos>, which ends every cell of such a model."
-            raise ValueError(msg)
-        if self.vocabulary.medians is None:
-            msg = "The vocabulary has no medians, by which genes are ranked: convert the model again."
-            raise ValueError(msg)
-        size = self.vocabulary.size
-        if size != self.config.vocab_size:
-            msg = f"The vocabulary has {size:,} tokens, the weights {self.config.vocab_size:,}: they do not belong together."
-            raise ValueError(msg)
+        super().check()
         check_shapes(shapes(self.tensors), self.config)
 
-    def max_genes(self, options: RunOptions) -> int:
-        """Genes that fit beside ``<cls>`` and ``<eos>``."""
-        return options.max_tokens - 2 * self.has_cls
-
-    def build_encoder(
-        self, source: CountSource, genes: GeneMap, options: RunOptions
-    ) -> Callable[[CountBlock], TokenBlock]:
-        """Rank value encoding; in compat mode with upstream's totals and rounding."""
-        specials = self.vocabulary.special_tokens
-        return RankEncoder(
-            genes.tokens,
-            self.vocabulary.median_of_token,
-            options.max_tokens,
-            first=specials["<cls>"] if self.has_cls else -1,
-            last=specials["<eos>"] if self.has_cls else -1,
-            merge=genes.sums,
-            upstream=_upstream_depth(source) if options.compat else None,
-            threads=settings.threads,
-        )
-
-    def build_network(self, n_layers: int) -> torch.nn.Module:
-        """BERT encoder with the first layers only, without a head."""
-        import torch
-
-        from scfm.nn import BertEncoder
-
-        with torch.device("meta"):
-            network = BertEncoder(self.config, n_layers)
-        network.load_published(self.tensors)
-        return network
-
-    def forward(self, network: torch.nn.Module, batch: TokenBatch, options: RunOptions) -> torch.Tensor:
-        """Run the layers and pool."""
-        import torch
-
-        from scfm.nn import pool_mean
-
-        tokens = torch.from_numpy(batch.tokens)
-        hidden: torch.Tensor = network(tokens, batch.lengths, first_only=options.pooling == "cls")
-        if options.pooling == "mean":
-            skip = int(self.has_cls)
-            return pool_mean(hidden, batch.lengths, skip_first=skip, skip_last=skip)
-        return hidden
-
-
-def _upstream_depth(source: CountSource) -> UpstreamDepth:
-    if "n_counts" not in source.obs_columns:
-        msg = (
-            "compat='upstream' takes the total of each cell from obs['n_counts'], which is missing. Add it, over all "
-            "genes, or leave compat=None, which needs no totals."
-        )
-        raise KeyError(msg)
-    column = source.column("n_counts")
-    totals = column.to_numpy()
-    if totals.dtype.kind not in "iuf" or not np.isfinite(totals).all() or (totals < 0).any():
-        msg = (
-            f"compat='upstream' takes the total of each cell from obs['n_counts'], which holds {column.dtype} values that "
-            "are not all finite numbers from 0 on. Correct them, or leave compat=None, which needs no totals."
-        )
-        raise ValueError(msg)
-    return UpstreamDepth(totals)
+    def depth(self, source: CountSource, genes: GeneMap) -> ObsDepth:
+        """Totals in ``obs["n_counts"]``."""
+        if "n_counts" not in source.obs_columns:
+            msg = (
+                "compat='upstream' takes the total of each cell from obs['n_counts'], which is missing. Add it, over all "
+                "genes, or leave compat=None, which needs no totals."
+            )
+            raise KeyError(msg)
+        column = source.column("n_counts")
+        totals = column.to_numpy()
+        if totals.dtype.kind not in "iuf" or not np.isfinite(totals).all() or (totals < 0).any():
+            msg = (
+                f"compat='upstream' takes the total of each cell from obs['n_counts'], which holds {column.dtype} values that "
+                "are not all finite numbers from 0 on. Correct them, or leave compat=None, which needs no totals."
+            )
+            raise ValueError(msg)
+        return ObsDepth(totals)

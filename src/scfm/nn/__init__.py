@@ -8,6 +8,7 @@ from .gene_rows import GeneRows, GeneVectors
 from .heads import MaskedLMHead
 from .pooling import GeneMeans, pool_first, pool_mean, pool_sum
 from .published import check_shapes, published_keys
+from .sccello import ProjectionHead, ScCelloNetwork, check_sccello
 from .transcriptformer import TranscriptFormer, TranscriptFormerConfig
 
 __all__ = [
@@ -23,9 +24,12 @@ __all__ = [
     "Lengths",
     "MaskedLMHead",
     "Packing",
+    "ProjectionHead",
+    "ScCelloNetwork",
     "TranscriptFormer",
     "TranscriptFormerConfig",
     "TranscriptFormerHeads",
+    "check_sccello",
     "check_shapes",
     "pool_first",
     "pool_mean",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from scfm.testing._checkpoints import write_geneformer
+from scfm.testing._checkpoints import write_geneformer, write_sccello
 from scfm.testing._oracles import bert_hidden_states, rank_tokens
 from scfm.testing._transcriptformer import (
     TranscriptFormerOracle,
@@ -26,5 +26,6 @@ __all__ = [
     "transcriptformer_states",
     "transcriptformer_tokens",
     "write_geneformer",
+    "write_sccello",
     "write_transcriptformer",
 ]

@@ -42,7 +42,7 @@ def rank_tokens(
         if token >= 0:
             summed[:, token] += matrix[:, column]
     specials = vocabulary.special_tokens
-    first, last = ([specials["<cls>"]], [specials["<eos>"]]) if "<cls>" in specials else ([], [])
+    first, last = ([specials[name]] if name in specials else [] for name in ("<cls>", "<eos>"))
     room = max_tokens - len(first) - len(last)
     factors = 1.0 / vocabulary.median_of_token
     encoded = []
@@ -93,7 +93,9 @@ def bert_hidden_states(
         return np.concatenate(list(weights @ v), axis=1)
 
     prefix = "bert.embeddings."
-    x = w[f"{prefix}word_embeddings.weight"][ids] + w[f"{prefix}token_type_embeddings.weight"][0]
+    x = w[f"{prefix}word_embeddings.weight"][ids]
+    for name in ("token_type", "tf_class", "tf_superclass", "expbin"):  # the last three are scCello's
+        x = x + w.get(f"{prefix}{name}_embeddings.weight", np.zeros((1, 1)))[0]
     x = norm(x + w[f"{prefix}position_embeddings.weight"][: len(ids)], f"{prefix}LayerNorm")
     states = [x]
     for i in range(config["num_hidden_layers"]):

@@ -52,7 +52,7 @@ class ModelCard:
     source_sha256: str | None = None
     """Hash of the published weights; ``None`` where it is not known, then recorded on first use."""
     dictionaries: dict[str, str] = field(default_factory=dict)
-    """Path in the repository and sha256 of each file of gene tables."""
+    """Path in the repository and sha256 of each file of gene tables; ``owner/name@revision:path`` for another one."""
     license: str = ""
     """SPDX identifier of the licence of the weights."""
     paper: str = ""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from scfm.genes.vocabulary import MAX_TOKEN, Vocabulary, gene_array
 from scfm.weights.pickles import read_dictionary
@@ -22,6 +23,8 @@ PATTERNS = {
     "mapping": "ensembl_mapping_dict*.pkl",
     "symbols": "gene_name_id_dict*.pkl",
 }
+NAMES = "vocab_id2name*.csv"
+MAX_NAMES_BYTES = 20_000_000
 
 
 @dataclass(frozen=True)
@@ -36,11 +39,14 @@ class DictionaryFiles:
     """Other id → gene id."""
     symbols: Path | None = None
     """Symbol → gene id."""
+    names: Path | None = None
+    """Table of gene id and symbol (scCello), which goes before the other symbols."""
 
     @property
     def paths(self) -> list[Path]:
         """All files that are there."""
-        return [path for path in (self.tokens, self.medians, self.mapping, self.symbols) if path is not None]
+        paths = (self.tokens, self.medians, self.mapping, self.symbols, self.names)
+        return [path for path in paths if path is not None]
 
 
 def find_dictionaries(
@@ -68,8 +74,10 @@ def find_dictionaries(
     places = _places(folder, dictionaries)
     candidates: list[tuple[Path, dict[str, list[Path]]]] = []
     files: list[Path] = []
+    names: list[Path] = []
     for place in places:
         here = sorted(place.glob("*.pkl")) if place.is_dir() else [place] if place.exists() else []
+        names += sorted(place.glob(NAMES)) if place.is_dir() else [path for path in here if path.suffix == ".csv"]
         found = {kind: [path for path in here if path.match(pattern)] for kind, pattern in PATTERNS.items()}
         files += here
         candidates += [(token, found) for token in found["tokens"]]
@@ -80,12 +88,14 @@ def find_dictionaries(
     for token, found in candidates:
         sizes[token] = max(read_dictionary(token, int).values(), default=-1) + 1
         if (vocab_size is None or sizes[token] == vocab_size) and found["medians"]:
-            return DictionaryFiles(token, *(_partner(token, found[kind]) for kind in ("medians", "mapping", "symbols")))  # type: ignore[arg-type]
+            partners = {kind: _partner(token, found[kind]) for kind in ("mapping", "symbols")}
+            medians = _partner(token, found["medians"]) or found["medians"][0]
+            return DictionaryFiles(token, medians, **partners, names=next(iter(names), None))
     if sizes and vocab_size not in {None, *sizes.values()}:
         listed = ", ".join(f"{path.name} has {size:,} tokens" for path, size in sizes.items())
         msg = (
             f"The weights have {vocab_size:,} tokens, but {listed}: these dictionaries belong to another model. "
-            "Geneformer V1 models need the gc30M files, V2 models the gc104M files; pass them as dictionaries=."
+            "Geneformer V1 models and scCello need the gc30M files, V2 models the gc104M files; pass them as dictionaries=."
         )
         raise ValueError(msg)
     msg = (
@@ -95,8 +105,15 @@ def find_dictionaries(
     raise FileNotFoundError(msg)
 
 
-def read_vocabulary(files: DictionaryFiles) -> Vocabulary:
+def read_vocabulary(files: DictionaryFiles, appended: Sequence[str] = ()) -> Vocabulary:
     """Read dictionaries with the restricted reader and put them into token order.
+
+    Parameters
+    ----------
+    files
+        The files.
+    appended
+        Special tokens that the files lack, numbered after all others.
 
     Raises
     ------
@@ -105,6 +122,7 @@ def read_vocabulary(files: DictionaryFiles) -> Vocabulary:
     """
     tokens = read_dictionary(files.tokens, int)
     medians = read_dictionary(files.medians, float)
+    tokens |= {name: max(tokens.values(), default=-1) + 1 + i for i, name in enumerate(appended)}
     special = {name: token for name, token in tokens.items() if name.startswith("<")}
     genes = sorted((gene for gene in tokens if gene not in special), key=tokens.__getitem__)
     without = [gene for gene in genes if gene not in medians]
@@ -114,6 +132,10 @@ def read_vocabulary(files: DictionaryFiles) -> Vocabulary:
     known = set(genes)
     mapping = {gene: gene for gene in genes} if files.mapping is None else read_dictionary(files.mapping, str)
     symbols = {} if files.symbols is None else read_dictionary(files.symbols, str)
+    if files.names is not None:
+        for symbol, gene in symbols.items():
+            mapping.setdefault(symbol.upper(), gene)
+        symbols = _read_names(files.names)
     if not all(0 <= token <= MAX_TOKEN for token in tokens.values()):
         msg = f"{files.tokens} holds a token that is negative or above {MAX_TOKEN:,}. Is it another dictionary?"
         raise ValueError(msg)
@@ -128,6 +150,19 @@ def read_vocabulary(files: DictionaryFiles) -> Vocabulary:
         )
     except ValueError as error:
         msg = f"{', '.join(map(str, files.paths))} make no vocabulary: {error}"
+        raise ValueError(msg) from error
+
+
+def _read_names(path: Path) -> dict[str, str]:
+    """Symbols of a table with the columns id and name; the last row of a symbol wins, as upstream has it."""
+    try:
+        if path.stat().st_size > MAX_NAMES_BYTES:
+            msg = f"it has more than {MAX_NAMES_BYTES:,} bytes"
+            raise ValueError(msg)
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        return dict(zip(table["name"], table["id"], strict=True))
+    except (ValueError, KeyError) as error:  # pandas' own errors are ValueErrors, too
+        msg = f"{path} is no table of the columns id and name ({error})."
         raise ValueError(msg) from error
 
 
