@@ -5,13 +5,14 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from scfm.datasets._drug_response import drug_response
 from scfm.datasets._pbmc68k import pbmc68k
 from scfm.datasets._synthetic import synthetic
 
 if TYPE_CHECKING:
     from scfm.datasets import cellxgene
 
-__all__ = ["cellxgene", "pbmc68k", "synthetic"]
+__all__ = ["cellxgene", "drug_response", "pbmc68k", "synthetic"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,0 +1,117 @@
+"""Published tables of marker genes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from scfm.metrics._input import check_compat
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from scfm.model._session import Compat
+
+__all__ = ["read_markers"]
+
+# The benchmark aligns alveolar cells of the lung to T helper cells, by their names in the data.
+CORRECTIONS = {
+    ("GSE130148", "Type 1"): ["Pulmonary alveolar type I cell", "Type I pneumocyte"],
+    ("GSE130148", "Type 2"): ["Pulmonary alveolar type II cell", "Type II pneumocyte"],
+}
+
+
+def read_markers(
+    path: str | Path,
+    *,
+    alignment: str | Path | None = None,
+    dataset: str | None = None,
+    symbols: str | Path | None = None,
+    compat: Compat | None = None,
+) -> dict[str, list[str]]:
+    r"""Read marker genes of cell types from the tables of the scCello benchmark.
+
+    Parameters
+    ----------
+    path
+        Tab-separated table with the columns ``cellType`` and ``geneMarker`` (symbols, with commas between):
+        ``cellmarkers.tsv``.
+    alignment
+        Table with the columns ``dataset``, ``original label`` and ``aligned label`` (cell types of ``path``, with
+        commas between): ``celllabel2typesquality.csv``. Then the result is by the labels of one data set.
+    dataset
+        Data set of ``alignment``, or a part of one: ``"GSE96583_1"``.
+    symbols
+        Table with the columns ``id`` and ``name``: ``vocab_id2name.csv``. Then the genes are ids; symbols that are not
+        in it are left out.
+    compat
+        By default a symbol with several ids stands for all of them, and the lung labels ``Type 1`` and ``Type 2`` of
+        GSE130148 are alveolar cells. ``"upstream"``: a symbol stands for its last id, and these labels, as in the
+        published table, for T helper cells.
+
+    Returns
+    -------
+    Genes of each cell type or label, sorted, none twice. A label that the table aligns to no known cell type has none;
+    rows without a label are left out.
+
+    Raises
+    ------
+    KeyError
+        If a column is missing.
+    ValueError
+        If ``alignment`` comes without ``dataset``, or the other way round, or does not hold it.
+
+    Examples
+    --------
+    >>> import scfm, tempfile, pathlib
+    >>> path = pathlib.Path(tempfile.mkdtemp()) / "markers.tsv"
+    >>> _ = path.write_text("cellType\tgeneMarker\nB cell\tMS4A1,CD79A\n")
+    >>> scfm.metrics.read_markers(path)
+    {'B cell': ['CD79A', 'MS4A1']}
+    """
+    check_compat(compat)
+    if (alignment is None) != (dataset is None):
+        msg = f"alignment={alignment!r}, dataset={dataset!r}: the labels of a data set need both, cell types neither."
+        raise ValueError(msg)
+    table = _read(path, "\t", "cellType", "geneMarker")
+    markers = {name: genes.split(",") for name, genes in zip(table["cellType"], table["geneMarker"], strict=True)}
+    if symbols is not None:
+        ids = _ids_of(symbols, compat)
+        markers = {name: [id for gene in genes for id in ids.get(gene, ())] for name, genes in markers.items()}
+    if alignment is not None and dataset is not None:
+        types = _types_of(alignment, dataset, compat)
+        markers = {label: [gene for name in names for gene in markers.get(name, ())] for label, names in types.items()}
+    return {name: sorted(set(genes)) for name, genes in markers.items()}
+
+
+def _read(path: str | Path, separator: str, *columns: str) -> pd.DataFrame:
+    """The columns of a table as strings."""
+    table = pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False)
+    if missing := [name for name in columns if name not in table]:
+        msg = f"{path} has no column {missing}; found {list(table.columns)}."
+        raise KeyError(msg)
+    return table[list(columns)]
+
+
+def _ids_of(symbols: str | Path, compat: Compat | None) -> dict[str, list[str]]:
+    table, ids = _read(symbols, ",", "id", "name"), dict[str, list[str]]()
+    for id, name in zip(table["id"], table["name"], strict=True):
+        ids[name] = [id] if compat is not None else [*ids.get(name, ()), id]
+    return ids
+
+
+def _types_of(alignment: str | Path, dataset: str, compat: Compat | None) -> dict[str, list[str]]:
+    """Cell types that each label of a data set is aligned to."""
+    table = _read(alignment, ",", "dataset", "original label", "aligned label")
+    rows = table[[f"{dataset}_".startswith(f"{name}_") for name in table["dataset"]]]
+    if rows.empty:
+        msg = f"{alignment} has no data set {dataset!r}; it has {np.unique(table['dataset']).tolist()}."
+        raise ValueError(msg)
+    types = {}
+    for name, label, aligned in rows.itertuples(index=False):
+        if label:
+            corrected = CORRECTIONS.get((name, label)) if compat is None else None
+            types[label] = corrected or aligned.split(",")
+    return types
