@@ -12,9 +12,12 @@ from jsonargparse import SUPPRESS, ArgumentParser
 
 from scfm.cli._common import log_progress
 from scfm.cli.stores import progress
+from scfm.read import is_tokenized
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from scfm.model import FoundationModel
 
 __all__ = ["commands", "family_options"]
 
@@ -127,6 +130,11 @@ def _embed(**values: Any) -> None:
         model = scfm.model.load(name, family=family)
         print(f"wrote {scfm.tl.gene_embeddings(source, model, out=out, overwrite=overwrite, **values)}")
         return
+    if is_tokenized(source):
+        _embed_tokenized(
+            source, scfm.model.load(name, family=family), out, overwrite=overwrite, key_added=key_added, **values
+        )
+        return
     source = Path(source)
     check_output(source, out, overwrite=overwrite)
     model = scfm.model.load(name, family=family)
@@ -134,6 +142,32 @@ def _embed(**values: Any) -> None:
     embedding = model.run(source, **values)
     write_with_embedding(source, out, embedding, keys, values["modality"])
     print(f"wrote {out} with {embedding.axis}m[{keys.obsm!r}] {embedding.values.shape} and uns[{keys.uns!r}]")
+
+
+def _embed_tokenized(
+    source: str, model: FoundationModel, out: Path, *, overwrite: bool, key_added: str | None, **values: Any
+) -> None:
+    import scfm
+
+    if out.suffix != ".h5ad":
+        msg = f"A tokenised dataset becomes an .h5ad file with its annotation and the embedding; OUT is {out}."
+        raise ValueError(msg)
+    if out.exists() and not overwrite:
+        msg = f"{out} exists already; choose another name or pass --overwrite."
+        raise FileExistsError(msg)
+    known = ("pooling", "hidden_layer", "max_tokens", "device", "dtype")
+    unused = [name for name, value in values.items() if name not in known and value is not None]
+    if unused:
+        msg = f"--{unused[0]} chooses among counts, and {source} is tokenised already."
+        raise ValueError(msg)
+    adata = scfm.tl.embed_tokenized(source, model, key_added=key_added, **{name: values[name] for name in known})
+    work = out.with_name(f".{out.name}")
+    try:
+        adata.write_h5ad(work)
+        work.replace(out)
+    finally:
+        work.unlink(missing_ok=True)
+    print(f"wrote {out} with obsm[{next(iter(adata.obsm))!r}] {adata.shape[0]} cells")
 
 
 @contextmanager

@@ -14,7 +14,8 @@ from scfm._settings import settings
 from scfm.model._citations import cite
 from scfm.model._joined import FileFacts, GeneMaps, JoinedSession
 from scfm.model._session import Compat, RunOptions, Session
-from scfm.read import JoinedSource, expand, open_counts
+from scfm.model._tokenized import tokenized_session
+from scfm.read import JoinedSource, expand, is_tokenized, open_counts, open_tokenized
 from scfm.run import ArraySink, GeneMeansSink
 from scfm.run.device import resolve_devices, resolve_dtype
 
@@ -104,6 +105,8 @@ class FoundationModel(ABC):
     """Whether the network pads batches on an accelerator."""
     dropping_options: ClassVar[tuple[str, ...]] = ()
     """Options of the family that leave cells out."""
+    reads_ranks: ClassVar[bool] = False
+    """Whether the network reads ranked genes, and nothing else of a cell."""
     has_scores: ClassVar[bool] = False
     """Whether the family has log-likelihoods."""
     warns_truncated: ClassVar[str] = ""
@@ -211,7 +214,7 @@ class FoundationModel(ABC):
         ----------
         data
             As for :func:`scfm.tl.embed`, or the path of an ``.h5ad``, ``.h5mu`` or ``.zarr`` file, which is read block
-            by block.
+            by block, or of a tokenised dataset (``.arrow``, ``.parquet``, a folder of ``datasets``).
         arguments
             The keyword arguments of :func:`scfm.tl.embed`, except ``key_added`` and ``copy``.
 
@@ -266,6 +269,11 @@ class FoundationModel(ABC):
             msg = f"pooling='gene' takes one device, got {[str(one) for one in where]}."
             raise ValueError(msg)
         model = self.adapted(choices)
+        if is_tokenized(data):
+            chosen = {"modality": modality, "layer": layer, "use_raw": use_raw, "gene_key": gene_key}
+            with open_tokenized(data, vocab_size=model.vocabulary.size) as tokenized:
+                yield tokenized_session(model, tokenized, choices, where, precision, chosen)
+            return
         matrix: dict[str, Any] = {
             "modality": modality,
             "layer": layer,

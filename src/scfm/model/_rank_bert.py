@@ -27,6 +27,8 @@ __all__ = ["RankBert"]
 class RankBert(FoundationModel):
     """A BERT over genes ranked by expression, special tokens around them as the vocabulary has them."""
 
+    reads_ranks = True
+
     @property
     def config(self) -> BertConfig:
         """Sizes of the network."""
@@ -118,9 +120,13 @@ class RankBert(FoundationModel):
         import torch
 
         tokens = torch.from_numpy(batch.tokens)
-        first_only = options.pooling not in ("mean", "gene")
-        hidden: torch.Tensor = network(tokens, batch.lengths, first_only=first_only)
+        hidden: torch.Tensor = network(tokens, batch.lengths, first_only=self.reads_first(options.pooling))
         return self.pool(network, hidden, batch.lengths, options.pooling)
+
+    @staticmethod
+    def reads_first(pooling: str) -> bool:
+        """Whether a pooling reads the first token of a cell and no other."""
+        return pooling not in ("mean", "gene")
 
     def pool(
         self, network: torch.nn.Module, hidden: torch.Tensor, lengths: NDArray[np.int64], pooling: str

@@ -6,5 +6,14 @@ from scfm.read._open import open_counts
 from scfm.read._source import CountSource
 from scfm.read.joined import JoinedSource
 from scfm.read.paths import expand
+from scfm.read.tokenized import TokenizedSource, is_tokenized, open_tokenized
 
-__all__ = ["CountSource", "JoinedSource", "expand", "open_counts"]
+__all__ = [
+    "CountSource",
+    "JoinedSource",
+    "TokenizedSource",
+    "expand",
+    "is_tokenized",
+    "open_counts",
+    "open_tokenized",
+]

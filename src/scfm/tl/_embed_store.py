@@ -14,7 +14,7 @@ from scfm._keys import result_keys
 from scfm.model import FoundationModel, load
 from scfm.model._joined import JoinedSession
 from scfm.model._session import counts_of
-from scfm.read import expand
+from scfm.read import expand, is_tokenized
 from scfm.read.paths import is_url
 from scfm.run import RunStats
 from scfm.run.device import local_device
@@ -169,6 +169,9 @@ def _checked_paths(source: Any, out: Path, *, resume: bool, into_source: bool) -
         raise FileNotFoundError(msg)
     found = expand(source)
     paths = found if isinstance(found, list) else [found]
+    if len(paths) > 1 and is_tokenized(paths):
+        msg = f"tl.embed_store takes one tokenised dataset, got {len(paths)} files; pass the folder that holds them."
+        raise ValueError(msg)
     urls = [path for path in paths if is_url(path)]
     if into_source and urls:
         msg = f"into_source=True cannot write to {urls[0]}; use scfm.tl.embed_store without it."

@@ -1,0 +1,85 @@
+"""Embeddings of cells that are tokenised already."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from scfm._keys import PARAMS, result_keys
+from scfm.model import FoundationModel, load
+from scfm.read import is_tokenized, open_tokenized
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    import torch
+    from anndata import AnnData
+
+    from scfm.run.device import Device
+
+__all__ = ["embed_tokenized"]
+
+
+def embed_tokenized(
+    data: str | Path | Sequence[str | Path],
+    model: str | Path | FoundationModel,
+    *,
+    pooling: str | None = None,
+    hidden_layer: int | None = None,
+    max_tokens: int | None = None,
+    device: Device | Sequence[Device] | None = None,
+    dtype: str | torch.dtype | None = None,
+    key_added: str | None = None,
+) -> AnnData:
+    """Embed cells of a tokenised dataset, as Hugging Face ``datasets`` keeps them (needs the extra ``arrow``).
+
+    The token ids must be those of the model: scCello publishes its data so, and Geneformer's tokenizer writes such
+    folders. Special tokens around a cell may be there or not; cells that are too long are cut.
+
+    Parameters
+    ----------
+    data
+        A ``.parquet`` or ``.arrow`` file, a folder of them or one that ``save_to_disk`` wrote, a pattern, or a list. Tokens
+        are in the column ``input_ids`` or ``gene_token_ids``.
+    model
+        Id, alias, folder, or a loaded model, of a family that reads ranked genes: Geneformer, scCello, scfm-mini.
+    pooling, hidden_layer, max_tokens, device, dtype, key_added
+        As for :func:`scfm.tl.embed`; ``pooling="gene"`` takes counts.
+
+    Returns
+    -------
+    An AnnData object without genes: all columns of the dataset but lists in ``obs``, and the results of
+    :func:`scfm.tl.embed`.
+
+    Raises
+    ------
+    TypeError
+        If the model does not read ranked genes.
+    ValueError
+        If ``data`` is no such dataset, a token is not in the vocabulary, or an argument is out of range.
+    ImportError
+        If pyarrow is not installed.
+
+    Examples
+    --------
+    >>> import pyarrow as pa, pyarrow.parquet, scfm, tempfile
+    >>> path = tempfile.mkdtemp() + "/cells.parquet"
+    >>> pa.parquet.write_table(pa.table({"input_ids": [[70, 20], [50]], "cell_type": ["T", "B"]}), path)
+    >>> scfm.tl.embed_tokenized(path, "scfm-mini").obsm["X_scfm_mini"].shape
+    (2, 128)
+    """
+    from anndata import AnnData
+
+    result_keys("check", key_added)
+    if not is_tokenized(data):
+        msg = f"{data!r} is no tokenised dataset (.arrow, .parquet, or a folder of them); scfm.tl.embed takes counts."
+        raise ValueError(msg)
+    loaded = model if isinstance(model, FoundationModel) else load(model)
+    arguments: dict[str, Any] = {"pooling": pooling, "hidden_layer": hidden_layer, "max_tokens": max_tokens}
+    embedding = loaded.run(data, device=device, dtype=dtype, **arguments)
+    with open_tokenized(data) as source:
+        adata = AnnData(obs=source.obs)
+    keys = result_keys(loaded.family, key_added)
+    adata.obsm[keys.obsm] = embedding.values
+    adata.uns[keys.uns] = {PARAMS: embedding.params}
+    return adata
