@@ -16,6 +16,7 @@ import torch
 import scfm
 from scfm.model.sccello import ASSAYS, ScCello
 from scfm.nn import ScCelloNetwork
+from scfm.nn.masking import masked_outputs
 from scfm.read import open_counts
 
 if TYPE_CHECKING:
@@ -214,3 +215,17 @@ def test_bulk_expression(case: Case) -> None:
         cell = case.model.embed(adata, compat="upstream", pooling="cell_cls")
     np.testing.assert_allclose(cls, case.expected["drug_cls"], atol=CELL_TOLERANCE, rtol=0)
     np.testing.assert_allclose(unit(cell), case.expected["drug_repr"], atol=UNIT_TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize("double", [False, True])
+def test_marker_genes(case: Case, double: bool) -> None:
+    network = case.network
+    if double:
+        network = ScCelloNetwork(case.model.config).double().eval()
+        network.load_published(case.model.tensors)
+    cells = [(cell, torch.arange(1, len(cell))) for cell in case.short()]
+    whole = network(torch.cat(case.short()), [len(cell) for cell in case.short()], first_only=True)
+    copies = masked_outputs(network, cells, 1, lambda hidden, _: hidden, first_only=True, max_tokens=500)
+    scores = [1 - torch.cosine_similarity(z.double(), masked.double()) for z, masked in zip(whole, copies, strict=True)]
+    expected = case.expected["mk_scores64_flat" if double else "mk_scores_flat"]
+    np.testing.assert_allclose(torch.cat(scores).numpy(), expected, atol=2e-6, rtol=0)

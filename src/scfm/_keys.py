@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-__all__ = ["Keys", "PARAMS", "ScoreKeys", "result_keys", "score_keys"]
+__all__ = ["Keys", "MARKER_GENES", "PARAMS", "ScoreKeys", "check_key", "result_keys", "score_keys"]
 
 PARAMS = "params"
+MARKER_GENES = "marker_genes"
 
 
 class Keys(NamedTuple):
@@ -28,10 +29,15 @@ def result_keys(family: str, key_added: str | None = None) -> Keys:
     """
     if key_added is None:
         return Keys(f"X_{family}", family)
+    check_key(key_added)
+    return Keys(key_added, key_added)
+
+
+def check_key(key_added: str) -> None:
+    """Raise a ValueError for a name that cannot be stored."""
     if not key_added or "/" in key_added:
         msg = f"key_added={key_added!r} cannot be stored: give a name without '/'."
         raise ValueError(msg)
-    return Keys(key_added, key_added)
 
 
 class ScoreKeys(NamedTuple):

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from scfm._types import CountBlock
-from scfm.encode import RankEncoder, ObsDepth
+from scfm.encode import ObsDepth, RankEncoder
 
 
 def block(matrix: sparse.csr_matrix, row0: int = 0) -> CountBlock:

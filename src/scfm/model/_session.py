@@ -85,6 +85,7 @@ class Session:
         forward: Forward | None = None,
         *,
         block_rows: int | None = None,
+        batch_tokens: int | None = None,
         spans: Sequence[tuple[int, int]] | None = None,
         empty: str | None = None,
     ) -> RunStats:
@@ -98,6 +99,8 @@ class Session:
             What to compute of a batch, by default what :meth:`FoundationModel.forward` does.
         block_rows
             Most cells that are read at a time, by default as in the settings.
+        batch_tokens
+            Token budget of a batch, by default that of the device.
         spans
             Ranges of cells; all by default.
         empty
@@ -109,7 +112,7 @@ class Session:
             raise ValueError(msg)
         forwards = [partial(self._step, forward, network) for network in self.networks()]
         plan = RunPlan(
-            batch_tokens=default_batch_tokens(self.device),
+            batch_tokens=batch_tokens or default_batch_tokens(self.device),
             block_rows=settings.block_rows if block_rows is None else min(block_rows, settings.block_rows),
             block_values=settings.block_values,
             padded=self.device.type != "cpu" and self.model.pads,

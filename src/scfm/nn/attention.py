@@ -134,39 +134,43 @@ def attend(qkv: Tensor, packing: Packing, n_heads: int) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
-def attend_first(q: Tensor, kv: Tensor, packing: Packing, n_heads: int) -> Tensor:
-    """Attention of the first token of each cell to all tokens of its cell.
+def attend_first(queries: Tensor, x: Tensor, packing: Packing, scale: float) -> Tensor:
+    """Attention of the first token of each cell to the hidden states of all tokens of its cell.
 
     Parameters
     ----------
-    q
-        Query of the first token of each cell, shape ``(n_cells, d)``.
-    kv
-        Keys and values of all packed tokens side by side, shape ``(T, 2 d)``.
+    queries
+        Queries of the first token of each cell, one a head, shape ``(n_cells, n_heads, d)``.
+    x
+        Hidden states of all packed tokens, which are keys and values, shape ``(T, d)``.
     packing
         Where each cell lies; every cell has at least one token.
-    n_heads
-        Number of heads.
+    scale
+        Factor of the scores.
 
     Returns
     -------
-    The attended values, shape ``(n_cells, d)``, dtype of ``q``.
+    The attended states, shape ``(n_cells, n_heads, d)``, dtype of ``x``.
     """
     if packing.n_tokens == 0:
-        return q
-    query = q.view(len(q), n_heads, 1, -1)
+        return queries
     if packing.padded is not None:
         grid = packing.padded
-        padded = kv.new_zeros(grid.shape[0] * grid.shape[1], kv.shape[1]).index_copy(0, grid.index, kv)
-        k, v = _heads(padded, grid.shape, 2, n_heads)
-        return F.scaled_dot_product_attention(query, k, v, attn_mask=grid.mask).reshape(q.shape)
+        padded = x.new_zeros(grid.shape[0] * grid.shape[1], x.shape[1]).index_copy(0, grid.index, x)
+        return _attend_states(queries, padded.view(*grid.shape, -1), scale, grid.mask)
     parts, cell = [], 0
     for start, n_cells, length in packing.runs():
-        k, v = _heads(kv[start : start + n_cells * length], (n_cells, length), 2, n_heads)
-        out = F.scaled_dot_product_attention(query[cell : cell + n_cells], k, v)
-        parts.append(out.reshape(n_cells, -1))
+        states = x[start : start + n_cells * length].view(n_cells, length, -1)
+        parts.append(_attend_states(queries[cell : cell + n_cells], states, scale, None))
         cell += n_cells
     return torch.cat(parts)
+
+
+def _attend_states(queries: Tensor, states: Tensor, scale: float, mask: Tensor | None) -> Tensor:
+    """As :func:`attend_first`, for states of shape ``(n_cells, length, d)``: the heads are queries of one cell."""
+    key = states[:, None]
+    mask = None if mask is None else mask.expand(-1, 1, queries.shape[1], -1)
+    return F.scaled_dot_product_attention(queries[:, None], key, key, attn_mask=mask, scale=scale)[:, 0]
 
 
 def _attend_tiles(qkv: Tensor, n_heads: int) -> Tensor:

@@ -153,11 +153,16 @@ class BertLayer(nn.Module):
 
     def forward_first(self, x: Tensor, packing: Packing) -> Tensor:
         """Hidden state of the next layer for the first token of each cell, shape ``(n_cells, d)``."""
-        d = x.shape[1]
         first = x[packing.first()]
-        q = linear(first, self.qkv.weight[:d], self.qkv.bias[:d])
-        kv = linear(x, self.qkv.weight[d:], self.qkv.bias[d:])
-        return self._after_attention(attend_first(q, kv, packing, self.n_heads), first)
+        (wq, wk, wv), (bq, _, bv) = self.qkv.weight.chunk(3), self.qkv.bias.chunk(3)
+        by_head = (self.n_heads, -1, x.shape[1])
+        q = linear(first, wq, bq).unflatten(1, (self.n_heads, -1))
+        # (W x) · q = x · (Wᵀ q): one query and one value a cell are projected, not all keys and values. The bias of the
+        # keys adds the same to all scores of a query, which softmax does not see.
+        queries = torch.einsum("che,hed->chd", q, wk.view(by_head))
+        states = attend_first(queries, x, packing, q.shape[-1] ** -0.5)
+        attended = torch.einsum("chd,hed->che", states, wv.view(by_head)).flatten(1) + bv
+        return self._after_attention(attended, first)
 
     def _after_attention(self, attended: Tensor, x: Tensor) -> Tensor:
         if attended.requires_grad or attended.device.type != "cpu":
@@ -236,16 +241,20 @@ class BertEncoder(nn.Module):
             If a token is not in the vocabulary (on the CPU).
         """
         packing = self._pack(tokens, lengths)
-        x = self._embed(tokens, packing)
+        return self.after(self._embed(tokens, packing), packing, 0, first_only=first_only)
+
+    def after(self, x: Tensor, packing: Packing, start: int, *, first_only: bool = False) -> Tensor:
+        """Send hidden states through the layers from ``start`` on; arguments and result as in :meth:`forward`."""
+        layers = self.layers[start:]
         if not first_only:
-            for layer in self.layers:
+            for layer in layers:
                 x = layer(x, packing)
             return x
-        for layer in self.layers[:-1]:
+        for layer in layers[:-1]:
             x = layer(x, packing)
-        if not self.layers:
+        if not len(layers):
             return x[packing.first()]
-        return cast("BertLayer", self.layers[-1]).forward_first(x, packing)
+        return cast("BertLayer", layers[-1]).forward_first(x, packing)
 
     def hidden_states(self, tokens: Tensor, lengths: Lengths) -> list[Tensor]:
         """Hidden states after the embedding block and after each built layer.

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from scfm.run.progress import Advance
     from scfm.run.sink import Sink
 
-__all__ = ["RunPlan", "RunStats", "run"]
+__all__ = ["RunPlan", "RunStats", "free_memory", "out_of_memory", "run"]
 
 logger = logging.getLogger(__name__)
 
@@ -175,7 +175,7 @@ def _outputs(batch: TokenBatch, forward: Forward, stats: RunStats) -> Iterator[t
         try:
             output = forward(part)
         except (MemoryError, RuntimeError) as error:
-            if not _out_of_memory(error):
+            if not out_of_memory(error):
                 raise
             if len(part.rows) == 1:
                 msg = (
@@ -186,13 +186,14 @@ def _outputs(batch: TokenBatch, forward: Forward, stats: RunStats) -> Iterator[t
         else:
             yield part, output
             continue
-        _free_memory()
+        free_memory()
         stats.batch_tokens = max(1, min(stats.batch_tokens, len(part.tokens) // 2))
         logger.warning("Out of memory: going on with %d tokens in a batch.", stats.batch_tokens)
         waiting.append(part)
 
 
-def _out_of_memory(error: Exception) -> bool:
+def out_of_memory(error: Exception) -> bool:
+    """Whether an error says that the memory of a device ran out."""
     import torch
 
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
@@ -201,7 +202,8 @@ def _out_of_memory(error: Exception) -> bool:
     return "out of memory" in text or "can't allocate memory" in text
 
 
-def _free_memory() -> None:
+def free_memory() -> None:
+    """Give back what the allocators of torch keep."""
     import torch
 
     if torch.cuda.is_available():

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from scfm.model._base import Compat
     from scfm.model._session import Session
 
-__all__ = ["gene_embeddings"]
+__all__ = ["columns_of", "gene_embeddings"]
 
 BLOCK_BYTES = 2**28
 
@@ -103,7 +103,7 @@ def gene_embeddings(
     where: dict[str, Any] = {"modality": modality, "layer": layer, "use_raw": use_raw, "gene_key": gene_key}
     how: dict[str, Any] = {"hidden_layer": hidden_layer, "max_tokens": max_tokens, "compat": compat, **options}
     with loaded.session(data, pooling="gene", device=device, dtype=dtype, **where, **how) as session:
-        columns = _columns(session.source.var.index, genes)
+        columns = columns_of(session.source.var.index, genes)
         if target is None:
             states = SparseStates((session.source.n_obs, len(columns), session.model.n_features))
             _run(session, columns, states)
@@ -131,7 +131,8 @@ def _stream(session: Session, columns: np.ndarray, target: Path) -> Path:
     return target
 
 
-def _columns(names: pd.Index, genes: Sequence[str] | None) -> np.ndarray:
+def columns_of(names: pd.Index, genes: Sequence[str] | None) -> np.ndarray:
+    """Positions of genes among the names; all if none are given, a KeyError for one that is not there."""
     if genes is None:
         return np.arange(len(names))
     wanted = pd.Index([genes] if isinstance(genes, str) else list(genes))

@@ -1,0 +1,88 @@
+"""Results as tables."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from scfm._keys import MARKER_GENES
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from anndata import AnnData
+
+__all__ = ["marker_genes_df", "table_of"]
+
+COLUMNS = ("names", "scores", "means", "pts")
+
+
+def marker_genes_df(
+    adata: AnnData,
+    group: str | Sequence[str] | None = None,
+    *,
+    key: str = MARKER_GENES,
+    n_genes: int | None = None,
+    gene_symbols: str | None = None,
+) -> pd.DataFrame:
+    """Ranked genes that :func:`scfm.tl.marker_genes` stored, as a table.
+
+    Parameters
+    ----------
+    adata
+        With the result in ``uns``.
+    group
+        Group, or several; all by default.
+    key
+        ``key_added`` of :func:`scfm.tl.marker_genes`.
+    n_genes
+        Genes of each group; all by default.
+    gene_symbols
+        Column of ``var`` to add.
+
+    Returns
+    -------
+    A row for each gene of each group, highest score first, with the columns ``group`` (unless one group was asked for by
+    its name), ``names``, ``scores``, ``means``, ``pts`` and ``gene_symbols``.
+
+    Raises
+    ------
+    KeyError
+        If there is no such result, it has no groups, or ``group`` is none of them.
+
+    Examples
+    --------
+    >>> import scfm
+    >>> adata = scfm.datasets.pbmc68k()
+    >>> scfm.tl.marker_genes(adata, "scfm-mini", groupby="bulk_labels", n_cells=1)
+    >>> len(scfm.get.marker_genes_df(adata, n_genes=5))
+    50
+    """
+    result = adata.uns.get(key, {})
+    if not set(COLUMNS) <= set(result):
+        msg = f"uns[{key!r}] holds no ranked genes; call scfm.tl.marker_genes(adata, model, groupby=...) first."
+        raise KeyError(msg)
+    known = list(result["names"].dtype.names)
+    groups = known if group is None else [group] if isinstance(group, str) else list(group)
+    unknown = [name for name in groups if name not in known]
+    if unknown:
+        msg = f"{unknown[0]!r} is no group of uns[{key!r}]; found {known}."
+        raise KeyError(msg)
+    table = table_of(result, groups, n_genes)
+    if gene_symbols is not None:
+        table = table.join(adata.var[gene_symbols], on="names")
+    return table.drop(columns="group") if isinstance(group, str) else table
+
+
+def table_of(
+    result: Mapping[str, Any], groups: Sequence[str] | None = None, n_genes: int | None = None
+) -> pd.DataFrame:
+    """Ranked genes of groups, all by default, one below the other."""
+    groups = list(result["names"].dtype.names if groups is None else groups)
+    tables = [pd.DataFrame({name: result[name][group][:n_genes] for name in COLUMNS}) for group in groups]
+    table = pd.concat(tables, ignore_index=True)
+    codes = np.repeat(np.arange(len(groups)), [len(part) for part in tables])
+    table["group"] = pd.Categorical.from_codes(codes, pd.Index(groups))
+    return table[["group", *COLUMNS]]

@@ -1,0 +1,194 @@
+"""Genes that matter for the embedding of a cell."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from scfm._keys import MARKER_GENES, PARAMS, check_key
+from scfm.model import FoundationModel, load
+from scfm.model._masking import check_masks, masked_scores
+from scfm.read import is_tokenized
+from scfm.tl._gene_embeddings import columns_of
+from scfm.tl._marker_table import cells_of_groups, ranked_table
+from scfm.tl._target import check_container, check_options, check_writable, target_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    import torch
+    from anndata import AnnData
+    from mudata import MuData
+    from scipy import sparse
+
+    from scfm.model._base import Compat
+
+__all__ = ["marker_genes", "score_markers"]
+
+logger = logging.getLogger("scfm")
+
+
+def marker_genes(
+    data: AnnData | MuData,
+    model: str | Path | FoundationModel,
+    *,
+    groupby: str | None = None,
+    genes: Sequence[str] | None = None,
+    n_cells: int | None = None,
+    seed: int = 0,
+    modality: str | None = None,
+    layer: str | None = None,
+    use_raw: bool | None = None,
+    gene_key: str | None = None,
+    pooling: str | None = None,
+    hidden_layer: int | None = None,
+    max_tokens: int | None = None,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    compat: Compat | None = None,
+    key_added: str = MARKER_GENES,
+    copy: bool = False,
+    **options: Any,
+) -> AnnData | MuData | None:
+    """Score how much each gene matters for the embedding of each cell, by masking it.
+
+    The score of gene ``g`` in a cell is ``1 − cos(z, z_g)``: ``z`` is the embedding of the cell, ``z_g`` that of the same
+    cell with ``<mask>`` in the place of ``g`` (Yuan et al. 2024, arXiv:2408.12373). It takes one run of the network for
+    every gene of every cell, so choose cells (``n_cells``) or genes (``genes``) where there are many.
+
+    Parameters
+    ----------
+    data, modality, layer, use_raw, gene_key, hidden_layer, max_tokens, device, dtype, compat, options
+        As for :func:`scfm.tl.embed`.
+    model
+        Id, alias, folder, or a loaded model, of a family that was trained with masked genes: Geneformer, scCello,
+        scfm-mini.
+    groupby
+        Column of ``obs``; genes are ranked for each of its values. Cells without a value are left out.
+    genes
+        Names of the genes to mask, as in ``var_names``; all by default.
+    n_cells
+        Most cells of each group (of all cells without ``groupby``), drawn at random; all by default.
+    seed
+        Seed of the draw.
+    pooling
+        As for :func:`scfm.tl.embed`, except ``"gene"``. scCello was evaluated with ``"cls"``, its default.
+    key_added
+        Name of all results.
+    copy
+        Change and return a copy instead.
+
+    Returns
+    -------
+    ``None``, or the changed copy with ``copy=True``. Sets these fields:
+
+    ``.layers['marker_genes' | key_added]`` : sparse float32, shape ``(n_obs, n_vars)``
+        Scores, 0 to 2. What is stored was computed; genes that a cell does not express, or that did not fit into its
+        input, have no score. Genes that share a token share the score.
+    ``.uns['marker_genes' | key_added]`` : dict
+        With ``groupby``, ranked genes in the layout of :func:`scanpy.tl.rank_genes_groups`, a record array with a field
+        for each group: ``names``, ``scores`` (mean score of the group minus that of the other cells; genes without a score
+        count as 0), ``means`` (mean score of the group) and ``pts`` (share of its cells in which the gene has a score).
+        ``params`` holds everything needed to repeat the run. :func:`scfm.get.marker_genes_df` and
+        :func:`scfm.pl.marker_genes` read it.
+
+    Raises
+    ------
+    TypeError
+        If the model was not trained with masked genes, or as :func:`scfm.tl.embed`.
+    KeyError
+        If ``groupby`` is not in ``obs``, or a gene is not in ``var_names``.
+    ValueError
+        If ``groupby`` holds no value, ``n_cells`` is below 1, or as :func:`scfm.tl.embed`; nothing is stored then.
+
+    Examples
+    --------
+    >>> import scfm
+    >>> adata = scfm.datasets.pbmc68k()
+    >>> scfm.tl.marker_genes(adata, "scfm-mini", groupby="bulk_labels", n_cells=2)
+    >>> scfm.get.marker_genes_df(adata, "CD56+ NK").columns.tolist()
+    ['names', 'scores', 'means', 'pts']
+    """
+    check_container(data, "tl.marker_genes", "the command `scfm marker_genes`")
+    check_key(key_added)
+    check_options(options, "tl.marker_genes", "copy")
+    check_writable(data, modality, copy=copy)
+    loaded = model if isinstance(model, FoundationModel) else load(model)
+    where: dict[str, Any] = {"modality": modality, "layer": layer, "use_raw": use_raw, "gene_key": gene_key}
+    how: dict[str, Any] = {
+        "pooling": pooling,
+        "hidden_layer": hidden_layer,
+        "max_tokens": max_tokens,
+        "compat": compat,
+        **options,
+    }
+    chosen: dict[str, Any] = {"groupby": groupby, "genes": genes, "n_cells": n_cells, "seed": seed}
+    scores, names, result = score_markers(loaded, data, **chosen, device=device, dtype=dtype, **where, **how)
+    data = data.copy() if copy else data
+    target = target_of(data, modality)
+    target.layers[key_added] = _in_order_of(scores, names, target.var_names)
+    target.uns[key_added] = result
+    logger.info("added .layers[%r] and .uns[%r]", key_added, key_added)
+    return data if copy else None
+
+
+def score_markers(
+    loaded: FoundationModel,
+    data: AnnData | MuData | str | Path,
+    *,
+    groupby: str | None,
+    genes: Sequence[str] | None,
+    n_cells: int | None,
+    seed: int,
+    **arguments: Any,
+) -> tuple[sparse.csr_matrix, pd.Index, dict[str, Any]]:
+    """Scores, shape ``(n_obs, n_vars)`` of the source, the names of its genes, and what goes to ``uns``."""
+    check_masks(loaded)
+    if is_tokenized(data):
+        msg = f"Marker genes are those of counts, and {data} is tokenised already."
+        raise TypeError(msg)
+    with loaded.session(data, **arguments) as session:
+        if session.choices.pooling == "gene":
+            msg = "pooling='gene' gives no embedding of cells; leave pooling out, or use 'cls' or 'mean'."
+            raise ValueError(msg)
+        source = session.source
+        names = source.var.index
+        columns = columns_of(names, genes)
+        labels = None
+        if groupby is not None:
+            if groupby not in source.obs_columns:
+                msg = f"groupby={groupby!r} is not a column of obs; found {source.obs_columns}."
+                raise KeyError(msg)
+            labels = pd.Categorical(source.column(groupby))
+        cells = cells_of_groups(labels, source.n_obs, n_cells, seed)
+        scores, params = masked_scores(session, columns, _spans(cells))
+    params |= {"method": "masking", "reference": "rest", "use_raw": False, "n_cells_scored": len(cells), "seed": seed}
+    if labels is None:
+        return scores, names, {PARAMS: params}
+    params |= {"groupby": groupby}
+    return scores, names, {PARAMS: params, **ranked_table(scores[cells], labels[cells], names)}
+
+
+def _spans(cells: np.ndarray) -> list[tuple[int, int]]:
+    """Runs of neighbouring cells."""
+    borders = np.flatnonzero(np.diff(cells, prepend=-2) > 1)
+    stops = np.append(borders[1:], len(cells))
+    return [(int(cells[start]), int(cells[stop - 1]) + 1) for start, stop in zip(borders, stops, strict=True)]
+
+
+def _in_order_of(scores: sparse.csr_matrix, names: pd.Index, wanted: pd.Index) -> sparse.csr_matrix:
+    """Scores for the genes of the data: those of ``raw`` may be more, or in another order."""
+    if names.equals(wanted):
+        return scores
+    from scipy import sparse
+
+    first = np.flatnonzero(~names.duplicated())
+    at = names[first].get_indexer(wanted)
+    found = np.flatnonzero(at >= 0)
+    picked = scores[:, first[at[found]]].tocoo()
+    shape = (scores.shape[0], len(wanted))
+    return sparse.csr_matrix((picked.data, (picked.row, found[picked.col])), shape=shape)
