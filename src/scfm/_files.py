@@ -7,22 +7,31 @@ import stat
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from scfm._keys import PARAMS
 from scfm.read._containers import open_container
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     import numpy as np
+    from anndata import AnnData
     from numpy.typing import NDArray
 
     from scfm._keys import Keys
     from scfm.model import Embedding
     from scfm.run.store import EmbeddingStore, Shard
 
-__all__ = ["check_output", "merge_store", "replace", "write_with_embedding", "write_with_scores"]
+__all__ = [
+    "check_output",
+    "merge_store",
+    "read_frame",
+    "replace",
+    "write_with_embedding",
+    "write_with_fields",
+    "write_with_scores",
+]
 
 PIECE = 2**16
 """Rows that are copied at a time."""
@@ -78,12 +87,67 @@ def write_with_scores(
     with _completed_copy(source, out) as root:
         group = root if modality is None else root["mod"][modality]
         _add_mappings(group, "uns")
-        obs = group["obs"]
-        for name, values in columns.items():
-            write_elem(obs, name, values)
-        order = [str(name) for name in obs.attrs["column-order"]]
-        obs.attrs["column-order"] = order + [name for name in columns if name not in order]
+        _write_columns(group["obs"], columns)
         write_elem(group["uns"], uns, {PARAMS: params})
+
+
+def read_frame(path: Path, modality: str | None, *, obsm: str, uns: Sequence[str]) -> AnnData:
+    """Read the annotation of the cells of a file, one embedding and some of ``uns``, and no matrix.
+
+    Parameters
+    ----------
+    path
+        File of an AnnData or MuData.
+    modality
+        Which AnnData of a MuData.
+    obsm
+        Key of the embedding.
+    uns
+        Keys that are read if they are there.
+
+    Raises
+    ------
+    KeyError
+        If there is no such embedding.
+    """
+    from anndata import AnnData
+    from anndata.io import read_elem
+
+    with open_container(path, modality) as found:
+        obs = found.obs
+    with _opened(path, "r") as root:
+        group = root if modality is None else root["mod"][modality]
+        there = sorted(group["obsm"]) if "obsm" in group else []
+        if obsm not in there:
+            msg = f"There is no obsm[{obsm!r}] in {path}; there are: {', '.join(there) or 'none'}. `scfm embed` makes one."
+            raise KeyError(msg)
+        kept = {name: read_elem(group["uns"][name]) for name in uns if "uns" in group and name in group["uns"]}
+        return AnnData(obs=obs, obsm={obsm: read_elem(group["obsm"][obsm])}, uns=kept)
+
+
+def write_with_fields(
+    source: Path, out: Path, adata: AnnData, modality: str | None, *, obs: Sequence[str], obsm: str, uns: Sequence[str]
+) -> None:
+    """As :func:`write_with_embedding`, for the columns of ``obs`` and other fields of ``adata`` that are named."""
+    from anndata.io import write_elem
+
+    with _completed_copy(source, out) as root:
+        group = root if modality is None else root["mod"][modality]
+        _add_mappings(group, "obsm", "uns")
+        _write_columns(group["obs"], {name: adata.obs[name].values for name in obs})
+        write_elem(group["obsm"], obsm, adata.obsm[obsm])
+        for name in uns:
+            write_elem(group["uns"], name, adata.uns[name])
+
+
+def _write_columns(obs: Any, columns: Mapping[str, Any]) -> None:
+    """Add columns to a stored data frame, after those it has."""
+    from anndata.io import write_elem
+
+    for name, values in columns.items():
+        write_elem(obs, name, values)
+    order = [str(name) for name in obs.attrs["column-order"]]
+    obs.attrs["column-order"] = order + [name for name in columns if name not in order]
 
 
 def merge_store(store: EmbeddingStore, target: Path, modality: str | None = None) -> None:
@@ -182,10 +246,13 @@ def replace(out: Path, work: Path) -> None:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
+def _opened(path: Path, mode: Literal["r", "r+"] = "r+") -> Iterator[Any]:
     if path.is_dir():
         import zarr
 
+        if mode == "r":
+            yield zarr.open_group(path, mode=mode, use_consolidated=False)
+            return
         consolidated = zarr.open_group(path, mode="r").metadata.consolidated_metadata is not None
         yield zarr.open_group(path, mode="r+", use_consolidated=False)
         if consolidated:
@@ -193,7 +260,7 @@ def _opened(path: Path) -> Iterator[Any]:
         return
     import h5py
 
-    with h5py.File(path, "r+") as file:
+    with h5py.File(path, mode) as file:
         yield file
 
 

@@ -1,0 +1,318 @@
+"""Cell types from an embedding."""
+
+from __future__ import annotations
+
+import logging
+from importlib.metadata import version
+from itertools import cycle
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+
+from scfm._keys import PARAMS, result_keys
+from scfm.annotate import Metric, Prediction, predict, predict_types
+from scfm.tl._annotate_cells import Cells, adata_of, provenance
+from scfm.tl._target import check_container, check_writable
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from mudata import MuData
+    from numpy.typing import NDArray
+
+    from scfm.ontology import CellOntology
+
+__all__ = ["UNKNOWN", "annotate"]
+
+logger = logging.getLogger("scfm")
+
+Method = Literal["knn", "logistic", "linear_probe", "ontology"]
+UNKNOWN = "unknown"
+"""Label of rejected cells."""
+UNKNOWN_COLOR = "#d3d3d3"
+EMBEDDING = ("model", "revision", "weights_sha256", "pooling", "hidden_layer")
+"""What is taken over from the provenance of the embedding."""
+
+
+def annotate(
+    data: AnnData | MuData,
+    reference: AnnData | MuData | None = None,
+    *,
+    labels_key: str,
+    use_rep: str,
+    method: Method = "knn",
+    n_neighbors: int = 15,
+    metric: Metric = "whitened",
+    candidates: Sequence[str] | None = None,
+    ontology: CellOntology | str | Path | None = None,
+    reject: float | None = None,
+    batch_key: str | None = None,
+    modality: str | None = None,
+    seed: int = 0,
+    key_added: str = "annotation",
+    copy: bool = False,
+) -> AnnData | MuData | None:
+    """Annotate cells from an embedding and labelled cells.
+
+    Parameters
+    ----------
+    data
+        Cells to annotate, with an embedding in ``obsm``; the matrix is not read.
+    reference
+        Labelled cells with the same embedding. By default the cells of ``data`` that have a label are the reference,
+        and only those whose label is missing (NaN) are annotated.
+    labels_key
+        Column of ``obs`` with the labels of the reference. Cells of the reference without a label are left out.
+    use_rep
+        Key of the embedding in ``obsm``, of both.
+    method
+        ``"knn"``: share of each label among the nearest cells. ``"logistic"``: logistic regression on whitened
+        embeddings. ``"linear_probe"``: scCello's linear probe, on the embeddings as they are. ``"ontology"``:
+        scCello's procedure for types that the reference does not have.
+    n_neighbors
+        Neighbours for ``"knn"``.
+    metric
+        Distance for ``"knn"``. ``"whitened"``: cosine after the covariance within labels is divided out, so that what
+        varies in cells of one label (also between its batches) does not count. ``"cosine"``, ``"euclidean"``: of the
+        embeddings as they are, as in :func:`scanpy.tl.ingest`.
+    candidates
+        For ``"ontology"``: the types to choose from, as names, exact synonyms or ids (``"CL:0000084"``) of terms. The
+        reference need not have them.
+    ontology
+        An ontology (:func:`scfm.ontology.read_ontology`), the path of one, or ``"bundled"``. Labels must be terms of
+        it, and the ids are stored, too. ``"ontology"`` needs one.
+    reject
+        Share of the cells of the reference (such as 0.05) that may be rejected wrongly. Cells that are less like the
+        reference than this become ``"unknown"``. It is found by leaving out parts of the reference.
+    batch_key
+        Column of ``obs`` of the reference with batches: for ``reject``, whole batches are left out. Without it the
+        limit is too strict for cells of a new batch.
+    modality
+        Modality of MuData objects.
+    seed
+        Seed of the linear probe and of the parts that are left out.
+    key_added
+        Name of the results.
+    copy
+        Change and return a copy instead.
+
+    Returns
+    -------
+    ``None``, or the changed copy with ``copy=True``. Sets these fields. Everything but the label is NaN for a cell of
+    the reference itself, and everything for a cell whose embedding is NaN.
+
+    ``.obs[key_added]`` : category
+        Label with the highest probability; ``"unknown"`` if rejected. Labels that ``data`` already has are kept.
+    ``.obs[f'{key_added}_score']`` : float32
+        Probability of that label, also if the cell was rejected.
+    ``.obs[f'{key_added}_novelty']`` : float32
+        How unlike the reference the cell is, higher is less like: 1 − cosine to the nearest mean of a label in the
+        whitened space (0 to 2); for ``"ontology"`` 1 − Spearman correlation of the best candidate (0 to 2).
+    ``.obs[f'{key_added}_cl']`` : category
+        With an ontology: id of the term.
+    ``.obsm[f'{key_added}_probabilities']`` : float32, shape ``(n_obs, n_labels)``
+        Probabilities of the labels in ``params["labels"]``: shares of neighbours for ``"knn"``, of the model for
+        ``"logistic"`` and ``"linear_probe"``, softmax of the Spearman correlations for ``"ontology"`` (which is flat,
+        as these lie between −1 and 1).
+    ``.uns[f'{key_added}_colors']`` : list of str
+        Colours of the reference where it has any, else of scanpy.
+    ``.uns[key_added]['params']`` : dict
+        Everything needed to repeat the run.
+
+    Raises
+    ------
+    KeyError
+        If a column or an embedding is missing.
+    TypeError
+        If ``data`` or ``reference`` is neither AnnData nor MuData.
+    ValueError
+        If the embeddings come from different models, a label is no term of the ontology (the message names it), or an
+        argument is out of range or place; nothing is stored then.
+
+    See Also
+    --------
+    scanpy.tl.ingest : Labels of the nearest cells in a PCA of the reference.
+
+    Examples
+    --------
+    >>> import scfm
+    >>> adata = scfm.datasets.pbmc68k()
+    >>> scfm.tl.embed(adata, "scfm-mini")
+    >>> reference, query = adata[:500].copy(), adata[500:].copy()
+    >>> scfm.tl.annotate(query, reference, labels_key="bulk_labels", use_rep="X_scfm_mini")
+    >>> query.obs["annotation"].mode()[0]
+    'Dendritic'
+    """
+    check_container(data, "tl.annotate", "the command `scfm annotate`")
+    result_keys("check", key_added)
+    names = None if candidates is None else _names(candidates)
+    _check_arguments(method, names, ontology, reject, batch_key)
+    if modality is not None and isinstance(data, AnnData) and isinstance(reference, AnnData | None):
+        msg = f"modality={modality!r} is for a MuData, and there is none: leave modality out."
+        raise ValueError(msg)
+    query = adata_of(data, modality, "data")
+    check_writable(data, modality, copy=copy)
+    source = query if reference is None else adata_of(reference, modality, "reference")
+    if source is query and key_added == labels_key:
+        msg = f"key_added={key_added!r} would overwrite the labels of the reference; choose another name."
+        raise ValueError(msg)
+    cells = Cells.of(query, source, labels_key, use_rep, batch_key)
+    graph = _ontology(ontology)
+    labels = cells.reference.labels if names is None else names
+    if reject is not None and UNKNOWN in labels:
+        msg = f"{UNKNOWN!r} is one of the labels and the name for rejected cells; rename it, or set it to NaN."
+        raise ValueError(msg)
+    terms = {} if graph is None else _terms(graph, [*cells.reference.labels, *labels])
+    if method == "ontology":
+        assert graph is not None
+        types, ids = cells.reference.renamed(terms), _ids(labels, terms)
+        found = predict_types(types, cells.query, graph, ids, reject=reject, seed=seed)
+    else:
+        found = predict(
+            cells.reference, cells.query, method, n_neighbors=n_neighbors, metric=metric, reject=reject, seed=seed
+        )
+    choices: dict[str, Any] = {
+        "method": method,
+        "labels_key": labels_key,
+        "use_rep": use_rep,
+        "batch_key": batch_key,
+        "seed": seed,
+    }
+    choices |= {"n_neighbors": n_neighbors, "metric": metric} if method == "knn" else {}
+    choices |= {"reject": reject, "limit": found.limit, "ontology": None if graph is None else str(graph)}
+    palette = _known_colors(source, labels_key)
+    data = data.copy() if copy else data
+    _store(adata_of(data, modality, "data"), key_added, cells, found, labels, terms, palette, choices)
+    return data if copy else None
+
+
+def _names(candidates: Sequence[str]) -> list[str]:
+    names = [candidates] if isinstance(candidates, str) else [str(name) for name in candidates]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated or not names:
+        msg = f"candidates must be different types, at least one; found {repeated or 'none'}."
+        raise ValueError(msg)
+    return names
+
+
+def _check_arguments(
+    method: str, candidates: list[str] | None, ontology: object, reject: float | None, batch_key: str | None
+) -> None:
+    if method not in get_args(Method):
+        msg = f"method={method!r} is unknown; choose from {', '.join(map(repr, get_args(Method)))}."
+        raise ValueError(msg)
+    if method == "ontology" and (candidates is None or ontology is None):
+        msg = (
+            "method='ontology' needs candidates=, the types to choose from, and ontology=, such as 'bundled' or what "
+            "scfm.ontology.read_ontology returns."
+        )
+        raise ValueError(msg)
+    if method != "ontology" and candidates is not None:
+        msg = f"candidates= is for method='ontology'; {method!r} chooses from the labels of the reference."
+        raise ValueError(msg)
+    if reject is not None and not 0 < reject < 1:
+        msg = f"reject={reject} must lie between 0 and 1: the share of known cells that may be rejected."
+        raise ValueError(msg)
+    if batch_key is not None and reject is None:
+        msg = f"batch_key={batch_key!r} says what is left out to find the limit of rejection; give reject=, too."
+        raise ValueError(msg)
+
+
+def _ontology(ontology: CellOntology | str | Path | None) -> CellOntology | None:
+    from scfm.ontology import CellOntology, bundled, read_ontology
+
+    if ontology is None or isinstance(ontology, CellOntology):
+        return ontology
+    return bundled() if ontology == "bundled" else read_ontology(ontology)
+
+
+def _terms(ontology: CellOntology, labels: Sequence[str]) -> dict[str, str]:
+    """Id of the term of each label."""
+    names = list(dict.fromkeys(labels))
+    return dict(zip(names, ontology.resolve(names).tolist(), strict=True))
+
+
+def _ids(candidates: list[str], terms: Mapping[str, str]) -> list[str]:
+    ids = [terms[name] for name in candidates]
+    for id in ids:
+        same = [name for name in candidates if terms[name] == id]
+        if len(same) > 1:
+            msg = f"candidates {', '.join(map(repr, same))} are one and the same term, {id}; keep one of them."
+            raise ValueError(msg)
+    return ids
+
+
+def _store(
+    adata: AnnData,
+    key: str,
+    cells: Cells,
+    found: Prediction,
+    labels: list[str],
+    terms: Mapping[str, str],
+    colors: Mapping[str, str],
+    choices: Mapping[str, Any],
+) -> None:
+    if key in adata.obs:
+        logger.info("overwriting .obs[%r]", key)
+    said = np.isfinite(found.novelty)
+    best = found.probabilities.argmax(axis=1)
+    texts = np.asarray(cells.own.astype(object))
+    texts[cells.rows[said]] = np.array(labels, dtype=object)[best[said]]
+    texts[cells.rows[found.rejected]] = UNKNOWN
+    rejecting = [] if found.limit is None else [UNKNOWN]
+    kinds = list(dict.fromkeys([*cells.own.categories, *labels, *rejecting]))
+    adata.obs[key] = pd.Categorical(texts, categories=kinds)
+    adata.obs[f"{key}_score"] = _spread(found.probabilities.max(axis=1), cells, adata.n_obs)
+    adata.obs[f"{key}_novelty"] = _spread(found.novelty, cells, adata.n_obs)
+    if terms or f"{key}_cl" in adata.obs:  # ids of an earlier run would contradict the labels
+        adata.obs[f"{key}_cl"] = pd.Categorical(pd.Series(texts).map(terms))
+    adata.obsm[f"{key}_probabilities"] = _spread(found.probabilities, cells, adata.n_obs)
+    adata.uns[f"{key}_colors"] = _colors(kinds, colors)
+    n_rejected, n_unsaid = int(found.rejected.sum()), int((~said).sum())
+    counts = {
+        "n_reference": len(cells.reference.codes),
+        "n_annotated": len(cells.rows) - n_rejected - n_unsaid,
+        "n_rejected": n_rejected,
+        "n_empty": cells.n_empty + n_unsaid,
+    }
+    made_by = {name: value for name, value in provenance(adata, choices["use_rep"]).items() if name in EMBEDDING}
+    versions = {name: version(name) for name in ("scfm", "scikit-learn", "torch")}
+    adata.uns[key] = {
+        PARAMS: {
+            **choices,
+            **counts,
+            "labels": np.array(labels, dtype=object),
+            "embedding": made_by,
+            "versions": versions,
+        }
+    }
+    logger.info("added .obs[%r] for %d cells, %d rejected, and .uns[%r]", key, len(cells.rows), n_rejected, key)
+
+
+def _spread(values: NDArray[np.float32], cells: Cells, n_obs: int) -> NDArray[np.float32]:
+    """Values of the annotated cells, among NaN for the others."""
+    whole = np.full((n_obs, *values.shape[1:]), np.nan, dtype=np.float32)
+    whole[cells.rows] = values
+    return whole
+
+
+def _known_colors(adata: AnnData, labels_key: str) -> dict[str, str]:
+    """Colours that labels already have."""
+    column, stored = adata.obs[labels_key], adata.uns.get(f"{labels_key}_colors")
+    if stored is None or not isinstance(column.dtype, pd.CategoricalDtype):
+        return {}
+    return dict(zip(map(str, column.cat.categories), map(str, stored), strict=False))
+
+
+def _colors(kinds: list[str], known: Mapping[str, str]) -> list[str]:
+    from scanpy.plotting import palettes
+
+    known = {UNKNOWN: UNKNOWN_COLOR, **known}
+    n_new = len([kind for kind in kinds if kind not in known])
+    sizes = (palettes.default_20, palettes.default_28, palettes.default_102)
+    palette = next((palette for palette in sizes if len(palette) >= n_new + len(known)), palettes.default_102)
+    free = cycle([color for color in palette if color not in known.values()] or palette)
+    return [known[kind] if kind in known else next(free) for kind in kinds]

@@ -1,0 +1,185 @@
+"""What tl.annotate needs of AnnData objects, checked."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from mudata import MuData
+from scipy import sparse
+
+from scfm._keys import PARAMS
+from scfm.annotate import Reference
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from numpy.typing import NDArray
+
+__all__ = ["Cells", "adata_of", "provenance"]
+
+COMPARED = ("pooling", "hidden_layer")
+"""Provenance that two embeddings by the same weights must share, too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cells:
+    """Cells to annotate, and those whose label is known."""
+
+    reference: Reference
+    """Cells with a label and an embedding; each label has one."""
+    query: NDArray[np.floating]
+    """Embeddings of the cells to annotate, all finite, shape ``(n_rows, d)``."""
+    rows: NDArray[np.int64]
+    """Their positions in the data, shape ``(n_rows,)``."""
+    own: pd.Categorical[Any]
+    """Labels that cells of the data already have and keep, shape ``(n_obs,)``."""
+    n_empty: int
+    """Cells of the data that should be annotated, but have no embedding."""
+
+    @classmethod
+    def of(cls, data: AnnData, source: AnnData, labels_key: str, use_rep: str, batch_key: str | None) -> Self:
+        """Collect the cells.
+
+        Parameters
+        ----------
+        data
+            Cells to annotate.
+        source
+            Cells with labels; ``data`` itself if its own labels are the reference.
+        labels_key, use_rep, batch_key
+            As for :func:`scfm.tl.annotate`.
+
+        Raises
+        ------
+        KeyError
+            If a column or an embedding is missing.
+        ValueError
+            If the embeddings do not fit together, no label is known, or nothing is left to annotate.
+        """
+        labels = _coded(_column(source, labels_key, "labels_key"))
+        batches = None if batch_key is None else _column(source, batch_key, "batch_key")
+        values, known = _matrix(data, use_rep, "data"), _matrix(source, use_rep, "the reference")
+        _check_comparable(data, source, use_rep, values.shape[1], known.shape[1])
+        own = labels if source is data else pd.Categorical([None] * len(values))
+        wanted, labelled = own.codes < 0, labels.codes >= 0
+        if not wanted.any():
+            msg = f"Every cell of data has a label in obs[{labels_key!r}]; set those to annotate to NaN, or give a reference."
+            raise ValueError(msg)
+        rows = _with_embedding(values, wanted, f"to annotate have no obsm[{use_rep!r}] (NaN) and get no label")
+        cells = _with_embedding(known, labelled, f"of the reference have no obsm[{use_rep!r}] (NaN) and are left out")
+        for found, what in (
+            (rows, "to annotate has"),
+            (cells, f"of the reference has a label in obs[{labels_key!r}] and"),
+        ):
+            if not len(found):
+                msg = f"No cell {what} an embedding in obsm[{use_rep!r}] without NaN."
+                raise ValueError(msg)
+        used = labels[cells].remove_unused_categories()
+        groups = None if batches is None else pd.factorize(batches.iloc[cells], use_na_sentinel=False)[0]
+        reference = Reference(known[cells], used.codes.astype(np.int64), list(used.categories), groups)
+        return cls(reference, values[rows], rows, own, int(wanted.sum()) - len(rows))
+
+
+def adata_of(data: object, modality: str | None, what: str) -> AnnData:
+    """The AnnData in question.
+
+    Raises
+    ------
+    TypeError
+        If it is neither AnnData nor MuData.
+    ValueError
+        If ``modality`` is missing, or unknown.
+    """
+    if isinstance(data, AnnData):
+        return data
+    if not isinstance(data, MuData):
+        msg = f"{what} must be an AnnData or MuData object, got {type(data).__name__}."
+        raise TypeError(msg)
+    if modality is None or modality not in data.mod:
+        found = "needs modality=" if modality is None else f"has no modality {modality!r}"
+        msg = f"{what} is a MuData and {found}. Its modalities: {', '.join(map(repr, data.mod))}."
+        raise ValueError(msg)
+    return data[modality]
+
+
+def provenance(adata: AnnData, use_rep: str) -> Mapping[str, Any]:
+    """What is stored about how an embedding was made; empty if nothing is."""
+    for key in (use_rep, use_rep.removeprefix("X_")):
+        stored = adata.uns.get(key)
+        params = stored.get(PARAMS) if isinstance(stored, Mapping) else None
+        if isinstance(params, Mapping) and "model" in params:
+            return params
+    return {}
+
+
+def _column(adata: AnnData, name: str, argument: str) -> pd.Series:
+    if name not in adata.obs:
+        msg = f"There is no column obs[{name!r}] for {argument}{_closest(name, adata.obs.columns)}"
+        raise KeyError(msg)
+    return adata.obs[name]
+
+
+def _matrix(adata: AnnData, use_rep: str, what: str) -> NDArray[np.floating]:
+    if use_rep not in adata.obsm:
+        msg = (
+            f"There is no obsm[{use_rep!r}] in {what}{_closest(use_rep, adata.obsm.keys())} "
+            "scfm.tl.embed makes one; give the same use_rep for both objects."
+        )
+        raise KeyError(msg)
+    stored = adata.obsm[use_rep]
+    if sparse.issparse(stored):
+        stored = stored.toarray()
+    values = stored.to_numpy() if isinstance(stored, pd.DataFrame) else np.asarray(stored)
+    if values.ndim != 2 or not (np.issubdtype(values.dtype, np.number) and np.isrealobj(values)):
+        msg = f"obsm[{use_rep!r}] of {what} must hold one vector of numbers a cell, found {values.dtype} of shape {values.shape}."
+        raise ValueError(msg)
+    return values if np.issubdtype(values.dtype, np.floating) else values.astype(np.float64)
+
+
+def _closest(name: str, names: Iterable[object]) -> str:
+    texts = [str(text) for text in names]
+    close = get_close_matches(name, texts, n=1)
+    there = f"there are {', '.join(map(repr, texts))}" if texts else "there is none"
+    return f"; did you mean {close[0]!r}?" if close else f"; {there}."
+
+
+def _coded(labels: pd.Series) -> pd.Categorical[Any]:
+    """Labels as text, in the order of their categories, only those that occur."""
+    kinds = labels.astype("category").cat
+    names = [str(name) for name in kinds.categories]
+    return pd.Categorical.from_codes(kinds.codes.to_numpy(), categories=pd.Index(names)).remove_unused_categories()
+
+
+def _check_comparable(data: AnnData, source: AnnData, use_rep: str, width: int, known_width: int) -> None:
+    ours, theirs = provenance(data, use_rep), provenance(source, use_rep)
+    if ours and theirs:
+        same = "weights_sha256" if ours.get("weights_sha256") and theirs.get("weights_sha256") else "model"
+        differing = [key for key in (same, *COMPARED) if ours.get(key) != theirs.get(key)]
+        if differing:
+            here, there = (
+                ", ".join(f"{key} {params.get(key)!r}" for key in dict.fromkeys(("model", *differing)))
+                for params in (ours, theirs)
+            )
+            msg = (
+                f"obsm[{use_rep!r}] of data is by {here}, that of the reference by {there}. Embed both with the same "
+                "model and options."
+            )
+            raise ValueError(msg)
+    if width != known_width:
+        msg = f"obsm[{use_rep!r}] of data has {width} features, that of the reference {known_width}: they are not from one model."
+        raise ValueError(msg)
+
+
+def _with_embedding(values: NDArray[np.floating], asked: NDArray[np.bool_], otherwise: str) -> NDArray[np.int64]:
+    usable = np.isfinite(values).all(axis=1)
+    n_empty = int((asked & ~usable).sum())
+    if n_empty:
+        warnings.warn(f"{n_empty} of {int(asked.sum())} cells {otherwise}.", UserWarning, stacklevel=4)
+    return np.flatnonzero(asked & usable)
