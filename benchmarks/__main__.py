@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import argparse
 from importlib import import_module
-from importlib.util import find_spec
 
-NAMES = [
-    name
-    for name in ("imports", "rank", "encoder", "transcriptformer", "readers", "end_to_end", "memory", "data_path")
-    if find_spec(f"benchmarks.{name}")
-]
+NAMES = (
+    "imports",
+    "rank",
+    "encoder",
+    "transcriptformer",
+    "readers",
+    "end_to_end",
+    "memory",
+    "data_path",
+    "novel_types",
+    "marker_genes",
+    "inter_loss",
+)
 
 
 def main() -> None:

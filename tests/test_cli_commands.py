@@ -23,7 +23,21 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-COMMANDS = ("embed", "match", "score", "cellxgene", "models", "fetch", "convert", "cache", "env", "status", "merge")
+COMMANDS = (
+    "embed",
+    "annotate",
+    "match",
+    "score",
+    "marker_genes",
+    "cellxgene",
+    "models",
+    "fetch",
+    "convert",
+    "cache",
+    "env",
+    "status",
+    "merge",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -83,6 +97,8 @@ FAILURES = {
     "cellxgene": ["--ids", "x"],
     "cache": ["prune", "no"],
     "convert": ["no", "out"],
+    "annotate": ["no.h5ad", "--labels_key", "a", "--use_rep", "X_a", "--out", "b.h5ad"],
+    "marker_genes": ["no.h5ad", "--model", "scfm-mini", "--groupby", "a", "--out", "b.csv"],
     "embed": ["no.h5ad", "--model", "scfm-mini", "--out", "b.h5ad"],
     "fetch": ["geneformer-v2-104m"],
     "match": ["no.h5ad", "--model", "scfm-mini"],

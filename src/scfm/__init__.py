@@ -9,14 +9,26 @@ from typing import TYPE_CHECKING, Any
 from scfm import accessor as _accessor
 
 if TYPE_CHECKING:
-    from scfm import datasets, model, pp, testing, tl
+    from scfm import datasets, get, metrics, model, ontology, pl, pp, testing, tl, train
     from scfm._settings import settings
 
-__all__ = ["datasets", "model", "pp", "settings", "testing", "tl"]
+__all__ = [
+    "datasets",
+    "get",
+    "metrics",
+    "model",
+    "ontology",
+    "pl",
+    "pp",
+    "settings",
+    "testing",
+    "tl",
+    "train",
+]
 
 __version__ = version("scfm")
 
-_SUBPACKAGES = frozenset({"datasets", "model", "pp", "testing", "tl"})
+_SUBPACKAGES = frozenset(__all__) - {"settings"}
 
 
 def __getattr__(name: str) -> Any:

@@ -27,6 +27,30 @@ class _Accessor:
 
         return embed(self._data, model, **arguments)
 
+    def annotate(self, reference: Any = None, **arguments: Any) -> AnnData | MuData | None:
+        """Call :func:`scfm.tl.annotate` on this object.
+
+        Parameters
+        ----------
+        reference, arguments
+            As for :func:`scfm.tl.annotate`.
+        """
+        from scfm.tl import annotate
+
+        return annotate(self._data, reference, **arguments)
+
+    def marker_genes(self, model: Any, **arguments: Any) -> AnnData | MuData | None:
+        """Call :func:`scfm.tl.marker_genes` on this object.
+
+        Parameters
+        ----------
+        model, arguments
+            As for :func:`scfm.tl.marker_genes`.
+        """
+        from scfm.tl import marker_genes
+
+        return marker_genes(self._data, model, **arguments)
+
     def match_genes(self, model: Any, **arguments: Any) -> Any:
         """Call :func:`scfm.pp.match_genes` on this object.
 

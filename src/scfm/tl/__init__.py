@@ -1,10 +1,23 @@
-"""Tools: embeddings of cells and genes, and scores of cells."""
+"""Tools: embeddings of cells and genes, scores of cells, and what follows from them."""
 
 from __future__ import annotations
 
+from scfm.tl._annotate import annotate
+from scfm.tl._drug_response import drug_response
 from scfm.tl._embed import embed
 from scfm.tl._embed_store import embed_store
+from scfm.tl._embed_tokenized import embed_tokenized
 from scfm.tl._gene_embeddings import gene_embeddings
+from scfm.tl._marker_genes import marker_genes
 from scfm.tl._score import score
 
-__all__ = ["embed", "embed_store", "gene_embeddings", "score"]
+__all__ = [
+    "annotate",
+    "drug_response",
+    "embed",
+    "embed_store",
+    "embed_tokenized",
+    "gene_embeddings",
+    "marker_genes",
+    "score",
+]
