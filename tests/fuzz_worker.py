@@ -196,6 +196,21 @@ def _store(folder: Path) -> None:
     store.files()
 
 
+def _tokenized(path: Path) -> None:
+    from scfm.read import open_tokenized
+
+    with open_tokenized(path, vocab_size=1000) as source:
+        assert sum(block.n_cells for block in source.blocks()) == source.n_obs == len(source.obs)
+
+
+def _ontology(path: Path) -> None:
+    from scfm.ontology import read_ontology
+
+    ontology = read_ontology(path)
+    ontology.similarity(ontology.ids[:3])
+    ontology.ancestor_mask(ontology.ids)
+
+
 READERS: dict[str, Callable[[Path], None]] = {
     "safetensors": lambda folder: _tensors(folder / "model.safetensors"),
     "pytorch": lambda folder: _tensors(folder / "pytorch_model.bin"),
@@ -208,6 +223,11 @@ READERS: dict[str, Callable[[Path], None]] = {
     "convert": _convert,
     "unpack": _unpack,
     "store": _store,
+    "parquet": lambda folder: _tokenized(folder / "cells.parquet"),
+    "arrow": lambda folder: _tokenized(folder / "cells.arrow"),
+    "dataset": _tokenized,
+    "owl": lambda folder: _ontology(folder / "cl.owl"),
+    "obo": lambda folder: _ontology(folder / "cl.obo"),
 }
 
 
@@ -250,11 +270,17 @@ def _status(name: str) -> int:
 
 def _warm_up() -> None:
     """Import and load whatever readers need, so that what happens later is of the files alone."""
-    import scfm.run.store  # noqa: F401
-    from scfm.testing import write_geneformer, write_transcriptformer
+    import obonet  # noqa: F401
+    import pyarrow.parquet  # noqa: F401
 
+    import scfm.ontology
+    import scfm.run.store
+    from scfm.testing import write_geneformer, write_sccello, write_transcriptformer
+
+    ontology = scfm.ontology.bundled()
+    ontology.similarity(ontology.ids[:3])
     with tempfile.TemporaryDirectory() as top:
-        for write in (write_geneformer, write_transcriptformer):
+        for write in (write_geneformer, write_sccello, write_transcriptformer):
             folder = Path(top, write.__name__)
             write(folder)
             _model(folder)

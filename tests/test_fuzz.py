@@ -10,7 +10,6 @@ import os
 import pickle
 import pickletools
 import shutil
-import tarfile
 import zipfile
 import zlib
 from copy import deepcopy
@@ -19,15 +18,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from safetensors.torch import save
 
 import scfm
-from scfm.testing import write_geneformer, write_transcriptformer
-from scfm.weights.gene_vectors import write_gene_vectors
+from scfm.testing import write_geneformer, write_sccello, write_transcriptformer
 
+from .fuzz_sources import write_legacy, write_small, write_store, write_tables
 from .fuzz_worker import RESIDENT, shared_worker
 
 if TYPE_CHECKING:
@@ -257,6 +254,13 @@ CASES = {
     "card": Case("card", "converted bert", "card.json", (damaged, other_values)),
     "bert card": Case("model", "converted bert", "card.json", (other_values,), named=False),
     "bert config": Case("model", "bert", "config.json", (other_values,), named=False),
+    "names": Case("dictionaries", "sccello", "vocab_id2name.csv", (damaged, other_lines)),
+    "sccello config": Case("model", "sccello", "config.json", (other_values,), named=False),
+    "parquet": Case("parquet", "tables", "cells.parquet", (damaged,), named=False),
+    "arrow": Case("arrow", "tables", "cells.arrow", (damaged,), named=False),
+    "dataset": Case("dataset", "tables", "state.json", (damaged, other_values)),
+    "owl": Case("owl", "tables", "cl.owl", (damaged,), named=False),
+    "obo": Case("obo", "tables", "cl.obo", (damaged, other_lines), named=False),
     "tf card": Case("model", "converted tf", "card.json", (other_values,), named=False),
     "tf config": Case("model", "tf", "config.json", (other_values,), named=False),
     "assays": Case("model", "tf", "vocabs/assay_vocab.json", (damaged, other_values), named=False),
@@ -265,63 +269,14 @@ CASES = {
 }
 
 
-def tar_of(names: dict[str, bytes], form: int) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w", format=form) as tar:
-        for name, content in names.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            member.pax_headers = {"comment": "x" * 20, "mtime": "1.5"}
-            tar.addfile(member, io.BytesIO(content))
-    return buffer.getvalue()
-
-
-def write_small(folder: Path) -> None:
-    """One file of each kind."""
-    folder.mkdir()
-    tensors = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.ones(2, dtype=torch.int64), "c": torch.zeros(0)}
-    (folder / "model.safetensors").write_bytes(save(tensors, {"format": "pt"}))
-    torch.save(tensors, folder / "pytorch_model.bin")
-    table = {"a": np.float64(1.5), "b": 2, "c": np.int64(3), "d": 2.5, "e": True}
-    (folder / "token_dictionary.pkl").write_bytes(pickle.dumps(table, protocol=4))
-    files = {"tf/config.json": b"{}", "tf/" + "n" * 120: b"1" * 600, "tf/vocabs/a.h5": b"\x89HDF"}
-    (folder / "a.tar").write_bytes(tar_of(files, tarfile.PAX_FORMAT))
-    write_gene_vectors(folder / "a_gene.h5", ["ENSG02", "LOC7", "ENSG01"], np.arange(6.0).reshape(3, 2))
-
-
-def write_legacy(folder: Path) -> None:
-    """The same kinds in older or rarer formats."""
-    import h5py
-
-    folder.mkdir()
-    tensors = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.ones(2).expand(1, -1)}
-    torch.save({"state_dict": tensors}, folder / "pytorch_model.bin", _use_new_zipfile_serialization=False)
-    (folder / "token_dictionary.pkl").write_bytes(pickle.dumps({"a": np.float32(1.5), "b": 2, "c": "x"}, protocol=0))
-    (folder / "a.tar").write_bytes(gzip.compress(tar_of({"tf/" + "n" * 120: b"1" * 600}, tarfile.GNU_FORMAT)))
-    with h5py.File(folder / "a_gene.h5", "w", libver="latest") as file:
-        file.create_dataset("keys", data=np.array([b"a", b"b", b"a"]), chunks=(2,), compression="gzip", shuffle=True)
-        for name in "ab":
-            file.create_dataset(f"arrays/{name}", data=np.ones(4), chunks=(3,), maxshape=(None,), fletcher32=True)
-
-
-def write_store(folder: Path) -> None:
-    """What a store of embeddings says of itself."""
-    markers = folder / "obsm" / "X_a" / ".shards"
-    markers.mkdir(parents=True)
-    plan = {"format": 1, "obsm": "X_a", "uns": "a", "n_obs": 10, "n_features": 4, "shard_rows": 4}
-    plan["identity"] = {"source": [{"n_obs": 10, "bytes": 1, "modified": 2}]}
-    (markers.parent / ".scfm.json").write_text(json.dumps(plan))
-    (markers / "00000000.json").write_text(
-        json.dumps({"start": 0, "stop": 4, "n_cells": 4, "n_truncated": 0, "n_empty": 0, "n_dropped": 0})
-    )
-
-
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     top = tmp_path_factory.mktemp("sources")
     write_small(top / "small")
     write_legacy(top / "legacy")
     write_store(top / "store")
+    write_tables(top / "tables")
+    write_sccello(top / "sccello", n_genes=6, n_layers=1, hidden_size=4, max_tokens=8, n_types=3)
     bert = write_geneformer(top / "bert", n_genes=6, n_layers=1, hidden_size=4, max_tokens=8)
     tf = write_transcriptformer(top / "tf", n_genes=6, n_layers=1, embed_dim=4, model_dim=4, seq_len=4, gene_width=3)
     scfm.model.convert(bert, top / "converted bert")
