@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import anndata as ad
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 
@@ -29,6 +30,7 @@ COMMANDS = (
     "match",
     "score",
     "marker_genes",
+    "metrics",
     "cellxgene",
     "models",
     "fetch",
@@ -98,6 +100,7 @@ FAILURES = {
     "cache": ["prune", "no"],
     "convert": ["no", "out"],
     "annotate": ["no.h5ad", "--labels_key", "a", "--use_rep", "X_a", "--out", "b.h5ad"],
+    "metrics": ["no.h5ad", "--use_rep", "X_a", "--label_key", "a"],
     "marker_genes": ["no.h5ad", "--model", "scfm-mini", "--groupby", "a", "--out", "b.csv"],
     "embed": ["no.h5ad", "--model", "scfm-mini", "--out", "b.h5ad"],
     "fetch": ["geneformer-v2-104m"],
@@ -276,3 +279,21 @@ def test_in_a_terminal(cells: Path, tmp_path: Path) -> None:
     assert "Did you mean 'geneformer-v2-104m'" in screen.replace("\n", "")
     code, screen = in_terminal("match", cache=tmp_path)
     assert (code, "usage: scfm" in screen) == (2, True)
+
+
+def test_metrics_equal_the_python_api(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    adata = scfm.datasets.synthetic(60, 200, genes_per_cell=20)
+    rng = np.random.default_rng(0)
+    adata.obs["type"], adata.obs["batch"] = np.repeat(["a", "b", "c"], 20), rng.choice(["x", "y"], 60)
+    for name, spread in (("X_good", 9), ("X_bad", 1)):
+        adata.obsm[name] = np.repeat(np.eye(3), 20, axis=0) * spread + rng.normal(size=(60, 3))
+    adata.write_h5ad(tmp_path / "a.h5ad")
+    command = ["metrics", str(tmp_path / "a.h5ad"), "--use_rep", "X_good", "X_bad", "--label_key", "type"]
+    assert main([*command, "--batch_key", "batch", "--out", str(tmp_path / "out.csv")]) == 0
+    assert "avg_batch" in capsys.readouterr().out
+    table = pd.read_csv(tmp_path / "out.csv", index_col="score")
+    for name in ("X_good", "X_bad"):
+        scores = scfm.metrics.score_embedding(adata, name, label_key="type", batch_key="batch")
+        np.testing.assert_allclose(table[name], scores, rtol=1e-6)
+    assert main([*command, "--use_rep", "X_none"]) == 1
+    assert "There is no obsm['X_none']" in capsys.readouterr().err

@@ -62,7 +62,7 @@ def _plain_warnings() -> Iterator[None]:
 
 def _parser() -> tuple[ArgumentParser, dict[str, Any]]:
     import scfm
-    from scfm.cli import annotate, data, embed, stores, weights
+    from scfm.cli import annotate, data, embed, stores, tables, weights
 
     with suppress(TypeError, ValueError):  # older releases have --print_shtab anyway
         set_parsing_settings(add_print_completion_argument=True)
@@ -72,7 +72,7 @@ def _parser() -> tuple[ArgumentParser, dict[str, Any]]:
     parser.add_argument("--debug", action="store_true", help="show the whole traceback of an error")
     subcommands = parser.add_subcommands()
     commands = {}
-    for module in (embed, annotate, data, weights, stores):
+    for module in (embed, annotate, data, tables, weights, stores):
         for name, (subparser, command) in module.commands().items():
             subparser.add_argument("--config", action="config", help="YAML file with options of this command")
             subcommands.add_subcommand(name, subparser, help=subparser.description)

@@ -31,19 +31,6 @@ def commands() -> dict[str, tuple[ArgumentParser, Any]]:
     score.add_function_arguments(scfm.tl.score, skip={"data", "model", "device", "dtype", "copy", "options"})
     for name, (kind, text) in family_options(scored=True).items():
         score.add_argument(f"--{name}", type=kind, default=SUPPRESS, help=text)
-    markers = ArgumentParser(
-        description="Rank the genes that matter for the embedding of each group of cells, by masking."
-    )
-    markers.add_argument("source", type=Path, help="an .h5ad, .h5mu or .zarr file")
-    markers.add_argument(
-        "--model", type=str, required=True, help="id, alias, or folder of Geneformer, scCello, scfm-mini"
-    )
-    markers.add_argument("--groupby", type=str, required=True, help="column of obs")
-    markers.add_argument("--out", type=Path, required=True, help="table to write, .csv or .tsv")
-    skipped: set[str | int] = {"data", "model", "groupby", "device", "dtype", "key_added", "copy", "options"}
-    markers.add_argument("--device", type=str | None, default=None, help="cpu, cuda, cuda:1, mps; default: the fastest")
-    markers.add_argument("--dtype", type=str | None, default=None, help="float32, bfloat16 or float16")
-    markers.add_function_arguments(scfm.tl.marker_genes, skip=skipped)
     cellxgene = ArgumentParser(description="List datasets of CELLxGENE Discover, or fetch them into a folder.")
     cellxgene.add_function_arguments(scfm.datasets.cellxgene.list_datasets)
     cellxgene.add_argument("--ids", type=str, nargs="+", default=None, help="datasets to fetch, instead of a search")
@@ -51,12 +38,7 @@ def commands() -> dict[str, tuple[ArgumentParser, Any]]:
         "--out", type=Path | None, default=None, help="folder to fetch the files into; default: list"
     )
     cellxgene.add_argument("--workers", type=int, default=4, help="files that are fetched at a time")
-    return {
-        "match": (match, _match),
-        "score": (score, _score),
-        "marker_genes": (markers, _marker_genes),
-        "cellxgene": (cellxgene, _cellxgene),
-    }
+    return {"match": (match, _match), "score": (score, _score), "cellxgene": (cellxgene, _cellxgene)}
 
 
 def _match(source: Path, model: str, **arguments: Any) -> None:
@@ -82,21 +64,6 @@ def _score(source: Path, model: str, out: Path, *, overwrite: bool, key_added: s
     columns = dict(zip((keys.count_llh, keys.gene_llh), values.T, strict=True))
     write_with_scores(source, out, columns, keys.uns, params, arguments["modality"])
     print(f"wrote {out} with obs[{keys.count_llh!r}], obs[{keys.gene_llh!r}] and uns[{keys.uns!r}]")
-
-
-def _marker_genes(source: Path, model: str, groupby: str, out: Path, **arguments: Any) -> None:
-    import scfm
-    from scfm.get import table_of
-    from scfm.tl._marker_genes import score_markers
-
-    log_progress()
-    if out.suffix not in (".csv", ".tsv") or not out.absolute().parent.is_dir():
-        msg = f"OUT must be a .csv or .tsv file in a folder that exists, got {out}."
-        raise ValueError(msg)
-    *_, result = score_markers(scfm.model.load(model), source, groupby=groupby, **arguments)
-    table = table_of(result)
-    table.to_csv(out, sep="\t" if out.suffix == ".tsv" else ",", index=False)
-    print(f"wrote {out}: {table['names'].nunique():,} genes of {table['group'].nunique()} groups")
 
 
 def _cellxgene(ids: list[str] | None, out: Path | None, workers: int, **filters: Any) -> None:
