@@ -100,7 +100,7 @@ FAILURES = {
     "cache": ["prune", "no"],
     "convert": ["no", "out"],
     "annotate": ["no.h5ad", "--labels_key", "a", "--use_rep", "X_a", "--out", "b.h5ad"],
-    "metrics": ["no.h5ad", "--use_rep", "X_a", "--label_key", "a"],
+    "metrics": ["no.h5ad", "--use_rep", "X_a", "--labels_key", "a"],
     "marker_genes": ["no.h5ad", "--model", "scfm-mini", "--groupby", "a", "--out", "b.csv"],
     "embed": ["no.h5ad", "--model", "scfm-mini", "--out", "b.h5ad"],
     "fetch": ["geneformer-v2-104m"],
@@ -288,12 +288,12 @@ def test_metrics_equal_the_python_api(tmp_path: Path, capsys: pytest.CaptureFixt
     for name, spread in (("X_good", 9), ("X_bad", 1)):
         adata.obsm[name] = np.repeat(np.eye(3), 20, axis=0) * spread + rng.normal(size=(60, 3))
     adata.write_h5ad(tmp_path / "a.h5ad")
-    command = ["metrics", str(tmp_path / "a.h5ad"), "--use_rep", "X_good", "X_bad", "--label_key", "type"]
+    command = ["metrics", str(tmp_path / "a.h5ad"), "--use_rep", "X_good", "X_bad", "--labels_key", "type"]
     assert main([*command, "--batch_key", "batch", "--out", str(tmp_path / "out.csv")]) == 0
     assert "avg_batch" in capsys.readouterr().out
     table = pd.read_csv(tmp_path / "out.csv", index_col="score")
     for name in ("X_good", "X_bad"):
-        scores = scfm.metrics.score_embedding(adata, name, label_key="type", batch_key="batch")
+        scores = scfm.metrics.score_embedding(adata, name, labels_key="type", batch_key="batch")
         np.testing.assert_allclose(table[name], scores, rtol=1e-6)
     assert main([*command, "--use_rep", "X_none"]) == 1
     assert "There is no obsm['X_none']" in capsys.readouterr().err

@@ -275,3 +275,14 @@ def test_from_an_expression_table_to_responses(shared: Path) -> None:
     adata.obsm["ic50"] = shuffled(adata.obsm["ic50"])
     drug_response(adata, "X_scfm_mini", split="line", test_share=0.2)
     assert abs(adata.uns["drug_response"]["pearson_within_drugs"]) < 0.15
+
+
+@pytest.mark.parametrize("key", ["ic50", "X_points", "taken"])
+def test_nothing_that_is_read_is_overwritten(key: str) -> None:
+    adata = scfm.datasets.synthetic(30, 50, genes_per_cell=10)
+    adata.obsm["X_points"] = np.random.default_rng(0).normal(size=(30, 3))
+    adata.obsm["ic50"] = pd.DataFrame({"a": adata.obsm["X_points"][:, 0]}, adata.obs_names)
+    adata.uns["taken"] = {"params": {"model": "x"}}
+    with pytest.raises(ValueError, match=f"key_added='{key}' would overwrite"):
+        scfm.tl.drug_response(adata, "X_points", groupby=None, key_added=key)
+    assert sorted(adata.obsm) == ["X_points", "ic50"]

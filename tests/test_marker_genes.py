@@ -149,6 +149,9 @@ def test_plot_and_files(model: FoundationModel, tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(scfm.get.marker_genes_df(again), scfm.get.marker_genes_df(adata))
     axes = scfm.pl.marker_genes(again, ["a", "c"], n_genes=5, show=False)
     assert len(axes) == 2
+    assert len(scfm.pl.marker_genes(again, "a", n_genes=5, show=False)) == 1
+    with pytest.raises(KeyError, match="gene_symbols='none' is not a column of var"):
+        scfm.get.marker_genes_df(again, "a", gene_symbols="none")
     with pytest.raises(KeyError, match="'x' is no group"):
         scfm.pl.marker_genes(again, "x")
 
@@ -219,6 +222,9 @@ def test_memory_runs_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog
         ({"groupby": "nothing"}, KeyError, "groupby='nothing' is not a column of obs"),
         ({"groupby": "empty"}, ValueError, "no value but missing ones"),
         ({"n_cells": 0}, ValueError, "n_cells must be at least 1"),
+        ({"genes": []}, ValueError, "genes is empty"),
+        ({"layer": "counts", "key_added": "counts"}, ValueError, "would overwrite layers\\['counts'\\]"),
+        ({"key_added": "taken"}, ValueError, "would overwrite uns\\['taken'\\]"),
         ({"genes": ["TP53"]}, KeyError, "1 genes are not in var_names"),
         ({"pooling": "gene"}, ValueError, "gives no embedding of cells"),
         ({"key_added": "a/b"}, ValueError, "cannot be stored"),
@@ -228,16 +234,20 @@ def test_memory_runs_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog
 def test_errors(model: FoundationModel, arguments: dict[str, Any], error: type, message: str) -> None:
     adata = cells()
     adata.obs["empty"] = pd.Categorical([None] * adata.n_obs)
+    adata.layers["counts"], adata.uns["taken"] = adata.X.copy(), {"params": {"model": "x"}}
     with pytest.raises(error, match=message):
         scfm.tl.marker_genes(adata, model, **arguments)
-    assert not adata.layers
-    assert not adata.uns
+    assert (adata.layers["counts"] != adata.X).nnz == 0
+    assert list(adata.layers) == ["counts"]
+    assert adata.uns == {"taken": {"params": {"model": "x"}}}
 
 
 def test_models_without_masks(tmp_path: Path) -> None:
     model = scfm.model.load(write_transcriptformer(tmp_path))
     with pytest.raises(TypeError, match="was not trained with masked genes"):
         scfm.tl.marker_genes(cells(), model)
+    with pytest.raises(TypeError, match="tf-sapiens was not trained with masked genes"):
+        scfm.tl.marker_genes(cells(), "tf-sapiens")  # before anything is fetched
     with pytest.raises(TypeError, match="stores its result in an AnnData"):
         scfm.tl.marker_genes("a.h5ad", model)  # type: ignore[arg-type]
 
@@ -257,5 +267,10 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     table = pd.read_csv(tmp_path / "out.tsv", sep="\t")
     expected = scfm.get.marker_genes_df(adata)
     pd.testing.assert_frame_equal(table, expected.astype({"group": str}), check_dtype=False, rtol=1e-5)
+    assert main([*command, "--out", str(tmp_path / "out.tsv")]) == 1
+    assert "exists already" in capsys.readouterr().err
+    some = ["--overwrite", "--genes", *adata.var_names[:2]]
+    assert main([*command, "--out", str(tmp_path / "out.tsv"), *some]) == 0
+    assert "2 genes of 3 groups" in capsys.readouterr().out
     assert main([*command, "--out", str(tmp_path / "out.xlsx")]) == 1
     assert "must be a .csv or .tsv file" in capsys.readouterr().err

@@ -6,13 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from anndata import AnnData
 
 from scfm._keys import MARKER_GENES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-
-    from anndata import AnnData
 
 __all__ = ["marker_genes_df", "table_of"]
 
@@ -56,10 +55,13 @@ def marker_genes_df(
     --------
     >>> import scfm
     >>> adata = scfm.datasets.pbmc68k()
-    >>> scfm.tl.marker_genes(adata, "scfm-mini", groupby="bulk_labels", n_cells=1)
-    >>> len(scfm.get.marker_genes_df(adata, n_genes=5))
-    50
+    >>> scfm.tl.marker_genes(adata, "scfm-mini", groupby="bulk_labels", n_cells=1, genes=["NKG7", "CD79A", "LYZ"])
+    >>> len(scfm.get.marker_genes_df(adata, n_genes=1))
+    10
     """
+    if not isinstance(adata, AnnData):
+        msg = f"marker_genes_df reads an AnnData, got {type(adata).__name__}; of a MuData pass mdata[modality]."
+        raise TypeError(msg)
     result = adata.uns.get(key, {})
     if not set(COLUMNS) <= set(result):
         msg = f"uns[{key!r}] holds no ranked genes; call scfm.tl.marker_genes(adata, model, groupby=...) first."
@@ -71,6 +73,9 @@ def marker_genes_df(
         msg = f"{unknown[0]!r} is no group of uns[{key!r}]; found {known}."
         raise KeyError(msg)
     table = table_of(result, groups, n_genes)
+    if gene_symbols is not None and gene_symbols not in adata.var:
+        msg = f"gene_symbols={gene_symbols!r} is not a column of var; found {list(adata.var.columns)}."
+        raise KeyError(msg)
     if gene_symbols is not None:
         table = table.join(adata.var[gene_symbols], on="names")
     return table.drop(columns="group") if isinstance(group, str) else table

@@ -51,10 +51,11 @@ def marker_genes(
     --------
     >>> import scfm
     >>> adata = scfm.datasets.pbmc68k()
-    >>> scfm.tl.marker_genes(adata, "scfm-mini", groupby="bulk_labels", n_cells=1)
+    >>> scfm.tl.marker_genes(adata, "scfm-mini", groupby="bulk_labels", n_cells=1, genes=["NKG7", "CD79A", "LYZ"])
     >>> axes = scfm.pl.marker_genes(adata, ["CD56+ NK"], show=False)
     """
     import scanpy as sc
 
+    groups = [groups] if isinstance(groups, str) else groups
     marker_genes_df(adata, groups, key=key, n_genes=1)
     return sc.pl.rank_genes_groups(adata, groups, n_genes=n_genes, key=key, **arguments)

@@ -123,13 +123,13 @@ def test_silhouette_of_batches(points: NDArray[np.float32], types: NDArray[Any],
     for label in "abc":  # type d is in one batch only
         cells = types == label
         means.append((1 - np.abs(widths(points[cells], batches[cells]))).mean())
-    assert metrics.silhouette_batch(points, batches, types) == pytest.approx(np.mean(means), abs=1e-5)
+    assert metrics.silhouette_batch(points, batches=batches, labels=types) == pytest.approx(np.mean(means), abs=1e-5)
 
 
 def test_silhouette_of_batches_upstream(points: NDArray[np.float32], batches: NDArray[Any]) -> None:
     away = 1 - np.abs(widths(points, batches))
     expected = (np.mean([away[batches == batch].mean() for batch in set(batches)]) + 1) / 2
-    assert metrics.silhouette_batch(points, batches, compat="upstream") == pytest.approx(expected, abs=1e-6)
+    assert metrics.silhouette_batch(points, batches=batches, compat="upstream") == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.parametrize("n_neighbors", [3, 15])
@@ -195,10 +195,10 @@ def test_clusters_are_those_of_scib(points: NDArray[np.float32], types: NDArray[
 
 def test_all_scores(adata: ad.AnnData, points: NDArray[np.float32], types: NDArray[Any], batches: NDArray[Any]) -> None:
     before = adata.copy()
-    scores = metrics.score_embedding(adata, "X", label_key="type", batch_key="batch")
+    scores = metrics.score_embedding(adata, "X", labels_key="type", batch_key="batch")
     nmi, ari = metrics.nmi_ari(points, types)
     asw = metrics.silhouette_label(points, types)
-    mixed = metrics.silhouette_batch(points, batches, types)
+    mixed = metrics.silhouette_batch(points, batches=batches, labels=types)
     connected = metrics.graph_connectivity(points, types)
     expected = {
         "nmi": nmi,
@@ -211,7 +211,7 @@ def test_all_scores(adata: ad.AnnData, points: NDArray[np.float32], types: NDArr
     }
     pd.testing.assert_series_equal(scores, pd.Series(expected, name="X"))
     pd.testing.assert_series_equal(
-        metrics.score_embedding(adata, "X", label_key="type"), scores.iloc[:4], check_exact=True
+        metrics.score_embedding(adata, "X", labels_key="type"), scores.iloc[:4], check_exact=True
     )
     pd.testing.assert_frame_equal(adata.obs, before.obs)
     assert (list(adata.uns), list(adata.obsm), list(adata.obsp)) == ([], ["X"], [])
@@ -226,7 +226,7 @@ def test_all_scores_upstream(
     rows: list[dict[str, float]] = [{} for _ in range(4)]
     for row in rows:
         cells = generator.permutation(N_CELLS)[: N_CELLS // 4]
-        row["asw_batch"] = metrics.silhouette_batch(points[cells], batches[cells], compat="upstream")
+        row["asw_batch"] = metrics.silhouette_batch(points[cells], batches=batches[cells], compat="upstream")
         row["graph_connectivity"] = metrics.graph_connectivity(points[cells], batches[cells], **few)
         row["avg_batch"] = (row["asw_batch"] + row["graph_connectivity"]) / 2
     for row in rows:
@@ -234,19 +234,19 @@ def test_all_scores_upstream(
         row["nmi"], row["ari"] = metrics.nmi_ari(points[cells], types[cells], **few)
         row["asw"] = metrics.silhouette_label(points[cells], types[cells])
         row["avg_bio"] = (row["nmi"] + row["ari"] + row["asw"]) / 3
-    scores = metrics.score_embedding(adata, "X", label_key="type", batch_key="batch", n_subsets=4, **few)
+    scores = metrics.score_embedding(adata, "X", labels_key="type", batch_key="batch", n_subsets=4, **few)
     assert scores.to_dict() == pytest.approx(pd.DataFrame(rows).mean().to_dict())
-    alone = metrics.score_embedding(adata, "X", label_key="type", n_subsets=4, **few)
+    alone = metrics.score_embedding(adata, "X", labels_key="type", n_subsets=4, **few)
     pd.testing.assert_series_equal(alone, scores.iloc[:4], check_exact=True)
 
 
 def test_upstream_takes_ten_subsets(adata: ad.AnnData) -> None:
     with pytest.raises(ValueError, match=r"n_neighbors=15 of 12 cells"):
-        metrics.score_embedding(adata, "X", label_key="type", compat="upstream")
+        metrics.score_embedding(adata, "X", labels_key="type", compat="upstream")
 
 
 def test_cells_in_another_order(adata: ad.AnnData) -> None:
-    keys = {"label_key": "type", "batch_key": "batch"}
+    keys = {"labels_key": "type", "batch_key": "batch"}
     there = metrics.score_embedding(adata, "X", **keys)
     back = metrics.score_embedding(adata[::-1].copy(), "X", **keys)
     pd.testing.assert_series_equal(
@@ -266,13 +266,13 @@ def test_the_random_state_of_others_stays(points: NDArray[np.float32], types: ND
     ("change", "message"),
     [
         ({"use_rep": "X_umap"}, r"'X_umap' is not in obsm; found \['X'\]"),
-        ({"label_key": "nope"}, r"'nope' is not in obs; found \['batch', 'type'\]"),
+        ({"labels_key": "nope"}, r"'nope' is not in obs; found \['batch', 'type'\]"),
         ({"batch_key": "nope"}, r"'nope' is not in obs"),
     ],
 )
 def test_missing_keys(adata: ad.AnnData, change: dict[str, str], message: str) -> None:
     with pytest.raises(KeyError, match=message):
-        metrics.score_embedding(adata, **{"use_rep": "X", "label_key": "type"} | change)
+        metrics.score_embedding(adata, **{"use_rep": "X", "labels_key": "type"} | change)
 
 
 @pytest.mark.parametrize(
@@ -285,12 +285,12 @@ def test_missing_keys(adata: ad.AnnData, change: dict[str, str], message: str) -
         (pd.Categorical(["a", None, *["b"] * (N_CELLS - 2)]), r"obs\['l'\]: 1 of 120 are missing"),
     ],
 )
-@pytest.mark.parametrize("key", ["label_key", "batch_key"])
+@pytest.mark.parametrize("key", ["labels_key", "batch_key"])
 def test_labels_that_cannot_be_scored(adata: ad.AnnData, labels: Any, message: str, key: str) -> None:
     adata = adata.copy()
     adata.obs["l"] = labels
     with pytest.raises(ValueError, match=message):
-        metrics.score_embedding(adata, "X", **{"label_key": "type", key: "l"})
+        metrics.score_embedding(adata, "X", **{"labels_key": "type", key: "l"})
 
 
 def test_embeddings_that_cannot_be_scored(adata: ad.AnnData, types: NDArray[Any]) -> None:
@@ -298,7 +298,7 @@ def test_embeddings_that_cannot_be_scored(adata: ad.AnnData, types: NDArray[Any]
     adata.obsm["bad"] = adata.obsm["X"].copy()
     adata.obsm["bad"][[3, 5]] = np.nan
     with pytest.raises(ValueError, match=r"obsm\['bad'\] has 2 of 120 rows with NaN or infinity, the first is row 3"):
-        metrics.score_embedding(adata, "bad", label_key="type")
+        metrics.score_embedding(adata, "bad", labels_key="type")
     for wrong in (np.zeros(N_CELLS), np.full((N_CELLS, 2), "a")):
         with pytest.raises(ValueError, match="dense matrix of numbers"):
             metrics.silhouette_label(wrong, types)
@@ -316,23 +316,23 @@ def test_options_that_are_not_known(points: NDArray[np.float32], types: NDArray[
     with pytest.raises(ValueError, match="n_neighbors=1 of 120"):
         metrics.nmi_ari(points, types, n_neighbors=1)
     with pytest.raises(ValueError, match="n_subsets=0"):
-        metrics.score_embedding(ad.AnnData(obsm={"X": points}), "X", label_key="l", n_subsets=0)
+        metrics.score_embedding(ad.AnnData(obsm={"X": points}), "X", labels_key="l", n_subsets=0)
 
 
 def test_batches_that_cannot_be_scored(points: NDArray[np.float32], types: NDArray[Any]) -> None:
     with pytest.raises(ValueError, match="needs labels="):
-        metrics.silhouette_batch(points, types)
+        metrics.silhouette_batch(points, batches=types)
     with pytest.raises(ValueError, match="No label has several cells in several batches"):
-        metrics.silhouette_batch(points, types, types)
+        metrics.silhouette_batch(points, batches=types, labels=types)
     with pytest.raises(ValueError, match="No label has several cells in several batches"):
-        metrics.silhouette_batch(points[:4], ["x", "x", "y", "z"], ["a", "a", "b", "b"])
+        metrics.silhouette_batch(points[:4], batches=["x", "x", "y", "z"], labels=["a", "a", "b", "b"])
 
 
 def test_a_subset_without_two_labels(adata: ad.AnnData) -> None:
     adata = adata.copy()
     adata.obs["rare"] = np.where(np.arange(N_CELLS) < 2, "rare", "common")
     with pytest.raises(ValueError, match=r"In subset \d+ of 10: .*all are.*n_subsets=1 scores all cells at once"):
-        metrics.score_embedding(adata, "X", label_key="rare", n_neighbors=5, compat="upstream")
+        metrics.score_embedding(adata, "X", labels_key="rare", n_neighbors=5, compat="upstream")
 
 
 def test_without_scib_metrics(

@@ -99,3 +99,13 @@ def test_no_cells() -> None:
 def test_wrong_input(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         marker_auroc(**{"scores": draw()[0]} | arguments)
+
+
+def test_markers_that_meet_nothing() -> None:
+    scores, how = [[1.0, 2.0]], {"labels": ["a"], "genes": ["g1", "g2"]}
+    with pytest.raises(ValueError, match="No cell has a label of markers"):
+        marker_auroc(scores, {"b": ["g1"]}, **how)
+    with pytest.raises(ValueError, match="No gene of scores is a marker"):
+        marker_auroc(scores, {"a": ["g3"]}, **how)
+    with pytest.raises(TypeError, match=r"markers\['a'\] is one string"):
+        marker_auroc(scores, {"a": "g1"}, **how)

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import scfm
+from scfm.cli import main
 from scfm.testing import write_geneformer, write_sccello
 
 if TYPE_CHECKING:
@@ -172,3 +173,13 @@ def test_a_table_that_is_none(folder: Path) -> None:
     (folder / "vocab_id2name.csv").write_text("<html>not here</html>")
     with pytest.raises(ValueError, match="no table of the columns id and name"):
         scfm.model.load(folder)
+
+
+def test_convert_command_takes_several_dictionaries(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "tables").mkdir()
+    for path in [*folder.glob("*.pkl"), folder / "vocab_id2name.csv"]:
+        path.rename(tmp_path / ("names.csv" if path.suffix == ".csv" else f"tables/{path.name}"))
+    out = tmp_path / "out"
+    tables = ["--dictionaries", str(tmp_path / "tables"), str(tmp_path / "names.csv")]
+    assert main(["convert", str(folder), str(out), *tables]) == 0
+    assert scfm.model.load(out).vocabulary.symbols["NAME3"] == "ENSG00000000003"

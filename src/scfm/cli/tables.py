@@ -28,7 +28,9 @@ def commands() -> dict[str, tuple[ArgumentParser, Any]]:
     )
     markers.add_argument("--groupby", type=str, required=True, help="column of obs")
     markers.add_argument("--out", type=Path, required=True, help="table to write, .csv or .tsv")
-    skipped: set[str | int] = {"data", "model", "groupby", "device", "dtype", "key_added", "copy", "options"}
+    markers.add_argument("--genes", type=str, nargs="+", default=None, help="names of the genes to mask; default: all")
+    markers.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
+    skipped: set[str | int] = {"data", "model", "groupby", "genes", "device", "dtype", "key_added", "copy", "options"}
     markers.add_argument("--device", type=str | None, default=None, help="cpu, cuda, cuda:1, mps; default: the fastest")
     markers.add_argument("--dtype", type=str | None, default=None, help="float32, bfloat16 or float16")
     markers.add_function_arguments(scfm.tl.marker_genes, skip=skipped)
@@ -38,32 +40,35 @@ def commands() -> dict[str, tuple[ArgumentParser, Any]]:
     metrics.add_argument(
         "--out", type=Path | None, default=None, help="table to write, .csv or .tsv, beside the screen"
     )
+    metrics.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
     metrics.add_argument("--modality", type=str | None, default=None, help="modality of a MuData file")
     metrics.add_function_arguments(scfm.metrics.score_embedding, skip={"adata", "use_rep"})
     return {"marker_genes": (markers, _marker_genes), "metrics": (metrics, _metrics)}
 
 
-def _marker_genes(source: Path, model: str, groupby: str, out: Path, **arguments: Any) -> None:
+def _marker_genes(source: Path, model: str, groupby: str, out: Path, *, overwrite: bool, **arguments: Any) -> None:
     import scfm
     from scfm.get import table_of
     from scfm.tl._marker_genes import score_markers
 
     log_progress()
-    _check_table(out)
+    _check_table(out, overwrite=overwrite)
     *_, result = score_markers(scfm.model.load(model), source, groupby=groupby, **arguments)
     table = table_of(result)
     _write_table(table.set_index("group"), out)
     print(f"wrote {out}: {table['names'].nunique():,} genes of {table['group'].nunique()} groups")
 
 
-def _metrics(source: Path, use_rep: list[str], out: Path | None, modality: str | None, **arguments: Any) -> None:
+def _metrics(
+    source: Path, use_rep: list[str], out: Path | None, modality: str | None, *, overwrite: bool, **arguments: Any
+) -> None:
     import pandas as pd
 
     import scfm
     from scfm._files import read_frame
 
     if out is not None:
-        _check_table(out)
+        _check_table(out, overwrite=overwrite)
     cells = {rep: read_frame(source, modality, obsm=rep, uns=()) for rep in use_rep}
     scores = {rep: scfm.metrics.score_embedding(part, rep, **arguments) for rep, part in cells.items()}
     table = pd.DataFrame(scores).rename_axis(index="score")
@@ -72,10 +77,13 @@ def _metrics(source: Path, use_rep: list[str], out: Path | None, modality: str |
     print(table.round(4).to_string())
 
 
-def _check_table(out: Path) -> None:
+def _check_table(out: Path, *, overwrite: bool) -> None:
     if out.suffix not in (".csv", ".tsv") or not out.absolute().parent.is_dir():
         msg = f"OUT must be a .csv or .tsv file in a folder that exists, got {out}."
         raise ValueError(msg)
+    if out.exists() and not overwrite:
+        msg = f"{out} exists already; choose another name or allow it with --overwrite."
+        raise FileExistsError(msg)
 
 
 def _write_table(table: pd.DataFrame, out: Path) -> None:

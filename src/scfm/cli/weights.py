@@ -23,7 +23,10 @@ def commands() -> dict[str, tuple[ArgumentParser, Any]]:
     convert = ArgumentParser(description="Convert published weights into one folder without pickles.")
     convert.add_argument("source", type=Path, help="folder (or tar file) of published weights")
     convert.add_argument("out", type=Path, help="folder to write")
-    convert.add_function_arguments(scfm.model.convert, skip={"source", "out"})
+    convert.add_argument(
+        "--dictionaries", type=str, nargs="+", default=None, help="files of gene tables, or folders that hold them"
+    )
+    convert.add_function_arguments(scfm.model.convert, skip={"source", "out", "dictionaries"})
     cache = ArgumentParser(description="List, verify or prune what has been fetched.")
     cache.add_argument(
         "action",

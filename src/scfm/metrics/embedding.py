@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
+from anndata import AnnData
 
 from scfm.metrics._input import check_compat, codes_of, points_of
 from scfm.metrics.clustering import check_clustering, nmi_ari
@@ -15,7 +16,6 @@ from scfm.metrics.silhouette import silhouette_batch, silhouette_label
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from anndata import AnnData
     from numpy.typing import NDArray
 
     from scfm.model._session import Compat
@@ -29,7 +29,7 @@ def score_embedding(
     adata: AnnData,
     use_rep: str,
     *,
-    label_key: str,
+    labels_key: str,
     batch_key: str | None = None,
     clustering: Literal["leiden", "kmeans"] = "leiden",
     n_neighbors: int = 15,
@@ -48,7 +48,7 @@ def score_embedding(
         Cells.
     use_rep
         Key of the embedding in ``obsm``.
-    label_key
+    labels_key
         Column of ``obs`` with the cell types.
     batch_key
         Column of ``obs`` with the batches. Without it, the scores of batches are left out.
@@ -100,10 +100,13 @@ def score_embedding(
     >>> adata = scfm.datasets.synthetic(90, 200, genes_per_cell=20)
     >>> adata.obs["cell_type"] = np.repeat(["a", "b", "c"], 30)
     >>> adata.obsm["X_sum"] = np.repeat(np.eye(3), 30, axis=0) * 9 + np.random.default_rng(0).normal(size=(90, 3))
-    >>> scores = scfm.metrics.score_embedding(adata, "X_sum", label_key="cell_type")
+    >>> scores = scfm.metrics.score_embedding(adata, "X_sum", labels_key="cell_type")
     >>> scores.index.tolist(), bool(scores["nmi"] > 0.9)
     (['nmi', 'ari', 'asw', 'avg_bio'], True)
     """
+    if not isinstance(adata, AnnData):
+        msg = f"score_embedding reads an AnnData, got {type(adata).__name__}; of a MuData pass mdata[modality]."
+        raise TypeError(msg)
     check_compat(compat)
     check_clustering(clustering, compat)
     n_subsets = (1 if compat is None else UPSTREAM_SUBSETS) if n_subsets is None else n_subsets
@@ -111,7 +114,7 @@ def score_embedding(
         msg = f"n_subsets={n_subsets}: need 1 (all cells) or more."
         raise ValueError(msg)
     points = points_of(_entry(adata.obsm, use_rep, "obsm"), f"obsm[{use_rep!r}]")
-    labels = _column(adata, label_key)
+    labels = _column(adata, labels_key)
     batches = None if batch_key is None else _column(adata, batch_key)
     check_neighbors(n_neighbors, len(points) // n_subsets)
 
@@ -123,7 +126,7 @@ def score_embedding(
 
     def batch(cells: NDArray[np.int64]) -> dict[str, float]:
         assert batches is not None
-        asw = silhouette_batch(points[cells], batches[cells], labels[cells], compat=compat)
+        asw = silhouette_batch(points[cells], batches=batches[cells], labels=labels[cells], compat=compat)
         groups = labels if compat is None else batches
         connected = graph_connectivity(points[cells], groups[cells], n_neighbors=n_neighbors, compat=compat)
         return {"asw_batch": asw, "graph_connectivity": connected}

@@ -51,7 +51,7 @@ def marker_auroc(
     Raises
     ------
     ValueError
-        If shapes do not fit, scores are NaN, or a mapping comes without ``labels`` and ``genes``.
+        If shapes do not fit, scores are NaN, or a mapping comes without ``labels`` and ``genes``, or shares none of them.
 
     Examples
     --------
@@ -115,7 +115,18 @@ def _marker_table(
     if (len(labels), len(genes)) != shape:
         msg = f"scores has shape {shape}, but there are {len(labels):,} labels and {len(genes):,} genes."
         raise ValueError(msg)
+    texts = [str(name) for name, members in markers.items() if isinstance(members, str)]
+    if texts:
+        msg = f"markers[{texts[0]!r}] is one string; give a list of genes."
+        raise TypeError(msg)
     names, codes = np.unique(labels, return_inverse=True)
+    if not set(names.tolist()) & {str(name) for name in markers}:
+        msg = f"No cell has a label of markers; labels are {names[:3].tolist()}, markers are of {list(markers)[:3]}."
+        raise ValueError(msg)
+    if not set(genes.tolist()).intersection(*[{gene for members in markers.values() for gene in members}]):
+        some = next((list(members)[:3] for members in markers.values() if members), [])
+        msg = f"No gene of scores is a marker; genes are {genes[:3].tolist()}, markers are {some}. Ids or symbols in both?"
+        raise ValueError(msg)
     table = np.stack([np.isin(genes, list(markers.get(str(name), ()))) for name in names])
     return codes, table
 

@@ -52,7 +52,7 @@ def silhouette_label(embedding: ArrayLike, labels: ArrayLike) -> float:
 
 
 def silhouette_batch(
-    embedding: ArrayLike, batches: ArrayLike, labels: ArrayLike | None = None, *, compat: Compat | None = None
+    embedding: ArrayLike, *, batches: ArrayLike, labels: ArrayLike | None = None, compat: Compat | None = None
 ) -> float:
     r"""Average silhouette width of batches: 1 if each cell has batches around it as they come.
 
@@ -88,7 +88,7 @@ def silhouette_batch(
     --------
     >>> import scfm
     >>> points, batches = [[0.0], [1.0], [2.0], [3.0]], [1, 2, 1, 2]
-    >>> round(scfm.metrics.silhouette_batch(points, batches, ["a", "a", "b", "b"], compat="upstream"), 3)
+    >>> round(scfm.metrics.silhouette_batch(points, batches=batches, labels=["a", "a", "b", "b"], compat="upstream"), 3)
     0.875
     """
     check_compat(compat)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scfm.model._rank_bert import RankBert
+from scfm.model._registry import family_class
 from scfm.run.device import default_batch_tokens
 from scfm.run.engine import free_memory, out_of_memory
 from scfm.run.gene_sink import GeneStatesSink
@@ -21,8 +22,9 @@ if TYPE_CHECKING:
     from scfm._types import TokenBatch
     from scfm.model._base import FoundationModel
     from scfm.model._session import Session
+    from scfm.weights import ModelCard
 
-__all__ = ["MaskedGenes", "check_masks", "masked_scores"]
+__all__ = ["MaskedGenes", "check_masks", "check_reads_ranks", "masked_scores"]
 
 logger = logging.getLogger("scfm")
 
@@ -31,9 +33,17 @@ MASK = "<mask>"
 
 def check_masks(model: FoundationModel) -> None:
     """Raise a TypeError unless the model was trained with masked genes."""
-    if not isinstance(model, RankBert) or MASK not in model.vocabulary.special_tokens:
+    check_reads_ranks(model.card)
+    if MASK not in model.vocabulary.special_tokens:
+        msg = f"The vocabulary of {model.card.id} has no {MASK}: marker genes take a model that has."
+        raise TypeError(msg)
+
+
+def check_reads_ranks(card: ModelCard) -> None:
+    """Raise a TypeError unless models of the family were trained with masked genes; needs no weights."""
+    if not family_class(card.family).reads_ranks:
         msg = (
-            f"{model.card.id} was not trained with masked genes; marker genes take a model of the BERT family: Geneformer, "
+            f"{card.id} was not trained with masked genes; marker genes take a model of the BERT family: Geneformer, "
             "scCello or scfm-mini."
         )
         raise TypeError(msg)

@@ -6,6 +6,7 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -59,7 +60,12 @@ class LabelIndex:
         if isinstance(labels, str):
             msg = f"labels is one string; pass a list of labels: resolve([{labels!r}])."
             raise TypeError(msg)
-        texts = [str(label) for label in labels]
+        given = list(labels)
+        n_missing = int(pd.isna(pd.Series(given, dtype=object)).sum())
+        if n_missing:
+            msg = f"{n_missing} of {len(given)} labels are missing (NaN or None); leave them out."
+            raise ValueError(msg)
+        texts = [str(label) for label in given]
         candidates = {text: self._candidates.get(_fold(text)) for text in dict.fromkeys(texts)}
         ids = {text: next(iter(found)) for text, found in candidates.items() if found and len(found) == 1}
         if len(ids) < len(candidates):

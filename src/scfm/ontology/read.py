@@ -54,7 +54,13 @@ def read_ontology(path: str | Path, *, edges: Relation = "is_a") -> CellOntology
     >>> onto.name_of("CL:0000084")  # doctest: +SKIP
     'T cell'
     """
-    path = Path(path)
+    where, path = str(path), Path(path).expanduser()
+    if not path.is_file():
+        msg = (
+            f"There is no file {where}. Give a local .obo or .owl file of the Cell Ontology (releases: "
+            "github.com/obophenotype/cell-ontology), or take scfm.ontology.bundled()."
+        )
+        raise FileNotFoundError(msg)
     if edges not in get_args(Relation):
         msg = f"edges must be one of {get_args(Relation)}, not {edges!r}."
         raise ValueError(msg)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import warnings
 from importlib.metadata import version
 from itertools import cycle
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -14,7 +16,7 @@ from anndata import AnnData
 from scfm._keys import PARAMS, result_keys
 from scfm.annotate import Metric, Prediction, predict, predict_types
 from scfm.tl._annotate_cells import Cells, adata_of, provenance
-from scfm.tl._target import check_container, check_writable
+from scfm.tl._target import check_container, check_own, check_writable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -33,6 +35,9 @@ Method = Literal["knn", "logistic", "linear_probe", "ontology"]
 UNKNOWN = "unknown"
 """Label of rejected cells."""
 UNKNOWN_COLOR = "#d3d3d3"
+WHITENED: Metric = "whitened"
+MANY = 0.5
+"""Share of rejected cells that calls for a warning."""
 EMBEDDING = ("model", "revision", "weights_sha256", "pooling", "hidden_layer")
 """What is taken over from the provenance of the embedding."""
 
@@ -45,7 +50,7 @@ def annotate(
     use_rep: str,
     method: Method = "knn",
     n_neighbors: int = 15,
-    metric: Metric = "whitened",
+    metric: Metric | None = None,
     candidates: Sequence[str] | None = None,
     ontology: CellOntology | str | Path | None = None,
     reject: float | None = None,
@@ -75,11 +80,11 @@ def annotate(
     n_neighbors
         Neighbours for ``"knn"``.
     metric
-        Distance for ``"knn"``. ``"whitened"``: cosine after the covariance within labels is divided out, so that what
+        Distance for ``"knn"``. ``"whitened"``, the default: cosine after the covariance within labels is divided out, so that what
         varies in cells of one label (also between its batches) does not count. ``"cosine"``, ``"euclidean"``: of the
         embeddings as they are, as in :func:`scanpy.tl.ingest`.
     candidates
-        For ``"ontology"``: the types to choose from, as names, exact synonyms or ids (``"CL:0000084"``) of terms. The
+        For ``"ontology"``: two or more types to choose from, as names, exact synonyms or ids (``"CL:0000084"``) of terms. The
         reference need not have them.
     ontology
         An ontology (:func:`scfm.ontology.read_ontology`), the path of one, or ``"bundled"``. Labels must be terms of
@@ -149,7 +154,7 @@ def annotate(
     check_container(data, "tl.annotate", "the command `scfm annotate`")
     result_keys("check", key_added)
     names = None if candidates is None else _names(candidates)
-    _check_arguments(method, names, ontology, reject, batch_key)
+    _check_arguments(method, names, ontology, reject, batch_key, metric)
     if modality is not None and isinstance(data, AnnData) and isinstance(reference, AnnData | None):
         msg = f"modality={modality!r} is for a MuData, and there is none: leave modality out."
         raise ValueError(msg)
@@ -159,6 +164,7 @@ def annotate(
     if source is query and key_added == labels_key:
         msg = f"key_added={key_added!r} would overwrite the labels of the reference; choose another name."
         raise ValueError(msg)
+    check_own(query.uns, key_added, "method")
     cells = Cells.of(query, source, labels_key, use_rep, batch_key)
     graph = _ontology(ontology)
     labels = cells.reference.labels if names is None else names
@@ -172,7 +178,13 @@ def annotate(
         found = predict_types(types, cells.query, graph, ids, reject=reject, seed=seed)
     else:
         found = predict(
-            cells.reference, cells.query, method, n_neighbors=n_neighbors, metric=metric, reject=reject, seed=seed
+            cells.reference,
+            cells.query,
+            method,
+            n_neighbors=n_neighbors,
+            metric=metric or WHITENED,
+            reject=reject,
+            seed=seed,
         )
     choices: dict[str, Any] = {
         "method": method,
@@ -181,8 +193,9 @@ def annotate(
         "batch_key": batch_key,
         "seed": seed,
     }
-    choices |= {"n_neighbors": n_neighbors, "metric": metric} if method == "knn" else {}
+    choices |= {"n_neighbors": n_neighbors, "metric": metric or WHITENED} if method == "knn" else {}
     choices |= {"reject": reject, "limit": found.limit, "ontology": None if graph is None else str(graph)}
+    choices |= {} if graph is None else {"ontology_sha256": _hash(graph)}
     palette = _known_colors(source, labels_key)
     data = data.copy() if copy else data
     _store(adata_of(data, modality, "data"), key_added, cells, found, labels, terms, palette, choices)
@@ -190,16 +203,24 @@ def annotate(
 
 
 def _names(candidates: Sequence[str]) -> list[str]:
-    names = [candidates] if isinstance(candidates, str) else [str(name) for name in candidates]
+    if isinstance(candidates, str):
+        msg = f"candidates is one string; pass a list of types, such as [{candidates!r}, 'macrophage']."
+        raise TypeError(msg)
+    names = [str(name) for name in candidates]
     repeated = sorted({name for name in names if names.count(name) > 1})
-    if repeated or not names:
-        msg = f"candidates must be different types, at least one; found {repeated or 'none'}."
+    if repeated or len(names) < 2:
+        msg = f"candidates must be different types, two at least; found {repeated or names}."
         raise ValueError(msg)
     return names
 
 
 def _check_arguments(
-    method: str, candidates: list[str] | None, ontology: object, reject: float | None, batch_key: str | None
+    method: str,
+    candidates: list[str] | None,
+    ontology: object,
+    reject: float | None,
+    batch_key: str | None,
+    metric: str | None,
 ) -> None:
     if method not in get_args(Method):
         msg = f"method={method!r} is unknown; choose from {', '.join(map(repr, get_args(Method)))}."
@@ -212,6 +233,9 @@ def _check_arguments(
         raise ValueError(msg)
     if method != "ontology" and candidates is not None:
         msg = f"candidates= is for method='ontology'; {method!r} chooses from the labels of the reference."
+        raise ValueError(msg)
+    if method != "knn" and metric is not None:
+        msg = f"metric={metric!r} is for method='knn'; {method!r} has none to choose."
         raise ValueError(msg)
     if reject is not None and not 0 < reject < 1:
         msg = f"reject={reject} must lie between 0 and 1: the share of known cells that may be rejected."
@@ -227,6 +251,11 @@ def _ontology(ontology: CellOntology | str | Path | None) -> CellOntology | None
     if ontology is None or isinstance(ontology, CellOntology):
         return ontology
     return bundled() if ontology == "bundled" else read_ontology(ontology)
+
+
+def _hash(ontology: CellOntology) -> str:
+    """Hash of ids and edges, which tells two ontologies apart."""
+    return hashlib.sha256("".join(ontology.ids.tolist()).encode() + ontology.graph_edges.tobytes()).hexdigest()
 
 
 def _terms(ontology: CellOntology, labels: Sequence[str]) -> dict[str, str]:
@@ -272,6 +301,14 @@ def _store(
     adata.obsm[f"{key}_probabilities"] = _spread(found.probabilities, cells, adata.n_obs)
     adata.uns[f"{key}_colors"] = _colors(kinds, colors)
     n_rejected, n_unsaid = int(found.rejected.sum()), int((~said).sum())
+    if n_rejected > MANY * len(cells.rows):
+        warnings.warn(
+            f"{n_rejected} of {len(cells.rows)} cells were rejected: they are unlike the reference as a whole, not one by "
+            "one. Do both have the same genes (embed both with those that they share)? Does the reference have "
+            "batches (batch_key=)? metric='cosine' and reject=None show what the labels would be.",
+            UserWarning,
+            stacklevel=3,
+        )
     counts = {
         "n_reference": len(cells.reference.codes),
         "n_annotated": len(cells.rows) - n_rejected - n_unsaid,

@@ -63,7 +63,7 @@ class Cells:
         ValueError
             If the embeddings do not fit together, no label is known, or nothing is left to annotate.
         """
-        labels = _coded(_column(source, labels_key, "labels_key"))
+        labels = _coded(_column(source, labels_key, "labels_key"), labels_key)
         batches = None if batch_key is None else _column(source, batch_key, "batch_key")
         values, known = _matrix(data, use_rep, "data"), _matrix(source, use_rep, "the reference")
         _check_comparable(data, source, use_rep, values.shape[1], known.shape[1])
@@ -150,9 +150,19 @@ def _closest(name: str, names: Iterable[object]) -> str:
     return f"; did you mean {close[0]!r}?" if close else f"; {there}."
 
 
-def _coded(labels: pd.Series) -> pd.Categorical[Any]:
+def _coded(labels: pd.Series, name: str) -> pd.Categorical[Any]:
     """Labels as text, in the order of their categories, only those that occur."""
+    if pd.api.types.is_float_dtype(labels.dtype) and labels.notna().any():
+        msg = f"obs[{name!r}] holds {labels.dtype} values; labels are text or categories."
+        raise ValueError(msg)
     kinds = labels.astype("category").cat
+    empty = [kind for kind in kinds.categories if str(kind).strip().lower() in ("", "nan")]
+    if empty:
+        msg = (
+            f"obs[{name!r}] has the label {empty[0]!r}, which stands for none: make it missing, as in "
+            f"adata.obs[{name!r}].replace({empty[0]!r}, np.nan)."
+        )
+        raise ValueError(msg)
     names = [str(name) for name in kinds.categories]
     return pd.Categorical.from_codes(kinds.codes.to_numpy(), categories=pd.Index(names)).remove_unused_categories()
 

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
+from anndata import AnnData
 
 from scfm._keys import PARAMS, result_keys
-from scfm.tl._target import check_writable
+from scfm.tl._target import check_own, check_writable
 
 if TYPE_CHECKING:
-    from anndata import AnnData
     from numpy.typing import NDArray
 
 __all__ = ["drug_response"]
@@ -121,6 +121,13 @@ def drug_response(
     """
     _check_options(regressor, split, test_share)
     key = result_keys("drug_response", key_added).uns
+    if key in (ic50_key, use_rep):
+        msg = f"key_added={key!r} would overwrite obsm[{key!r}], which is read; choose another name."
+        raise ValueError(msg)
+    if not isinstance(adata, AnnData):
+        msg = f"tl.drug_response takes an AnnData of cell lines, got {type(adata).__name__}."
+        raise TypeError(msg)
+    check_own(adata.uns, key, "ic50_key")
     check_writable(adata, None, copy=copy)
     response = _entry(adata.obsm, ic50_key, "obsm")
     if not isinstance(response, pd.DataFrame):

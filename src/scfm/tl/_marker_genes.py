@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from mudata import MuData
 
 from scfm._keys import MARKER_GENES, PARAMS, check_key
 from scfm.model import FoundationModel, load
-from scfm.model._masking import check_masks, masked_scores
+from scfm.model._masking import check_masks, check_reads_ranks, masked_scores
+from scfm.model._registry import find_card
 from scfm.read import is_tokenized
 from scfm.tl._gene_embeddings import columns_of
 from scfm.tl._marker_table import cells_of_groups, ranked_table
-from scfm.tl._target import check_container, check_options, check_writable, target_of
+from scfm.tl._target import check_container, check_options, check_own, check_writable, target_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,7 +24,6 @@ if TYPE_CHECKING:
 
     import torch
     from anndata import AnnData
-    from mudata import MuData
     from scipy import sparse
 
     from scfm.model._base import Compat
@@ -90,8 +91,8 @@ def marker_genes(
         Scores, 0 to 2. What is stored was computed; genes that a cell does not express, or that did not fit into its
         input, have no score. Genes that share a token share the score.
     ``.uns['marker_genes' | key_added]`` : dict
-        With ``groupby``, ranked genes in the layout of :func:`scanpy.tl.rank_genes_groups`, a record array with a field
-        for each group: ``names``, ``scores`` (mean score of the group minus that of the other cells; genes without a score
+        With ``groupby``, ranked genes as :func:`scanpy.tl.rank_genes_groups` stores them (but without fold changes and
+        p-values, which some of scanpy's plots ask for), a record array with a field for each group: ``names``, ``scores`` (mean score of the group minus that of the other cells; genes without a score
         count as 0), ``means`` (mean score of the group) and ``pts`` (share of its cells in which the gene has a score).
         ``params`` holds everything needed to repeat the run. :func:`scfm.get.marker_genes_df` and
         :func:`scfm.pl.marker_genes` read it.
@@ -109,7 +110,7 @@ def marker_genes(
     --------
     >>> import scfm
     >>> adata = scfm.datasets.pbmc68k()
-    >>> scfm.tl.marker_genes(adata, "scfm-mini", groupby="bulk_labels", n_cells=2)
+    >>> scfm.tl.marker_genes(adata, "scfm-mini", groupby="bulk_labels", n_cells=2, genes=["NKG7", "CD79A"])
     >>> scfm.get.marker_genes_df(adata, "CD56+ NK").columns.tolist()
     ['names', 'scores', 'means', 'pts']
     """
@@ -117,6 +118,15 @@ def marker_genes(
     check_key(key_added)
     check_options(options, "tl.marker_genes", "copy")
     check_writable(data, modality, copy=copy)
+    target = data.mod.get(modality) if isinstance(data, MuData) else data
+    if target is not None:
+        if key_added in target.layers and key_added not in target.uns:
+            msg = f"key_added={key_added!r} would overwrite layers[{key_added!r}]; choose another name."
+            raise ValueError(msg)
+        check_own(target.uns, key_added, "n_cells_scored")
+    card = None if isinstance(model, FoundationModel) else find_card(str(model))
+    if card is not None:
+        check_reads_ranks(card)
     loaded = model if isinstance(model, FoundationModel) else load(model)
     where: dict[str, Any] = {"modality": modality, "layer": layer, "use_raw": use_raw, "gene_key": gene_key}
     how: dict[str, Any] = {
@@ -158,6 +168,9 @@ def score_markers(
         source = session.source
         names = source.var.index
         columns = columns_of(names, genes)
+        if not len(columns):
+            msg = "genes is empty, so there is nothing to mask; leave it out to mask all genes."
+            raise ValueError(msg)
         labels = None
         if groupby is not None:
             if groupby not in source.obs_columns:

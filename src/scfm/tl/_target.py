@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import Any
 
 from anndata import AnnData
 from mudata import MuData
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+from scfm._keys import PARAMS
 
-__all__ = ["check_container", "check_options", "check_writable", "target_of"]
+__all__ = ["check_container", "check_options", "check_own", "check_writable", "target_of"]
 
 
 def check_container(data: object, verb: str, otherwise: str) -> None:
@@ -26,6 +26,18 @@ def check_options(options: Mapping[str, object], verb: str, *others: str) -> Non
         if name in options:
             msg = f"{name!r} is no option of {verb}; it belongs to tl.embed."
             raise TypeError(msg)
+
+
+def check_own(uns: Mapping[str, Any], key: str, entry: str) -> None:
+    """Raise a ValueError if ``uns[key]`` is there and is no earlier result of the same verb, which would be lost.
+
+    Results of the verb have ``entry`` in their ``params``.
+    """
+    stored = uns.get(key)
+    params = stored.get(PARAMS) if isinstance(stored, Mapping) else None
+    if stored is not None and not (isinstance(params, Mapping) and entry in params):
+        msg = f"key_added={key!r} would overwrite uns[{key!r}], which holds something else; choose another name."
+        raise ValueError(msg)
 
 
 def target_of(data: AnnData | MuData, modality: str | None) -> AnnData:
