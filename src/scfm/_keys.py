@@ -36,7 +36,7 @@ def result_keys(family: str, key_added: str | None = None) -> Keys:
 def check_key(key_added: str) -> None:
     """Raise a ValueError for a name that cannot be stored."""
     if not key_added or "/" in key_added:
-        msg = f"key_added={key_added!r} cannot be stored: give a name that is not empty and has no '/'."
+        msg = f"key_added={key_added!r} cannot be stored: give a name, and one without '/'."
         raise ValueError(msg)
 
 
