@@ -56,6 +56,11 @@ def check_output(source: Path, out: Path, *, overwrite: bool) -> None:
     if source.suffix not in SUFFIXES or out.suffix != source.suffix:
         msg = f"Cannot make {out.name} of {source.name}: both must end in the same of {', '.join(SUFFIXES)}."
         raise ValueError(msg)
+    check_place(out, overwrite=overwrite)
+
+
+def check_place(out: Path, *, overwrite: bool) -> None:
+    """Raise an OSError if ``out`` exists and is not to be overwritten, or its folder does not exist."""
     if out.exists() and not overwrite:
         msg = f"{out} exists already; choose another name or allow it with --overwrite."
         raise FileExistsError(msg)

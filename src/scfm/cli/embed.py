@@ -148,13 +148,12 @@ def _embed_tokenized(
     source: str, model: FoundationModel, out: Path, *, overwrite: bool, key_added: str | None, **values: Any
 ) -> None:
     import scfm
+    from scfm._files import check_place
 
     if out.suffix != ".h5ad":
         msg = f"A tokenised dataset becomes an .h5ad file with its annotation and the embedding; OUT is {out}."
         raise ValueError(msg)
-    if out.exists() and not overwrite:
-        msg = f"{out} exists already; choose another name or pass --overwrite."
-        raise FileExistsError(msg)
+    check_place(out, overwrite=overwrite)
     known = ("pooling", "hidden_layer", "max_tokens", "device", "dtype")
     unused = [name for name, value in values.items() if name not in known and value is not None]
     if unused:

@@ -78,12 +78,12 @@ def _metrics(
 
 
 def _check_table(out: Path, *, overwrite: bool) -> None:
-    if out.suffix not in (".csv", ".tsv") or not out.absolute().parent.is_dir():
-        msg = f"OUT must be a .csv or .tsv file in a folder that exists, got {out}."
+    from scfm._files import check_place
+
+    if out.suffix not in (".csv", ".tsv"):
+        msg = f"OUT must be a .csv or .tsv file, got {out}."
         raise ValueError(msg)
-    if out.exists() and not overwrite:
-        msg = f"{out} exists already; choose another name or allow it with --overwrite."
-        raise FileExistsError(msg)
+    check_place(out, overwrite=overwrite)
 
 
 def _write_table(table: pd.DataFrame, out: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from scfm.genes.align import GeneMap, MatchReport, align, match_upstream
-from scfm.genes.columns import first_of_each, match_column
+from scfm.genes.columns import first_of_each, match_column, positions_of
 from scfm.genes.exact import match_exact
 from scfm.genes.vocabulary import Vocabulary
 
@@ -16,4 +16,5 @@ __all__ = [
     "match_column",
     "match_exact",
     "match_upstream",
+    "positions_of",
 ]

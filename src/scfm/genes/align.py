@@ -163,10 +163,7 @@ def match_upstream(var: pd.DataFrame, vocabulary: Vocabulary, *, gene_key: str |
     KeyError, ValueError
         As :func:`align`.
     """
-    key = gene_key or ("ensembl_id" if "ensembl_id" in var else INDEX)
-    if key != INDEX and key not in var:
-        msg = f"gene_key={key!r} is not a column of var; found {list(var.columns)}."
-        raise KeyError(msg)
+    key = upstream_key(var, gene_key, "ensembl_id")
     ids = ids_of(var, key)
     mapped = [vocabulary.mapping.get(gene.upper()) for gene in ids]
     tokens = np.asarray([-1 if gene is None else vocabulary.token_of[gene] for gene in mapped], dtype=np.int32)
@@ -181,6 +178,15 @@ def match_upstream(var: pd.DataFrame, vocabulary: Vocabulary, *, gene_key: str |
         raise ValueError(no_match_message([key], var, vocabulary))
     logger.info("%s", report)
     return GeneMap(tokens, report, sums)
+
+
+def upstream_key(var: pd.DataFrame, gene_key: str | None, usual: str) -> str:
+    """Where upstream finds gene ids: in its usual column, else in the index, unless ``gene_key`` names another place."""
+    key = gene_key or (usual if usual in var else INDEX)
+    if key != INDEX and key not in var:
+        msg = f"gene_key={key!r} is not a column of var; found {list(var.columns)}."
+        raise KeyError(msg)
+    return key
 
 
 def _candidates(var: pd.DataFrame) -> list[str]:

@@ -11,6 +11,7 @@ from scfm.genes.align import INDEX, GeneMap, ids_of, no_match_message, report_of
 
 if TYPE_CHECKING:
     import pandas as pd
+    from numpy.typing import NDArray
 
     from scfm.genes.vocabulary import Vocabulary
 
@@ -72,6 +73,13 @@ def match_column(
         raise ValueError(no_match_message([key], var, vocabulary))
     logger.info("%s", report)
     return GeneMap(tokens, report)
+
+
+def positions_of(wanted: pd.Index, names: pd.Index) -> NDArray[np.intp]:
+    """Where each of the wanted names stands first among all, −1 where it does not; names may repeat."""
+    first = np.flatnonzero(~names.duplicated())
+    at = names[first].get_indexer(wanted)
+    return np.where(at >= 0, first[at], -1) if len(first) else at
 
 
 def first_of_each(tokens: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from scfm.genes.align import INDEX, GeneMap, ids_of, no_match_message, report_of
+from scfm.genes.align import INDEX, GeneMap, ids_of, no_match_message, report_of, upstream_key
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,10 +32,7 @@ def match_exact(var: pd.DataFrame, vocabulary: Vocabulary, *, gene_key: str | No
     KeyError, ValueError
         As :func:`scfm.genes.align`.
     """
-    key = gene_key or (ID_COLUMN if ID_COLUMN in var else INDEX)
-    if key != INDEX and key not in var:
-        msg = f"gene_key={key!r} is not a column of var; found {list(var.columns)}."
-        raise KeyError(msg)
+    key = upstream_key(var, gene_key, ID_COLUMN)
     ids = ids_of(var, key)
     by_symbol = key == INDEX and bool(ids) and not ids[0].startswith("ENSG")
     genes = [vocabulary.symbols.get(name, "") for name in ids] if by_symbol else ids

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from scfm.metrics._input import check_compat, codes_of, points_of
+from scfm.metrics._input import check_compat, codes_of, entry_of, points_of
 from scfm.metrics.clustering import check_clustering, nmi_ari
 from scfm.metrics.neighbors import check_neighbors, graph_connectivity
 from scfm.metrics.silhouette import silhouette_batch, silhouette_label
@@ -113,7 +113,7 @@ def score_embedding(
     if n_subsets < 1:
         msg = f"n_subsets={n_subsets}: need 1 (all cells) or more."
         raise ValueError(msg)
-    points = points_of(_entry(adata.obsm, use_rep, "obsm"), f"obsm[{use_rep!r}]")
+    points = points_of(entry_of(adata.obsm, use_rep, "obsm"), f"obsm[{use_rep!r}]")
     labels = _column(adata, labels_key)
     batches = None if batch_key is None else _column(adata, batch_key)
     check_neighbors(n_neighbors, len(points) // n_subsets)
@@ -142,16 +142,9 @@ def score_embedding(
 
 def _column(adata: AnnData, key: str) -> NDArray[np.str_]:
     """Labels as strings, after they were found to be complete."""
-    values = _entry(adata.obs, key, "obs")
+    values = entry_of(adata.obs, key, "obs")
     codes_of(values, adata.n_obs, f"obs[{key!r}]")
     return np.asarray(values).astype(str)
-
-
-def _entry(table: Any, key: str, where: str) -> Any:
-    if key not in table:
-        msg = f"{key!r} is not in {where}; found {sorted(map(str, table.keys()))}."
-        raise KeyError(msg)
-    return table[key]
 
 
 def _subsets(rng: np.random.RandomState, n_cells: int, n_subsets: int) -> list[NDArray[np.int64]]:

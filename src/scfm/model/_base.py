@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 import numpy as np
 
 from scfm._settings import settings
+from scfm.genes import positions_of
 from scfm.model._citations import cite
 from scfm.model._joined import FileFacts, GeneMaps, JoinedSession
 from scfm.model._session import Compat, RunOptions, Session
@@ -70,10 +71,9 @@ class Embedding:
         """Rows for ``names``: those of ``raw`` may be more, or in another order; NaN for a name that is not there."""
         if self.names.equals(names):
             return self.values
-        first = np.flatnonzero(~self.names.duplicated())
-        at = self.names[first].get_indexer(names)
+        at = positions_of(names, self.names)
         values = np.full((len(names), *self.values.shape[1:]), np.nan, dtype=np.float32)
-        values[at >= 0] = self.values[first[at[at >= 0]]]
+        values[at >= 0] = self.values[at[at >= 0]]
         return values
 
 
@@ -378,17 +378,12 @@ def _is_int(value: object) -> bool:
 
 def _gene_means(session: Session, groupby: str | None) -> Embedding:
     """Mean of each gene over all cells, or over those of each group."""
-    import pandas as pd
-
     source, n_features = session.source, session.model.n_features
     if groupby is None:
         sink = GeneMeansSink(session.genes.tokens, n_features)
         stats = session.into(sink)
         return Embedding(sink.values()[:, 0], "var", source.var.index, session.params(stats))
-    if groupby not in source.obs_columns:
-        msg = f"groupby={groupby!r} is not a column of obs; found {source.obs_columns}."
-        raise KeyError(msg)
-    labels = pd.Categorical(source.column(groupby))
+    labels = session.groups(groupby)
     if not len(labels.categories):
         msg = f"groupby={groupby!r}: that column of obs holds no value but missing ones, so there is no group to average over."
         raise ValueError(msg)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import TYPE_CHECKING, Any
 
 from scfm._settings import settings
@@ -75,9 +76,9 @@ class RankBert(FoundationModel):
         """Genes that fit beside the special tokens."""
         return options.max_tokens - self.has_cls - self.has_eos
 
+    @abstractmethod
     def depth(self, source: CountSource, genes: GeneMap) -> Depth:
         """Totals of the cells as upstream takes them, with its rounding."""
-        raise NotImplementedError
 
     def kept_cells(self, source: CountSource, options: RunOptions) -> NDArray[np.bool_] | None:
         """Cells that the options of the family keep; ``None``: all."""

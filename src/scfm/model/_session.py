@@ -16,6 +16,7 @@ from scfm.run.device import default_batch_tokens
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    import pandas as pd
     import torch
 
     from scfm._types import CountBlock, TokenBatch, TokenBlock
@@ -78,6 +79,15 @@ class Session:
     def encoder(self) -> Callable[[CountBlock], TokenBlock]:
         """The step from counts to tokens."""
         return self.model.build_encoder(self.source, self.genes, self.choices)
+
+    def groups(self, groupby: str) -> pd.Categorical[Any]:
+        """Values of a column of ``obs``; a KeyError if it is not there."""
+        import pandas as pd
+
+        if groupby not in self.source.obs_columns:
+            msg = f"groupby={groupby!r} is not a column of obs; found {self.source.obs_columns}."
+            raise KeyError(msg)
+        return pd.Categorical(self.source.column(groupby))
 
     def into(
         self,

@@ -245,14 +245,14 @@ class BertEncoder(nn.Module):
 
     def after(self, x: Tensor, packing: Packing, start: int, *, first_only: bool = False) -> Tensor:
         """Send hidden states through the layers from ``start`` on; arguments and result as in :meth:`forward`."""
-        layers = self.layers[start:]
+        layers = list(self.layers)[start:]
         if not first_only:
             for layer in layers:
                 x = layer(x, packing)
             return x
         for layer in layers[:-1]:
             x = layer(x, packing)
-        if not len(layers):
+        if not layers:
             return x[packing.first()]
         return cast("BertLayer", layers[-1]).forward_first(x, packing)
 

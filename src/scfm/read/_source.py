@@ -8,6 +8,7 @@ import numpy as np
 
 from scfm._types import CountBlock
 from scfm.read._rows import canonical, cut, join, native, select
+from scfm.read.checks import check_blocks, check_range
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -113,7 +114,7 @@ class CountSource:
         ValueError
             If the positions are not in the source.
         """
-        self._check_range(start, stop)
+        check_range(self.n_obs, start, stop)
         return self._block(start, self._parts(start, stop))
 
     def blocks(
@@ -142,10 +143,7 @@ class CountSource:
             If the positions are not in the source, or ``rows`` or ``max_nnz`` is less than 1.
         """
         stop = self.n_obs if stop is None else stop
-        self._check_range(start, stop)
-        if rows < 1 or (max_nnz is not None and max_nnz < 1):
-            msg = f"rows={rows} and max_nnz={max_nnz} must be at least 1."
-            raise ValueError(msg)
+        check_blocks(self.n_obs, start, stop, rows, max_nnz)
         if max_nnz is None:
             return (self.read(row, min(row + rows, stop)) for row in range(start, stop, rows))
         if self._matrix.stored(self._rows[:0]) is not None:
@@ -206,11 +204,6 @@ class CountSource:
             closed = _fitting(ahead.indptr[1:], max_nnz)
             yield self._block(row, cut(ahead, 0, closed))
             ahead, row = cut(ahead, closed, n_cells), row + closed
-
-    def _check_range(self, start: int, stop: int) -> None:
-        if not 0 <= start <= stop <= self.n_obs:
-            msg = f"Cells {start} to {stop} are not in a source of {self.n_obs} cells."
-            raise ValueError(msg)
 
 
 def _fitting(sums: NDArray[np.int64] | NDArray[np.intp], max_nnz: int) -> int:

@@ -1,4 +1,4 @@
-"""A cheap look at a few cells: are these counts?"""
+"""Which cells are asked for, and a cheap look at a few of them: are these counts?"""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from scfm._types import CountBlock
     from scfm.read._source import CountSource
 
-__all__ = ["Look", "look_at", "spread"]
+__all__ = ["Look", "check_blocks", "check_range", "look_at", "spread"]
 
 SPAN_ROWS = 256
 
@@ -82,3 +82,18 @@ def _first_bad(block: CountBlock) -> tuple[int, int, float] | None:
     at = int(wrong[0])
     row = int(np.searchsorted(block.indptr, at, side="right")) - 1
     return block.row0 + row, int(block.indices[at]), float(data[at])
+
+
+def check_range(n_obs: int, start: int, stop: int) -> None:
+    """Raise a ValueError for cells that are not in a source."""
+    if not 0 <= start <= stop <= n_obs:
+        msg = f"Cells {start} to {stop} are not in a source of {n_obs} cells."
+        raise ValueError(msg)
+
+
+def check_blocks(n_obs: int, start: int, stop: int, rows: int, max_nnz: int | None) -> None:
+    """As :func:`check_range`, and for blocks that could not hold a cell."""
+    check_range(n_obs, start, stop)
+    if rows < 1 or (max_nnz is not None and max_nnz < 1):
+        msg = f"rows={rows} and max_nnz={max_nnz} must be at least 1."
+        raise ValueError(msg)

@@ -14,6 +14,7 @@ import pandas as pd
 
 from scfm._types import TokenBlock
 from scfm.read._arrow import ArrowFile, Cells, arrow, cells_of, reading
+from scfm.read.checks import check_blocks
 from scfm.read.paths import expand, is_url
 
 if TYPE_CHECKING:
@@ -182,12 +183,7 @@ class TokenizedSource:
             is damaged, or a list or an id is missing, or an id is not in the vocabulary.
         """
         stop = self.n_obs if stop is None else stop
-        if not 0 <= start <= stop <= self.n_obs:
-            msg = f"Cells {start} to {stop} are not in a source of {self.n_obs} cells."
-            raise ValueError(msg)
-        if rows < 1 or (max_nnz is not None and max_nnz < 1):
-            msg = f"rows={rows} and max_nnz={max_nnz} must be at least 1."
-            raise ValueError(msg)
+        check_blocks(self.n_obs, start, stop, rows, max_nnz)
         return self._blocks(rows, start, stop, np.iinfo(np.int64).max if max_nnz is None else max_nnz)
 
     def close(self) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from scfm._keys import PARAMS, result_keys
+from scfm._keys import PARAMS, check_key
 from scfm.annotate import Metric, Prediction, predict, predict_types
 from scfm.tl._annotate_cells import Cells, adata_of, provenance
 from scfm.tl._target import check_container, check_own, check_writable
@@ -152,7 +152,7 @@ def annotate(
     'Dendritic'
     """
     check_container(data, "tl.annotate", "the command `scfm annotate`")
-    result_keys("check", key_added)
+    check_key(key_added)
     names = None if candidates is None else _names(candidates)
     _check_arguments(method, names, ontology, reject, batch_key, metric)
     if modality is not None and isinstance(data, AnnData) and isinstance(reference, AnnData | None):

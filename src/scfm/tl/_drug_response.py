@@ -13,6 +13,7 @@ import pandas as pd
 from anndata import AnnData
 
 from scfm._keys import PARAMS, result_keys
+from scfm.metrics._input import entry_of
 from scfm.tl._target import check_own, check_writable
 
 if TYPE_CHECKING:
@@ -129,16 +130,18 @@ def drug_response(
         raise TypeError(msg)
     check_own(adata.uns, key, "ic50_key")
     check_writable(adata, None, copy=copy)
-    response = _entry(adata.obsm, ic50_key, "obsm")
+    response = entry_of(adata.obsm, ic50_key, "obsm")
     if not isinstance(response, pd.DataFrame):
         msg = f"obsm[{ic50_key!r}] must be a DataFrame, lines x drugs; got {type(response).__name__}."
         raise TypeError(msg)
-    pairs = _pairs_of(response, None if groupby is None else _entry(adata.obs, groupby, "obs"))
-    points = _points_of(_entry(adata.obsm, use_rep, "obsm"), pairs, use_rep)
+    pairs = _pairs_of(response, None if groupby is None else entry_of(adata.obs, groupby, "obs"))
+    points = _points_of(entry_of(adata.obsm, use_rep, "obsm"), pairs, use_rep)
     test = _held_out(pairs, split, test_share, seed)
     means = _drug_means(pairs, ~test, response.shape[1])
-    predict = _boosted if isinstance(regressor, str) and regressor == "boosting" else _per_drug
-    predicted = predict(points, pairs, test, means, regressor, seed)
+    if isinstance(regressor, str) and regressor == "boosting":
+        predicted = _boosted(points, pairs, test, means, seed)
+    else:
+        predicted = _per_drug(points, pairs, test, means, regressor)
 
     adata = adata.copy() if copy else adata
     table = np.full(response.shape, np.nan)
@@ -176,13 +179,6 @@ def _check_options(regressor: Any, split: str, test_share: float) -> None:
     if not 0 < test_share < 1:
         msg = f"test_share={test_share}: need a share between 0 and 1."
         raise ValueError(msg)
-
-
-def _entry(table: Any, key: str, where: str) -> Any:
-    if key not in table:
-        msg = f"{key!r} is not in {where}; found {sorted(map(str, table.keys()))}."
-        raise KeyError(msg)
-    return table[key]
 
 
 def _pairs_of(response: pd.DataFrame, groups: pd.Series | None) -> _Pairs:
@@ -239,7 +235,6 @@ def _per_drug(
     test: NDArray[np.bool_],
     means: NDArray[np.float64],
     model: Any,
-    seed: int,
 ) -> NDArray[np.float64]:
     """Predictions of a regression for each drug, on the standardised embedding."""
     from sklearn.base import clone
@@ -263,7 +258,6 @@ def _boosted(
     pairs: _Pairs,
     test: NDArray[np.bool_],
     means: NDArray[np.float64],
-    model: Any,
     seed: int,
 ) -> NDArray[np.float64]:
     """Predictions of gradient boosting over all drugs, of the difference from the mean of the drug."""

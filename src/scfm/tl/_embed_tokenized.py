@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from scfm._keys import PARAMS, result_keys
 from scfm.model import FoundationModel, load
-from scfm.read import is_tokenized, open_tokenized
+from scfm.read import is_tokenized
+from scfm.run import ArraySink
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -76,10 +77,11 @@ def embed_tokenized(
         raise ValueError(msg)
     loaded = model if isinstance(model, FoundationModel) else load(model)
     arguments: dict[str, Any] = {"pooling": pooling, "hidden_layer": hidden_layer, "max_tokens": max_tokens}
-    embedding = loaded.run(data, device=device, dtype=dtype, **arguments)
-    with open_tokenized(data) as source:
-        adata = AnnData(obs=source.obs)
+    with loaded.session(data, device=device, dtype=dtype, **arguments) as session:
+        adata = AnnData(obs=session.source.obs)
+        sink = ArraySink(session.source.n_obs, session.model.n_features)
+        params = session.params(session.into(sink))
     keys = result_keys(loaded.family, key_added)
-    adata.obsm[keys.obsm] = embedding.values
-    adata.uns[keys.uns] = {PARAMS: embedding.params}
+    adata.obsm[keys.obsm] = sink.values
+    adata.uns[keys.uns] = {PARAMS: params}
     return adata

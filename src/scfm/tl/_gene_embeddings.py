@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from scfm._files import replace
+from scfm.genes import positions_of
 from scfm.model import FoundationModel, load
 from scfm.run.gene_sink import GeneStatesSink, SparseStates, ZarrStates
 from scfm.tl._target import check_options
@@ -142,8 +143,7 @@ def columns_of(names: pd.Index, genes: Sequence[str] | None) -> np.ndarray:
             f"{len(missing)} genes are not in var_names, such as {missing[0]!r}; var_names look like {list(names[:3])}."
         )
         raise KeyError(msg)
-    first = np.flatnonzero(~names.duplicated())
-    return first[names[first].get_indexer(wanted)]
+    return positions_of(wanted, names)
 
 
 def _checked_target(out: Path, *, overwrite: bool) -> Path:

@@ -6,24 +6,25 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
-from mudata import MuData
 
 from scfm._keys import MARKER_GENES, PARAMS, check_key
+from scfm.genes import positions_of
 from scfm.model import FoundationModel, load
 from scfm.model._masking import check_masks, check_reads_ranks, masked_scores
 from scfm.model._registry import find_card
 from scfm.read import is_tokenized
 from scfm.tl._gene_embeddings import columns_of
 from scfm.tl._marker_table import cells_of_groups, ranked_table
-from scfm.tl._target import check_container, check_options, check_own, check_writable, target_of
+from scfm.tl._target import check_container, check_own, check_writable, find_target, target_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    import pandas as pd
     import torch
     from anndata import AnnData
+    from mudata import MuData
     from scipy import sparse
 
     from scfm.model._base import Compat
@@ -116,9 +117,8 @@ def marker_genes(
     """
     check_container(data, "tl.marker_genes", "the command `scfm marker_genes`")
     check_key(key_added)
-    check_options(options, "tl.marker_genes", "copy")
     check_writable(data, modality, copy=copy)
-    target = data.mod.get(modality) if isinstance(data, MuData) else data
+    target = find_target(data, modality)
     if target is not None:
         if key_added in target.layers and key_added not in target.uns:
             msg = f"key_added={key_added!r} would overwrite layers[{key_added!r}]; choose another name."
@@ -171,12 +171,7 @@ def score_markers(
         if not len(columns):
             msg = "genes is empty, so there is nothing to mask; leave it out to mask all genes."
             raise ValueError(msg)
-        labels = None
-        if groupby is not None:
-            if groupby not in source.obs_columns:
-                msg = f"groupby={groupby!r} is not a column of obs; found {source.obs_columns}."
-                raise KeyError(msg)
-            labels = pd.Categorical(source.column(groupby))
+        labels = None if groupby is None else session.groups(groupby)
         cells = cells_of_groups(labels, source.n_obs, n_cells, seed)
         scores, params = masked_scores(session, columns, _spans(cells))
     params |= {"method": "masking", "reference": "rest", "use_raw": False, "n_cells_scored": len(cells), "seed": seed}
@@ -199,9 +194,8 @@ def _in_order_of(scores: sparse.csr_matrix, names: pd.Index, wanted: pd.Index) -
         return scores
     from scipy import sparse
 
-    first = np.flatnonzero(~names.duplicated())
-    at = names[first].get_indexer(wanted)
+    at = positions_of(wanted, names)
     found = np.flatnonzero(at >= 0)
-    picked = scores[:, first[at[found]]].tocoo()
+    picked = scores[:, at[found]].tocoo()
     shape = (scores.shape[0], len(wanted))
     return sparse.csr_matrix((picked.data, (picked.row, found[picked.col])), shape=shape)

@@ -10,7 +10,7 @@ from mudata import MuData
 
 from scfm._keys import PARAMS
 
-__all__ = ["check_container", "check_options", "check_own", "check_writable", "target_of"]
+__all__ = ["check_container", "check_options", "check_own", "check_writable", "find_target", "target_of"]
 
 
 def check_container(data: object, verb: str, otherwise: str) -> None:
@@ -45,9 +45,14 @@ def target_of(data: AnnData | MuData, modality: str | None) -> AnnData:
     return data[modality] if isinstance(data, MuData) else data
 
 
+def find_target(data: AnnData | MuData, modality: str | None) -> AnnData | None:
+    """As :func:`target_of`, ``None`` where there is no such modality."""
+    return data.mod.get(modality) if isinstance(data, MuData) else data
+
+
 def check_writable(data: AnnData | MuData, modality: str | None, *, copy: bool) -> None:
     """Find out before the long work what anndata would refuse after it."""
-    target = data.mod.get(modality) if isinstance(data, MuData) else data
+    target = find_target(data, modality)
     if target is not None and target.isbacked and (copy or target.is_view):
         what = "copy" if copy else "view"
         msg = (
