@@ -159,6 +159,8 @@ class Ours:
 
     def batches(self, data: str, batch_size: int, threads: int) -> dict[str, Any]:
         """A file to all its batches, which nobody computes."""
+        from scfm.model.arguments import Arguments
+
         from .end_to_end import Nowhere, no_network
 
         settings = self._scfm.settings
@@ -166,7 +168,7 @@ class Ours:
         self._torch.set_num_threads(threads)
         rss.reset_peak()
         start = perf_counter()
-        with self._model.session(data, device="cpu", hidden_layer=-self._model.n_layers) as session:
+        with self._model.session(data, Arguments(device="cpu", hidden_layer=-self._model.n_layers)) as session:
             stats = session.into(Nowhere(), no_network)
         seconds = perf_counter() - start
         # each cell has two tokens that are no genes: its assay and the start

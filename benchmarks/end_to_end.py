@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from scfm._types import TokenBatch
     from scfm.model import FoundationModel
-    from scfm.model._session import Session
+    from scfm.model.session import Session
 
 PARTS = ("reading", "encoding", "network", "planning", "embed")
 
@@ -104,12 +104,14 @@ def measure(
     model: FoundationModel, path: Path, max_tokens: int, repeats: int
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Median seconds of each part, and how many cores it had in use."""
-    how: dict[str, Any] = {"hidden_layer": -model.n_layers, "max_tokens": max_tokens, "device": "cpu"}
+    from scfm.model.arguments import Arguments
+
+    how = Arguments(hidden_layer=-model.n_layers, max_tokens=max_tokens, device="cpu")
     times: dict[str, list[float]] = {part: [] for part in PARTS}
     cpu = dict.fromkeys(PARTS, 0.0)
-    with warnings.catch_warnings(), model.session(path, **how) as session:
+    with warnings.catch_warnings(), model.session(path, how) as session:
         warnings.simplefilter("ignore")  # about cells that are cut, which is what is wanted here
-        parts = parts_of(session) | {"embed": lambda: model.embed(path, **how)}
+        parts = parts_of(session) | {"embed": lambda: model.run(path, how)}
         for turn in range(repeats + 1):
             for part, work in parts.items():
                 start, used = perf_counter(), process_time()
@@ -127,7 +129,7 @@ def parts_of(session: Session) -> dict[str, Callable[[], object]]:
     from scfm.batch import plan_batches
     from scfm.run.device import default_batch_tokens
 
-    encode = session.model.build_encoder(session.source, session.genes, session.choices)
+    encode = session.model.build_encoder(session.source, session.genes, session.options)
     (network,), budget = session.networks(), default_batch_tokens(session.device)
 
     def blocks() -> Any:
@@ -139,7 +141,7 @@ def parts_of(session: Session) -> dict[str, Callable[[], object]]:
     def compute() -> None:
         with torch.inference_mode():
             for batch in batches:
-                session.model.forward(network, batch, session.choices)
+                session.model.forward(network, batch, session.options)
 
     return {
         "reading": lambda: sum(block.n_cells for block in blocks()),

@@ -321,11 +321,13 @@ class Ours:
 
     def preprocess(self, data: str, out: str) -> dict[str, Any]:
         """Counts to the tokens of all cells on one thread; writes tokens and counts of genes."""
+        from scfm.model.arguments import Arguments
+
         settings, model, adata = self._scfm.settings, self._scfm.model.load(self._checkpoint), self._read(data)
         settings.threads = 1
         start = perf_counter()
-        with model.session(adata, device="cpu") as session:
-            encode = session.model.build_encoder(session.source, session.genes, session.choices)
+        with model.session(adata, Arguments(device="cpu")) as session:
+            encode = session.model.build_encoder(session.source, session.genes, session.options)
             matched = perf_counter() - start
             blocks = [
                 encode(block) for block in session.source.blocks(settings.block_rows, max_nnz=settings.block_values)

@@ -21,6 +21,7 @@ from scipy import sparse
 
 import scfm
 from scfm.cli import main
+from scfm.model.arguments import Arguments
 from scfm.testing import write_geneformer
 
 if TYPE_CHECKING:
@@ -159,7 +160,7 @@ ARGUMENTS["pooling"][1].update(pooling="mean", hidden_layer=-2, max_tokens=10)
 def test_arguments_mean_what_they_mean_in_python(kind: str, folder: Path, tmp_path: Path) -> None:
     given, arguments = ARGUMENTS[kind]
     source, _ = written("h5ad", tmp_path)
-    result = scfm.model.load(folder).run(source, device="cpu", **arguments)
+    result = scfm.model.load(folder).run(source, Arguments.of({"device": "cpu", **arguments}))
     assert embed(source, tmp_path / "out.h5ad", folder, *given) == 0
     found = ad.read_h5ad(tmp_path / "out.h5ad")
     np.testing.assert_array_equal(found.obsm["X_geneformer"], result.values)

@@ -19,6 +19,7 @@ from scipy import sparse
 
 import scfm
 from scfm.cli import main
+from scfm.model.arguments import Arguments
 from scfm.model.transcriptformer import TranscriptFormer
 from scfm.testing import write_geneformer, write_transcriptformer
 from scfm.weights.gene_vectors import write_gene_vectors
@@ -124,7 +125,7 @@ def test_names_of_upstream_mean_what_ours_mean_in_python(
 ) -> None:
     value, arguments = ARGUMENTS[kind]
     name, family = kind.partition(" ")[0], value if "model_type" in kind else "transcriptformer"
-    wanted = scfm.model.load(folders["tiny"], family=family).run(source, device="cpu", **arguments)
+    wanted = scfm.model.load(folders["tiny"], family=family).run(source, Arguments.of({"device": "cpu", **arguments}))
     dashed = name.replace("_", "-") if " " in spelling else name
     given = spelling.format(dashed, value).split(" ")
     given += ["--gene_key", "twice"] if name == "remove_duplicate_genes" else []
@@ -312,7 +313,7 @@ OUTPUTS: dict[str, tuple[str, dict[str, Any], type[BaseException], str]] = {
     "file": ("a.h5ad", {"overwrite": True}, FileExistsError, "a.h5ad exists already"),
     "folder": ("folder", {"overwrite": True}, FileExistsError, "folder exists already"),
     "nowhere": ("no/out", {}, FileNotFoundError, "There is no folder .*no"),
-    "gene": ("out", {"genes": ["gene1", "gene99"]}, KeyError, "1 genes are not in var_names, such as 'gene99'; .*'gene0'"),
+    "gene": ("out", {"genes": ["gene1", "gene99"]}, KeyError, "1 genes are not in the data by any of their names, such as 'gene99' .close to it: 'gene9'.*'gene0'"),
     "option": ("out", {"clip_count": 3}, TypeError, "'clip_count' is no option"),
     "pooling": ("out", {"pooling": "cell"}, TypeError, "'pooling' is no option"),
     "broken": ("out", {}, RuntimeError, "disk full"),

@@ -12,6 +12,7 @@ import pytest
 
 import scfm
 from scfm.cli import main
+from scfm.model.arguments import Arguments
 from scfm.read import open_counts
 from scfm.testing import write_geneformer, write_sccello, write_transcriptformer
 
@@ -43,9 +44,9 @@ def cells(n_obs: int = 9) -> ad.AnnData:
 def tokens_of(model: FoundationModel, adata: ad.AnnData) -> list[np.ndarray]:
     """Sequences as upstream stores them, before they are cut: special tokens and all."""
     with open_counts(adata) as source:
-        choices = model._choose(None, None, None, None, {})
-        object.__setattr__(choices, "max_tokens", 1000)
-        block = model.build_encoder(source, model.match(source.var, None, choices), choices)(
+        options = Arguments().resolved(model)
+        object.__setattr__(options, "max_tokens", 1000)
+        block = model.build_encoder(source, model.match(source.var, None, options), options)(
             source.read(0, adata.n_obs)
         )
     return np.split(block.tokens, block.offsets[1:-1])
@@ -65,7 +66,7 @@ def test_equals_counts(model: FoundationModel, tmp_path: Path, pooling: str | No
         tmp_path / "a.parquet", sequences, "gene_token_ids", cell_type=[f"t{i % 2}" for i in range(9)], length=[1] * 9
     )
     found = scfm.tl.embed_tokenized(path, model, pooling=pooling)
-    whole = model.run(adata, pooling=pooling)
+    whole = model.run(adata, Arguments(pooling=pooling))
     np.testing.assert_array_equal(found.obsm[f"X_{model.family}"], whole.values)
     params = found.uns[model.family]["params"]
     assert params["matrix"] == "gene_token_ids"

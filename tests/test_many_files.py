@@ -11,6 +11,7 @@ import pytest
 
 import scfm
 from scfm.cli import main
+from scfm.model.arguments import Arguments
 from scfm.run.store import EmbeddingStore
 from scfm.testing import write_transcriptformer
 
@@ -40,7 +41,7 @@ def alone(files: list[Path]) -> np.ndarray:
 
 def test_the_array(files: list[Path], alone: np.ndarray) -> None:
     model = scfm.model.load("scfm-mini")
-    together = model.run(files, device="cpu")
+    together = model.run(files, Arguments(device="cpu"))
     np.testing.assert_array_equal(together.values, alone)
     assert list(together.names[148:152]) == [
         *ad.read_h5ad(files[0]).obs_names[-2:],

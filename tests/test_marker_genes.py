@@ -13,7 +13,8 @@ from scipy import sparse
 
 import scfm
 from scfm.cli import main
-from scfm.model import _masking
+from scfm.model import masking
+from scfm.model.arguments import Arguments
 from scfm.testing import write_geneformer, write_sccello, write_transcriptformer
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def slow(model: FoundationModel, adata: ad.AnnData, pooling: str | None = None) 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(model, "forward", spy)
         model.embed(adata, pooling=pooling)
-    options = model._choose(pooling, None, None, None, {})
+    options = Arguments(pooling=pooling).resolved(model)
     (network,) = model.networks(options.n_layers, [torch.device("cpu")], torch.float32)
     column = {token: i for i, token in enumerate(scfm.genes.align(adata.var, model.vocabulary).tokens.tolist())}
     scores = np.full(adata.shape, np.nan)
@@ -199,7 +200,7 @@ def test_raw_backed_and_copies(tmp_path: Path) -> None:
 def test_memory_runs_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     model, adata = scfm.model.load(write_geneformer(tmp_path, n_genes=N_GENES)), cells()
     scfm.tl.marker_genes(adata, model)
-    plain = _masking.MaskedGenes._scores
+    plain = masking.MaskedGenes._scores
 
     def limited(self: Any, network: Any, batch: Any) -> torch.Tensor:
         if self._max_tokens > 100:
@@ -207,11 +208,11 @@ def test_memory_runs_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog
             raise RuntimeError(msg)
         return plain(self, network, batch)
 
-    monkeypatch.setattr(_masking.MaskedGenes, "_scores", limited)
+    monkeypatch.setattr(masking.MaskedGenes, "_scores", limited)
     scfm.tl.marker_genes(adata, model, key_added="less")
     np.testing.assert_allclose(adata.layers["less"].toarray(), adata.layers["marker_genes"].toarray(), atol=1e-6)
     assert "going on with 64 tokens at a time" in caplog.text
-    monkeypatch.setattr(_masking.MaskedGenes, "_scores", lambda *_: (_ for _ in ()).throw(RuntimeError("shapes")))
+    monkeypatch.setattr(masking.MaskedGenes, "_scores", lambda *_: (_ for _ in ()).throw(RuntimeError("shapes")))
     with pytest.raises(RuntimeError, match="shapes"):
         scfm.tl.marker_genes(adata, model)
 
@@ -225,7 +226,7 @@ def test_memory_runs_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog
         ({"genes": []}, ValueError, "genes is empty"),
         ({"layer": "counts", "key_added": "counts"}, ValueError, "would overwrite layers\\['counts'\\]"),
         ({"key_added": "taken"}, ValueError, "would overwrite uns\\['taken'\\]"),
-        ({"genes": ["TP53"]}, KeyError, "1 genes are not in var_names"),
+        ({"genes": ["TP53"]}, KeyError, "1 genes are not in the data by any of their names, such as 'TP53'"),
         ({"pooling": "gene"}, ValueError, "gives no embedding of cells"),
         ({"key_added": "a/b"}, ValueError, "cannot be stored"),
         ({"nonsense": 1}, TypeError, "'nonsense' is no option"),

@@ -6,13 +6,16 @@ Every step of the pipeline takes one of these and returns the next one; the fold
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["CountBlock", "TokenBatch", "TokenBlock"]
+__all__ = ["Compat", "CountBlock", "TokenBatch", "TokenBlock"]
+
+Compat = Literal["upstream"]
+"""Whether to do exactly as the model's own code does."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,90 +2,59 @@
 
 from __future__ import annotations
 
-from typing import Any
+from importlib import import_module
+from types import MethodType
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, cast
 
 import anndata
 import mudata
 from anndata import AnnData
 from mudata import MuData
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from scfm import pp, tl
+else:
+
+    class _Lazy:
+        """A module that is imported when something of it is looked up, so that ``import scfm`` stays light."""
+
+        def __init__(self, name: str) -> None:
+            self._name = name
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(import_module(self._name), name)
+
+    pp, tl = _Lazy("scfm.pp"), _Lazy("scfm.tl")
+
 __all__ = ["ScfmAnnData", "ScfmMuData"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class _Verb(Generic[P, R]):
+    """A verb as a method, with the signature and documentation of the verb."""
+
+    def __init__(self, look_up: Callable[[], Callable[Concatenate[Any, P], R]]) -> None:
+        self._look_up = look_up
+
+    def __get__(self, accessor: _Accessor | None, owner: type) -> Callable[P, R]:
+        verb = self._look_up()
+        return cast("Callable[P, R]", verb if accessor is None else MethodType(verb, accessor._data))
 
 
 class _Accessor:
     _data: AnnData | MuData
 
-    def embed(self, model: Any, **arguments: Any) -> AnnData | MuData | None:
-        """Call :func:`scfm.tl.embed` on this object.
-
-        Parameters
-        ----------
-        model, arguments
-            As for :func:`scfm.tl.embed`.
-        """
-        from scfm.tl import embed
-
-        return embed(self._data, model, **arguments)
-
-    def annotate(self, reference: Any = None, **arguments: Any) -> AnnData | MuData | None:
-        """Call :func:`scfm.tl.annotate` on this object.
-
-        Parameters
-        ----------
-        reference, arguments
-            As for :func:`scfm.tl.annotate`.
-        """
-        from scfm.tl import annotate
-
-        return annotate(self._data, reference, **arguments)
-
-    def marker_genes(self, model: Any, **arguments: Any) -> AnnData | MuData | None:
-        """Call :func:`scfm.tl.marker_genes` on this object.
-
-        Parameters
-        ----------
-        model, arguments
-            As for :func:`scfm.tl.marker_genes`.
-        """
-        from scfm.tl import marker_genes
-
-        return marker_genes(self._data, model, **arguments)
-
-    def match_genes(self, model: Any, **arguments: Any) -> Any:
-        """Call :func:`scfm.pp.match_genes` on this object.
-
-        Parameters
-        ----------
-        model, arguments
-            As for :func:`scfm.pp.match_genes`.
-        """
-        from scfm.pp import match_genes
-
-        return match_genes(self._data, model, **arguments)
-
-    def score(self, model: Any, **arguments: Any) -> AnnData | MuData | None:
-        """Call :func:`scfm.tl.score` on this object.
-
-        Parameters
-        ----------
-        model, arguments
-            As for :func:`scfm.tl.score`.
-        """
-        from scfm.tl import score
-
-        return score(self._data, model, **arguments)
-
-    def gene_embeddings(self, model: Any, **arguments: Any) -> Any:
-        """Call :func:`scfm.tl.gene_embeddings` on this object.
-
-        Parameters
-        ----------
-        model, arguments
-            As for :func:`scfm.tl.gene_embeddings`.
-        """
-        from scfm.tl import gene_embeddings
-
-        return gene_embeddings(self._data, model, **arguments)
+    annotate = _Verb(lambda: tl.annotate)
+    # to mypy, the options of a family could hold the name of the first parameter
+    embed = _Verb(lambda: tl.embed)  # type: ignore[arg-type,return-value]
+    gene_embeddings = _Verb(lambda: tl.gene_embeddings)  # type: ignore[arg-type,return-value]
+    marker_genes = _Verb(lambda: tl.marker_genes)  # type: ignore[arg-type,return-value]
+    match_genes = _Verb(lambda: pp.match_genes)  # type: ignore[arg-type,return-value]
+    score = _Verb(lambda: tl.score)  # type: ignore[arg-type,return-value]
 
 
 @anndata.register_anndata_namespace("scfm")

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import scfm
-from scfm.model._registry import card_of, families, register
+from scfm.model.registry import card_of, families, register
 from scfm.weights import ModelCard
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ from safetensors.torch import load_file, save_file
 import scfm
 from scfm.cli import main
 from scfm.model._citations import cite
-from scfm.model._registry import card_of
+from scfm.model.arguments import Arguments
+from scfm.model.registry import card_of
 from scfm.testing import write_geneformer, write_sccello
 
 if TYPE_CHECKING:
@@ -65,10 +66,10 @@ def test_longest_cell_has_cls_and_one_gene_less(folder: Path) -> None:
     model = scfm.model.load(folder)
     adata = cells(200)
     adata.X = np.ones_like(adata.X.toarray(), dtype=np.float32)
-    assert model.run(adata, max_tokens=21).params["n_cells_truncated"] == 6
+    assert model.run(adata, Arguments(max_tokens=21)).params["n_cells_truncated"] == 6
     with scfm.read.open_counts(adata) as source:
-        choices = model._choose(None, None, 21, None, {})
-        block = model.build_encoder(source, model.match(source.var, None, choices), choices)(source.read(0, 6))
+        options = Arguments(max_tokens=21).resolved(model)
+        block = model.build_encoder(source, model.match(source.var, None, options), options)(source.read(0, 6))
     assert np.diff(block.offsets).tolist() == [21] * 6
     assert block.tokens[block.offsets[:-1]].tolist() == [model.vocabulary.special_tokens["<cls>"]] * 6
 
@@ -108,7 +109,7 @@ def test_upstream_takes_raw(folder: Path) -> None:
     model, adata = scfm.model.load(folder), cells()
     adata.raw = adata.copy()
     adata.X = adata.X.toarray()[:, ::-1].copy()
-    assert model.run(adata, compat="upstream").params["matrix"] == "raw.X"
+    assert model.run(adata, Arguments(compat="upstream")).params["matrix"] == "raw.X"
     assert model.run(adata).params["matrix"] == "X"
 
 

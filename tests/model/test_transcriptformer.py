@@ -15,7 +15,8 @@ import torch
 from scipy.sparse import csr_matrix
 
 import scfm
-from scfm.model._registry import find_card
+from scfm.model.arguments import Arguments
+from scfm.model.registry import find_card
 from scfm.testing import TranscriptFormerOracle as Oracle
 from scfm.testing import (
     esm2ce_cell,
@@ -217,7 +218,7 @@ EFFECTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 def test_the_effect_of_an_option(kind: str, model: Model, oracle: Oracle) -> None:
     options, settings = EFFECTS[kind]
     adata = cells(protocol=ASSAYS[::-1])
-    found = model.run(adata, **options)
+    found = model.run(adata, Arguments.of(options))
     close(found.values, expected(oracle, adata, **settings))
     assert differ(found.values, model.embed(adata))
     assert found.params["options"].items() >= options.items()
@@ -267,7 +268,9 @@ def test_duplicate_genes(model: Model) -> None:
 @pytest.mark.parametrize("compat", [None, "upstream"])
 def test_duplicates_that_are_removed_are_not_seen(compat: Any, model: Model) -> None:
     adata, first = doubled()
-    found = model.run(adata, remove_duplicate_genes=True, filter_to_vocabs=False, compat=compat)
+    found = model.run(
+        adata, Arguments(compat=compat, options={"remove_duplicate_genes": True, "filter_to_vocabs": False})
+    )
     np.testing.assert_array_equal(found.values, model.embed(cells(first)))
     assert found.params["genes"]["merged"] == 0
 
@@ -276,7 +279,7 @@ def test_ids_are_matched_with_their_versions_taken_off(model: Model) -> None:
     adata = cells(genes=[f"{gene}.{i}" for i, gene in enumerate(IDS)])
     adata.var["ensembl_id"] = adata.var_names
     for compat in (None, "upstream"):
-        found = model.run(adata, compat=compat)
+        found = model.run(adata, Arguments(compat=compat))
         np.testing.assert_array_equal(found.values, model.embed(cells()))
         assert found.params["genes"]["by_version"] == 60
     adata.var["ensembl_id"] = [gene.lower() for gene in IDS]
@@ -371,12 +374,12 @@ def test_genes_of_another_species(
     adata, before = cells(draw(90), MOUSE), model.embed(cells())
     table = np.concatenate([oracle.tensors["gene_embeddings.embedding.weight"][:7].numpy(), vectors])
     other = replace(oracle, vocabulary={name: i for i, name in enumerate([*list(oracle.vocabulary)[:7], *MOUSE])})
-    found = model.run(adata, pretrained_embedding=whole)
+    found = model.run(adata, Arguments(options={"pretrained_embedding": whole}))
     close(found.values, [transcriptformer_cell(other, *cell, gene_vectors=table) for cell in encoded(other, adata)])
     sums = [esm2ce_cell(other, tokens, gene_vectors=table) for tokens, _, _ in encoded(other, adata)]
     close(esm2ce.embed(adata, pretrained_embedding=[whole]), sums)
     for given in (parts, [str(path) for path in parts], tuple(parts)):
-        again = model.run(adata, pretrained_embedding=given)
+        again = model.run(adata, Arguments(options={"pretrained_embedding": given}))
         np.testing.assert_array_equal(again.values, found.values)
         assert again.params["pretrained_embedding_sha256"] == sha256(*parts)
         assert again.params["options"]["pretrained_embedding"] == [str(path) for path in parts]
@@ -390,7 +393,9 @@ def test_gene_vectors_that_changed_are_read_again(mouse: Mouse, model: Model, tm
     adata, path = cells(draw(90), MOUSE), tmp_path / "made_gene.h5"
     for vectors in (mouse[1], mouse[1][::-1]):
         write_gene_vectors(path, MOUSE, vectors, overwrite=True)
-        assert model.run(adata, pretrained_embedding=path).params["pretrained_embedding_sha256"] == sha256(path)
+        assert model.run(adata, Arguments(options={"pretrained_embedding": path})).params[
+            "pretrained_embedding_sha256"
+        ] == sha256(path)
 
 
 def test_a_checkpoint_of_two_species(tmp_path: Path) -> None:

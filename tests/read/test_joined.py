@@ -38,7 +38,7 @@ def files(build: Callable[..., ad.AnnData], tmp_path: Path) -> list[Path]:
 
 
 def joined(files: Any, **arguments: Any) -> JoinedSource[list[str]]:
-    return JoinedSource(files, lambda source: list(source.var.index), arguments)
+    return JoinedSource(files, lambda source: list(source.var.index), partial(open_counts, **arguments))
 
 
 @pytest.mark.parametrize("rows", [1, 4, 100])
@@ -72,16 +72,15 @@ def test_any_range_of_cells(files: list[Path]) -> None:
 def test_one_file_is_open_at_a_time(files: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     is_open: list[str] = []
 
-    def spy(path: str, **arguments: Any) -> Any:
+    def spy(path: str) -> Any:
         assert not is_open
-        source = open_counts(path, **arguments)
+        source = open_counts(path)
         is_open.append(path)
         close = source.close
         monkeypatch.setattr(source, "close", lambda: (is_open.remove(path), close()))
         return source
 
-    monkeypatch.setattr("scfm.read.joined.open_counts", spy)
-    with joined(files) as source:
+    with JoinedSource(files, lambda source: source.n_obs, spy) as source:
         list(source.blocks(4))
         source.names(0, 28)
     assert not is_open

@@ -20,7 +20,7 @@ def commands() -> dict[str, tuple[ArgumentParser, Any]]:
     match = ArgumentParser(description="Report how the genes of a file match those of a model.")
     match.add_argument("source", type=Path, help="an .h5ad, .h5mu or .zarr file")
     match.add_argument("--model", type=str, required=True, help="id, alias, or folder; `scfm models` lists the ids")
-    match.add_function_arguments(scfm.pp.match_genes, skip={"data", "model"})
+    match.add_function_arguments(scfm.pp.match_genes, skip={"data", "model", "options"})
     score = ArgumentParser(description="Score how likely cells are under a model; writes a copy of the file.")
     score.add_argument("source", type=Path, help="an .h5ad, .h5mu or .zarr file; read block by block")
     score.add_argument("--model", type=str, required=True, help="id, alias, or folder; `scfm models` lists the ids")
@@ -54,13 +54,14 @@ def _score(source: Path, model: str, out: Path, *, overwrite: bool, key_added: s
     import scfm
     from scfm._files import check_output, write_with_scores
     from scfm._keys import score_keys
+    from scfm.model.arguments import Arguments
     from scfm.tl._score import scores_of
 
     log_progress()
     check_output(source, out, overwrite=overwrite)
     loaded = scfm.model.load(model)
     keys = score_keys(loaded.family, key_added)
-    values, params = scores_of(loaded, source, **arguments)
+    values, params = scores_of(loaded, source, Arguments.of(arguments))
     columns = dict(zip((keys.count_llh, keys.gene_llh), values.T, strict=True))
     write_with_scores(source, out, columns, keys.uns, params, arguments["modality"])
     print(f"wrote {out} with obs[{keys.count_llh!r}], obs[{keys.gene_llh!r}] and uns[{keys.uns!r}]")

@@ -77,7 +77,7 @@ def family_options(*, scored: bool = False) -> dict[str, tuple[Any, str]]:
     """Type and help of every option that a family has (``scored``: one with likelihoods); others keep their default."""
     from docstring_parser import parse_from_object
 
-    from scfm.model._registry import families
+    from scfm.model.registry import families
 
     found: dict[str, tuple[Any, str]] = {}
     for cls in [cls for cls in families().values() if cls.has_scores or not scored]:
@@ -96,6 +96,7 @@ def _embed(**values: Any) -> None:
     import scfm
     from scfm._files import check_output, write_with_embedding
     from scfm._keys import result_keys
+    from scfm.model.arguments import Arguments
 
     source, out, name = values.pop("source"), values.pop("out"), values.pop("model")
     overwrite, key_added, kind = values.pop("overwrite"), values.pop("key_added"), values.pop("emb_type")
@@ -139,7 +140,8 @@ def _embed(**values: Any) -> None:
     check_output(source, out, overwrite=overwrite)
     model = scfm.model.load(name, family=family)
     keys = result_keys(model.family, key_added)
-    embedding = model.run(source, **values)
+    groupby = values.pop("groupby")
+    embedding = model.run(source, Arguments.of(values), groupby=groupby)
     write_with_embedding(source, out, embedding, keys, values["modality"])
     print(f"wrote {out} with {embedding.axis}m[{keys.obsm!r}] {embedding.values.shape} and uns[{keys.uns!r}]")
 

@@ -46,14 +46,34 @@ def commands() -> dict[str, tuple[ArgumentParser, Any]]:
     return {"marker_genes": (markers, _marker_genes), "metrics": (metrics, _metrics)}
 
 
-def _marker_genes(source: Path, model: str, groupby: str, out: Path, *, overwrite: bool, **arguments: Any) -> None:
+def _marker_genes(
+    source: Path,
+    model: str,
+    groupby: str,
+    out: Path,
+    *,
+    overwrite: bool,
+    genes: list[str] | None,
+    n_cells: int | None,
+    seed: int,
+    **arguments: Any,
+) -> None:
     import scfm
     from scfm.get import table_of
+    from scfm.model.arguments import Arguments
     from scfm.tl._marker_genes import score_markers
 
     log_progress()
     _check_table(out, overwrite=overwrite)
-    *_, result = score_markers(scfm.model.load(model), source, groupby=groupby, **arguments)
+    *_, result = score_markers(
+        scfm.model.load(model),
+        source,
+        Arguments.of(arguments),
+        groupby=groupby,
+        genes=genes,
+        n_cells=n_cells,
+        seed=seed,
+    )
     table = table_of(result)
     _write_table(table.set_index("group"), out)
     print(f"wrote {out}: {table['names'].nunique():,} genes of {table['group'].nunique()} groups")

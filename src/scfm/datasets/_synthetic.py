@@ -87,9 +87,9 @@ def synthetic(
 
 
 def _gene_ids(n_genes: int) -> list[str]:
-    from scfm.model._load import load_vocabulary
+    from scfm.model import load_recipe
 
-    known = load_vocabulary("scfm-mini")[1].genes.tolist()[:n_genes]
+    known = load_recipe("scfm-mini").vocabulary.genes.tolist()[:n_genes]
     return known + [f"ENSG{90_000_000_000 + i}" for i in range(n_genes - len(known))]
 
 

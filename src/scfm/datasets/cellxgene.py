@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scfm._settings import settings
+from scfm._warn import warn
 from scfm.datasets._cellxgene_catalogue import SPECIES, catalogue, check_online, table_of, wanted_keys
 from scfm.datasets._cellxgene_files import checked_rows, fetch_all, is_done, make_room
 
@@ -71,7 +71,7 @@ def list_datasets(
     entries, skipped = catalogue()
     if skipped:
         msg = f"{skipped} of {skipped + len(entries)} entries of the catalogue of CELLxGENE lack what is needed or come twice; they are left out."
-        warnings.warn(msg, UserWarning, stacklevel=2)
+        warn(msg)
     asked = {
         "species": species,
         "tissue": tissue,

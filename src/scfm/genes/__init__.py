@@ -5,6 +5,7 @@ from __future__ import annotations
 from scfm.genes.align import GeneMap, MatchReport, align, match_upstream
 from scfm.genes.columns import first_of_each, match_column, positions_of
 from scfm.genes.exact import match_exact
+from scfm.genes.names import columns_of
 from scfm.genes.vocabulary import Vocabulary
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "MatchReport",
     "Vocabulary",
     "align",
+    "columns_of",
     "first_of_each",
     "match_column",
     "match_exact",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from dataclasses import asdict, dataclass
 from itertools import repeat
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from scfm._warn import warn
 from scfm.genes.species import describe_ids, is_ensembl, looks_like_rodent_symbols, strip_version
 
 if TYPE_CHECKING:
@@ -141,11 +141,9 @@ def align(var: pd.DataFrame, vocabulary: Vocabulary, *, gene_key: str | None = N
     if report.matched == 0:
         raise ValueError(no_match_message(keys, var, vocabulary))
     if report.matched < LOW_SHARE * report.n_genes and report.n_tokens < HIGH_SHARE * report.n_vocabulary:
-        warnings.warn(
+        warn(
             f"Only {report}. Unmatched ids look like {', '.join(report.examples_unmatched)}. "
-            "Check the species and `gene_key=`.",
-            UserWarning,
-            stacklevel=2,
+            "Check the species and `gene_key=`."
         )
     logger.info("%s", report)
     return GeneMap(tokens, report)
@@ -190,10 +188,23 @@ def upstream_key(var: pd.DataFrame, gene_key: str | None, usual: str) -> str:
 
 
 def _candidates(var: pd.DataFrame) -> list[str]:
-    present = {str(column).lower(): str(column) for column in var.columns}
-    ids = [present[name] for name in ID_COLUMNS if name in present]
-    symbols = [present[name] for name in SYMBOL_COLUMNS if name in present]
+    ids, symbols = _columns(var, ID_COLUMNS), _columns(var, SYMBOL_COLUMNS)
     return [*ids, INDEX, *symbols]
+
+
+def name_columns(var: pd.DataFrame) -> list[str]:
+    """Columns of ``var`` that usually hold ids or symbols."""
+    return _columns(var, ID_COLUMNS + SYMBOL_COLUMNS)
+
+
+def _columns(var: pd.DataFrame, usual: Sequence[str]) -> list[str]:
+    present = {str(column).lower(): str(column) for column in var.columns}
+    return [present[name] for name in usual if name in present]
+
+
+def find_token(name: str, vocabulary: Vocabulary) -> int:
+    """Token of a gene by its id, with or without version, by an alias or a symbol; −1 if there is none."""
+    return vocabulary.token_of[name] if name in vocabulary.token_of else _finder(vocabulary)(name, True)[0]
 
 
 def ids_of(var: pd.DataFrame, key: str) -> list[str]:

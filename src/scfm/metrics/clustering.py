@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
-    from scfm.model._session import Compat
+    from scfm._types import Compat
 
 __all__ = ["check_clustering", "nmi_ari"]
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from scfm.model._session import Compat
+    from scfm._types import Compat
 
 __all__ = ["score_embedding"]
 

@@ -12,7 +12,7 @@ from scfm.metrics._input import check_compat
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from scfm.model._session import Compat
+    from scfm._types import Compat
 
 __all__ = ["read_markers"]
 

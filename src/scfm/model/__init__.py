@@ -6,8 +6,8 @@ from scfm.model._base import Embedding, FoundationModel
 from scfm.model._cache import list_cached, prune_cache, verify_cached
 from scfm.model._convert import convert
 from scfm.model._fetch import fetch
-from scfm.model._load import load
-from scfm.model._registry import list_models, register
+from scfm.model._load import load, load_recipe
+from scfm.model.registry import list_models, register
 
 __all__ = [
     "Embedding",
@@ -17,6 +17,7 @@ __all__ = [
     "list_cached",
     "list_models",
     "load",
+    "load_recipe",
     "prune_cache",
     "register",
     "verify_cached",

@@ -1,27 +1,27 @@
-"""What every model is: a vocabulary, an encoder, a network and a pooling."""
+"""What a user holds: a model with its weights at hand."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
-from numbers import Integral
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from scfm._settings import settings
+from scfm._docs import with_parameters
 from scfm.genes import positions_of
 from scfm.model._citations import cite
 from scfm.model._joined import FileFacts, GeneMaps, JoinedSession
-from scfm.model._session import Compat, RunOptions, Session
 from scfm.model._tokenized import tokenized_session
-from scfm.read import JoinedSource, expand, is_tokenized, open_counts, open_tokenized
+from scfm.model.arguments import Arguments
+from scfm.model.recipe import Recipe
+from scfm.model.session import Session
+from scfm.read import JoinedSource, expand, is_tokenized, open_tokenized
 from scfm.run import ArraySink, GeneMeansSink
 from scfm.run.device import resolve_devices, resolve_dtype
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     import pandas as pd
@@ -30,28 +30,14 @@ if TYPE_CHECKING:
     from mudata import MuData
     from numpy.typing import NDArray
 
-    from scfm._types import CountBlock, TokenBatch, TokenBlock
-    from scfm.genes import GeneMap, Vocabulary
+    from scfm._types import Compat
+    from scfm.genes import MatchReport
     from scfm.read import CountSource
     from scfm.run.device import Device
-    from scfm.weights import ModelCard
 
-__all__ = ["Compat", "Embedding", "FoundationModel", "NoOptions", "RunOptions"]
+__all__ = ["Embedding", "FoundationModel"]
 
-
-@dataclass(frozen=True)
-class NoOptions:
-    """Options of a family that has none."""
-
-
-class Scorer(Protocol):
-    """Computes log-likelihoods of the cells of a batch."""
-
-    names: tuple[str, ...]
-    """What the columns of the result are."""
-
-    def __call__(self, network: torch.nn.Module, batch: TokenBatch) -> torch.Tensor:
-        """Scores, shape ``(n_cells, len(names))``."""
+DEFAULTS = Arguments()
 
 
 @dataclass(frozen=True)
@@ -77,175 +63,11 @@ class Embedding:
         return values
 
 
-class FoundationModel(ABC):
-    """A model with its weights at hand; made by :func:`scfm.model.load`.
+class FoundationModel(Recipe):
+    """A model with its weights at hand; made by :func:`scfm.model.load`."""
 
-    Parameters
-    ----------
-    card
-        Description and defaults.
-    vocabulary
-        Genes and tokens.
-    tensors
-        Weights by published name; read when the network is built.
-    """
-
-    family: ClassVar[str]
-    """Name of the family, from which the keys of results are made."""
-    poolings: ClassVar[tuple[str, ...]]
-    """Poolings that the family knows."""
-    options_class: ClassVar[type] = NoOptions
-    """Dataclass of the options that only this family takes."""
-
-    upstream_prefers_raw: ClassVar[bool] = False
-    """Whether the family's own code takes ``raw`` where there is one (``compat="upstream"``)."""
-    weights_family: ClassVar[str | None] = None
-    """Family whose converted weights this one takes, where it has none of its own."""
-    pads: ClassVar[bool] = True
-    """Whether the network pads batches on an accelerator."""
-    dropping_options: ClassVar[tuple[str, ...]] = ()
-    """Options of the family that leave cells out."""
-    reads_ranks: ClassVar[bool] = False
-    """Whether the network reads ranked genes, and nothing else of a cell."""
-    has_scores: ClassVar[bool] = False
-    """Whether the family has log-likelihoods."""
-    warns_truncated: ClassVar[str] = ""
-    """What a cell with too many genes loses, where that deserves a warning."""
-
-    def __init__(self, card: ModelCard, vocabulary: Vocabulary, tensors: Mapping[str, torch.Tensor]) -> None:
-        self.card = card
-        self.vocabulary = vocabulary
-        self.tensors = tensors
-        """Weights by published name; read when they are looked up."""
-        self._built: tuple[tuple[Any, ...], list[torch.nn.Module]] | None = None
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.card.id!r}: {self.n_layers} layers × {self.n_features} features)"
-
-    @classmethod
-    def local_folder(cls, card: ModelCard) -> Path:
-        """Folder where the converted weights of a registered model are kept on this machine."""
-        return settings.cache_dir / "models" / cls.weights_id(card)
-
-    @classmethod
-    def weights_id(cls, card: ModelCard) -> str:
-        """Id of the model whose weights are used."""
-        return card.id
-
-    @classmethod
-    @abstractmethod
-    def recognizes(cls, config: Mapping[str, Any]) -> bool:
-        """Whether a published ``config.json`` is one of this family."""
-
-    @classmethod
-    @abstractmethod
-    def read_published(
-        cls, folder: Path, config: Mapping[str, Any], dictionaries: str | Path | Sequence[str | Path] | None
-    ) -> tuple[ModelCard, Vocabulary]:
-        """Read architecture and vocabulary of a published folder; the card has neither id nor hashes yet."""
-
-    @classmethod
-    @abstractmethod
-    def read_vocabulary(
-        cls, card: ModelCard, folder: Path | None, dictionaries: str | Path | Sequence[str | Path] | None
-    ) -> Vocabulary:
-        """Read the published vocabulary of a registered model, without any weights."""
-
-    @classmethod
-    @abstractmethod
-    def match_genes(
-        cls, var: pd.DataFrame, vocabulary: Vocabulary, *, gene_key: str | None, compat: Compat | None
-    ) -> GeneMap:
-        """Give every gene of a data set a token."""
-
-    @property
-    @abstractmethod
-    def n_layers(self) -> int:
-        """Layers of the network."""
-
-    @property
-    @abstractmethod
-    def n_features(self) -> int:
-        """Width of an embedding."""
-
-    @abstractmethod
-    def build_encoder(
-        self, source: CountSource, genes: GeneMap, options: RunOptions
-    ) -> Callable[[CountBlock], TokenBlock]:
-        """Make the step from counts to tokens."""
-
-    @abstractmethod
-    def build_network(self, n_layers: int) -> torch.nn.Module:
-        """Make the network with its first ``n_layers`` layers and load their weights, float32 on the CPU."""
-
-    @abstractmethod
-    def forward(self, network: torch.nn.Module, batch: TokenBatch, options: RunOptions) -> torch.Tensor:
-        """Compute one batch: a vector per cell, or per token for ``pooling="gene"``."""
-
-    @abstractmethod
-    def check(self) -> None:
-        """Raise a ValueError if names or vocabulary size of the weights do not fit the card; reads no tensor."""
-
-    def adapted(self, options: RunOptions) -> FoundationModel:
-        """The model that the options ask for: this one, unless an option changes its vocabulary or weights."""
-        return self
-
-    def scorer(self, session: Session) -> Scorer:
-        """Make the step that computes log-likelihoods, for a family that has them."""
-        msg = f"{self.card.id} has no likelihood."
-        raise TypeError(msg)
-
-    def match(self, var: pd.DataFrame, gene_key: str | None, options: RunOptions) -> GeneMap:
-        """Match genes under the options of a run."""
-        return self.match_genes(var, self.vocabulary, gene_key=gene_key, compat=options.compat)
-
-    def facts(self, source: CountSource, options: RunOptions) -> dict[str, Any]:
-        """What else belongs to ``params``."""
-        return {}
-
-    def max_genes(self, options: RunOptions) -> int:
-        """Genes of a cell that fit into ``max_tokens``."""
-        return options.max_tokens
-
-    def embed(self, data: AnnData | MuData | str | Path, **arguments: Any) -> NDArray[np.float32]:
-        """Embed cells (or genes) and return the array; nothing is written.
-
-        Parameters
-        ----------
-        data
-            As for :func:`scfm.tl.embed`, or the path of an ``.h5ad``, ``.h5mu`` or ``.zarr`` file, which is read block
-            by block, or of a tokenised dataset (``.arrow``, ``.parquet``, a folder of ``datasets``).
-        arguments
-            The keyword arguments of :func:`scfm.tl.embed`, except ``key_added`` and ``copy``.
-
-        Returns
-        -------
-        float32, shape ``(n_obs, n_features)`` in the order of the cells; for ``pooling="gene"``
-        ``(n_vars, n_features)`` in the order of the genes, NaN where a gene has no token or was never seen.
-
-        Examples
-        --------
-        >>> import scfm
-        >>> adata = scfm.datasets.pbmc68k()
-        >>> scfm.model.load("scfm-mini").embed(adata[:10]).shape
-        (10, 128)
-        """
-        return self.run(data, **arguments).values
-
-    def run(self, data: AnnData | MuData | str | Path, *, groupby: str | None = None, **arguments: Any) -> Embedding:
-        """As :meth:`embed`, with names and provenance beside the array."""
-        with self.session(data, **arguments) as session:
-            if session.choices.pooling != "gene" and groupby is not None:
-                msg = f"groupby={groupby!r} averages genes over groups of cells, which takes pooling='gene'."
-                raise ValueError(msg)
-            if session.choices.pooling == "gene":
-                return _gene_means(session, groupby)
-            sink = ArraySink(session.source.n_obs, session.model.n_features)
-            stats = session.into(sink)
-            return Embedding(sink.values, "obs", session.source.obs_names, session.params(stats))
-
-    @contextmanager
-    def session(
+    @with_parameters
+    def embed(
         self,
         data: AnnData | MuData | str | Path,
         *,
@@ -259,54 +81,105 @@ class FoundationModel(ABC):
         device: Device | Sequence[Device] | None = None,
         dtype: str | torch.dtype | None = None,
         compat: Compat | None = None,
+        groupby: str | None = None,
         **options: Any,
-    ) -> Iterator[Session]:
-        """Check all arguments, open the counts and match the genes; arguments as for :meth:`embed`."""
-        choices = self._choose(pooling, hidden_layer, max_tokens, compat, options)
-        where = resolve_devices(device)
-        precision = resolve_dtype(dtype, where[0])
-        if len(where) > 1 and choices.pooling == "gene":
-            msg = f"pooling='gene' takes one device, got {[str(one) for one in where]}."
+    ) -> NDArray[np.float32]:
+        """Embed cells (or genes) and return the array; nothing is written.
+
+        Parameters
+        ----------
+        data
+            As for :func:`scfm.tl.embed`, or the path of an ``.h5ad``, ``.h5mu`` or ``.zarr`` file, which is read block
+            by block, or of a tokenised dataset (``.arrow``, ``.parquet``, a folder of ``datasets``).
+        %(matrix)s
+        %(pooling)s
+        %(hidden_layer)s
+        %(max_tokens)s
+        %(devices)s
+        %(dtype)s
+        %(compat)s
+        %(groupby_genes)s
+        %(options)s
+
+        Returns
+        -------
+        float32, shape ``(n_obs, n_features)`` in the order of the cells; for ``pooling="gene"``
+        ``(n_vars, n_features)`` in the order of the genes, NaN where a gene has no token or was never seen.
+
+        Examples
+        --------
+        >>> import scfm
+        >>> adata = scfm.datasets.pbmc68k()
+        >>> scfm.model.load("scfm-mini").embed(adata[:10]).shape
+        (10, 128)
+        """
+        arguments = Arguments(
+            modality=modality,
+            layer=layer,
+            use_raw=use_raw,
+            gene_key=gene_key,
+            pooling=pooling,
+            hidden_layer=hidden_layer,
+            max_tokens=max_tokens,
+            device=device,
+            dtype=dtype,
+            compat=compat,
+            options=options,
+        )
+        return self.run(data, arguments, groupby=groupby).values
+
+    def run(
+        self, data: AnnData | MuData | str | Path, arguments: Arguments = DEFAULTS, *, groupby: str | None = None
+    ) -> Embedding:
+        """As :meth:`embed`, with names and provenance beside the array."""
+        with self.session(data, arguments) as session:
+            if session.options.pooling != "gene" and groupby is not None:
+                msg = f"groupby={groupby!r} averages genes over groups of cells, which takes pooling='gene'."
+                raise ValueError(msg)
+            if session.options.pooling == "gene":
+                return _gene_means(session, groupby)
+            sink = ArraySink(session.source.n_obs, session.model.n_features)
+            stats = session.into(sink)
+            return Embedding(sink.values, "obs", session.source.obs_names, session.params(stats))
+
+    @contextmanager
+    def session(self, data: AnnData | MuData | str | Path, arguments: Arguments = DEFAULTS) -> Iterator[Session]:
+        """Check all arguments, open the counts and match the genes."""
+        options = arguments.resolved(self)
+        devices = resolve_devices(arguments.device)
+        dtype = resolve_dtype(arguments.dtype, devices[0])
+        if len(devices) > 1 and options.pooling == "gene":
+            msg = f"pooling='gene' takes one device, got {[str(one) for one in devices]}."
             raise ValueError(msg)
-        model = self.adapted(choices)
+        model = self.with_options(options)
         if is_tokenized(data):
-            chosen = {"modality": modality, "layer": layer, "use_raw": use_raw, "gene_key": gene_key}
             with open_tokenized(data, vocab_size=model.vocabulary.size) as tokenized:
-                yield tokenized_session(model, tokenized, choices, where, precision, chosen)
+                yield tokenized_session(model, tokenized, arguments, options, devices, dtype)
             return
-        matrix: dict[str, Any] = {
-            "modality": modality,
-            "layer": layer,
-            "use_raw": self._use_raw(use_raw, layer, compat),
-            "prefer_raw": compat is not None and self.upstream_prefers_raw,
-        }
         data = expand(data)
         if not isinstance(data, list):
-            with open_counts(data, **matrix) as source:
-                genes = model.match(source.var, gene_key, choices)
-                yield Session(model, source, genes, choices, where, precision)
+            with arguments.open(model, data) as source:
+                genes = model.match(source.var, arguments.gene_key, options)
+                yield Session(model, source, genes, options, devices, dtype)
             return
-        if choices.pooling == "gene":
+        if options.pooling == "gene":
             msg = f"pooling='gene' takes one file, whose genes the result has; {len(data)} files were given."
             raise ValueError(msg)
-        maps = GeneMaps(lambda var: model.match(var, gene_key, choices))
+        maps = GeneMaps(lambda var: model.match(var, arguments.gene_key, options))
 
         def learn(source: CountSource) -> FileFacts:
-            session = Session(model, source, maps.of(source), choices, where, precision)
+            session = Session(model, source, maps.of(source), options, devices, dtype)
             return FileFacts(session.genes, session.description())
 
-        with JoinedSource(data, learn, matrix) as joined:
-            yield JoinedSession(model, joined, joined.facts[0].genes, choices, where, precision)
+        with JoinedSource(data, learn, lambda path: arguments.open(model, path)) as joined:
+            yield JoinedSession(model, joined, joined.facts[0].genes, options, devices, dtype)
 
-    @property
-    def has_cls(self) -> bool:
-        """Whether every cell, even one without genes, has special tokens."""
-        return "<cls>" in self.vocabulary.special_tokens
-
-    @property
-    def embeds_empty(self) -> bool:
-        """Whether a cell without genes has an embedding."""
-        return self.has_cls
+    def match_report(self, data: AnnData | MuData | str | Path, arguments: Arguments) -> MatchReport:
+        """How the genes of a data set match, as :meth:`session` matches them; takes no weights."""
+        options = arguments.resolved(self)
+        model = self.with_options(options)
+        with arguments.open(model, data) as source:
+            return model.match(source.var, arguments.gene_key, options).report
 
     def cite(self) -> str:
         """What to cite for embeddings of this model, as BibTeX: scfm, and the paper of the model.
@@ -318,62 +191,6 @@ class FoundationModel(ABC):
         @software{scfm,
         """
         return cite(self.card.paper)
-
-    def _use_raw(self, use_raw: bool | None, layer: str | None, compat: Compat | None) -> bool | None:
-        upstream_x = compat is not None and not self.upstream_prefers_raw
-        return False if use_raw is None and layer is None and upstream_x else use_raw
-
-    def _choose(
-        self,
-        pooling: str | None,
-        hidden_layer: int | None,
-        max_tokens: int | None,
-        compat: Compat | None,
-        options: dict[str, Any],
-    ) -> RunOptions:
-        if compat not in (None, "upstream"):
-            msg = f"compat={compat!r} is not known; use 'upstream' to do as the model's own code does, or None."
-            raise ValueError(msg)
-        pooling = self.card.pooling if pooling is None else pooling
-        usable = [name for name in self.poolings if name != "cls" or self.has_cls]
-        if pooling not in usable:
-            msg = f"pooling={pooling!r} is not known to {self.card.id}; use one of {', '.join(map(repr, usable))}."
-            raise ValueError(msg)
-        layer = self.card.hidden_layer if hidden_layer is None else hidden_layer
-        if not _is_int(layer) or not -self.n_layers <= layer <= 0:
-            msg = (
-                f"hidden_layer={layer!r} does not exist: 0 is the last of {self.n_layers} layers, -1 the one before it, "
-                f"down to {-self.n_layers} for the input of the first."
-            )
-            raise ValueError(msg)
-        tokens = self.card.max_tokens if max_tokens is None else max_tokens
-        if not _is_int(tokens) or not 3 <= tokens <= self.card.max_tokens:
-            msg = f"max_tokens={tokens!r} is out of range: {self.card.id} takes 3 to {self.card.max_tokens} tokens a cell."
-            raise ValueError(msg)
-        family = self._family_options(options)
-        return RunOptions(pooling, layer, self.n_layers + layer, tokens, compat, family)
-
-    def _family_options(self, options: dict[str, Any]) -> Any:
-        valid = [f.name for f in fields(self.options_class)]
-        unknown = [name for name in options if name not in valid]
-        if unknown:
-            takes = f"the options {', '.join(valid)}" if valid else "no options of its own"
-            msg = f"{unknown[0]!r} is no option of tl.embed, and the family {self.family!r} takes {takes}."
-            raise TypeError(msg)
-        return self.options_class(**options)
-
-    def networks(self, n_layers: int, devices: Sequence[torch.device], dtype: torch.dtype) -> list[torch.nn.Module]:
-        """The network with its first ``n_layers`` layers on each of the devices; the last ones made are kept."""
-        key = (n_layers, tuple(map(str, devices)), dtype)
-        if self._built is None or self._built[0] != key:
-            self._built = None  # frees the old ones before the new ones are built
-            made = [self.build_network(n_layers).to(device=device, dtype=dtype).eval() for device in devices]
-            self._built = key, made
-        return self._built[1]
-
-
-def _is_int(value: object) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def _gene_means(session: Session, groupby: str | None) -> Embedding:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from scfm._settings import settings
 from scfm.genes.vocabulary import vocabulary_files
+from scfm.model._published import WEIGHTS_FILE
 from scfm.weights.card import CARD_FILE, ModelCard
 from scfm.weights.tensors import check_sha256
 
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = ["list_cached", "prune_cache", "verify_cached"]
-
-WEIGHTS_FILE = "model.safetensors"
 
 
 def list_cached() -> pd.DataFrame:

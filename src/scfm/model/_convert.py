@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scfm.genes.vocabulary import vocabulary_files
-from scfm.model._load import WEIGHTS_FILE, Dictionaries, PublishedFolder
+from scfm.model._published import WEIGHTS_FILE, Dictionaries, PublishedFolder
 from scfm.weights.archive import unpack
 from scfm.weights.card import CARD_FILE
 from scfm.weights.tensors import open_tensors, sha256

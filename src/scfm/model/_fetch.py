@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scfm._settings import settings
-from scfm.model._registry import card_of, family_class
+from scfm.model._convert import convert_known
+from scfm.model.registry import card_of, family_class
 from scfm.weights.card import ModelCard
 
 if TYPE_CHECKING:
@@ -137,8 +138,6 @@ def fetch_tables(card: ModelCard) -> list[Path]:
 
 def _fetch(card: ModelCard, files: Mapping[str, RemoteFile], folder: Path) -> None:
     """Download all files, convert them, and remove the weights that were downloaded."""
-    from scfm.model._convert import convert_known  # which loads what it has written
-
     weights, found = _download_weights(card, dict(files))
     tables = _folders(card)
     source = weights if weights.suffix in (".gz", ".tar", ".tgz") else weights.parent

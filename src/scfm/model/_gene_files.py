@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,13 +13,12 @@ import numpy as np
 from scfm.genes import Vocabulary
 from scfm.weights.card import read_json
 from scfm.weights.gene_vectors import read_gene_names, read_gene_vectors, vector_size
-from scfm.weights.tensors import sha256
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from scfm.model.transcriptformer import TranscriptFormer
+    from scfm.weights import ModelCard
 
 __all__ = ["GeneFiles", "PublishedVocabulary", "files_of", "published_vocabulary", "replaced_genes"]
 
@@ -43,13 +43,18 @@ class GeneFiles:
         names = [path.stem.removesuffix("_gene").replace("_", " ") for path in self.paths]
         return ", ".join("human" if name == "homo sapiens" else name for name in names)
 
+    def vector_size(self) -> int:
+        """Length of the vectors, the same in all files; no vector is read."""
+        sizes = {path.name: vector_size(path) for path in self.paths}
+        if len(set(sizes.values())) > 1:
+            msg = f"The gene vectors of the files differ in length: {sizes}."
+            raise ValueError(msg)
+        return sizes[self.paths[0].name]
+
     def vectors(self) -> tuple[list[str], NDArray[np.float32]]:
         """Gene ids, each once, and their vectors, shape ``(n_genes, n_features)``."""
+        self.vector_size()
         parts = [read_gene_vectors(path) for path in self.paths]
-        widths = {path.name: part[1].shape[1] for path, part in zip(self.paths, parts, strict=True)}
-        if len(set(widths.values())) > 1:
-            msg = f"The gene vectors of the files differ in length: {widths}."
-            raise ValueError(msg)
         names = [name for part in parts for name in part[0]]
         first = {name: at for at, name in reversed(list(enumerate(names)))}
         rows = sorted(first.values())
@@ -126,53 +131,56 @@ def published_vocabulary(
     return PublishedVocabulary(vocabulary, assays, vector_size(files.paths[0]))
 
 
-def replaced_genes(model: TranscriptFormer, paths: Sequence[str], *, upstream: bool) -> TranscriptFormer:
-    """The model with the genes of other files; special tokens keep their ids and rows, but not in compat mode.
+def replaced_genes(
+    card: ModelCard, tensors: Mapping[str, Tensor], files: GeneFiles, *, upstream: bool
+) -> tuple[ModelCard, Vocabulary, Mapping[str, Tensor]]:
+    """A model with the genes of other files; special tokens keep their ids and rows, but not in compat mode.
 
     Upstream puts the special tokens in an order of its own while the network goes by the old ids: nothing counts as
-    padding any more, and every cell starts with the row of another token.
+    padding any more, and every cell starts with the row of another token. Vectors are read when they are looked up.
 
     Raises
     ------
     ValueError
         If the vectors are not as long as those of the checkpoint.
     """
-    import torch
-
-    from scfm.nn.gene_rows import GENE_VECTORS
-
-    specials = dict(model.card.special_tokens)
+    specials = dict(card.special_tokens)
     order = UPSTREAM_ORDER if upstream else tuple(sorted(specials, key=specials.__getitem__))
     missing = [name for name in order if name not in specials]
     if missing or sorted(specials.values()) != list(range(len(specials))):
-        msg = f"{model.card.id} has the special tokens {specials}; genes can be replaced where they are the first rows."
+        msg = f"{card.id} has the special tokens {specials}; genes can be replaced where they are the first rows."
         raise ValueError(msg)
-    files = GeneFiles(tuple(Path(path).expanduser() for path in paths))
-    names, vectors = files.vectors()
-    old = model.tensors[GENE_VECTORS]
-    if vectors.shape[1] != old.shape[1]:
+    found, wanted = files.vector_size(), card.architecture.get("gene_vector_size")
+    if wanted not in (None, found):
         msg = (
-            f"{', '.join(map(str, paths))} holds vectors of {vectors.shape[1]} features, but {model.card.id} was made "
-            f"for {old.shape[1]}: make them with the same protein model."
+            f"{', '.join(map(str, files.paths))} holds vectors of {found} features, but {card.id} was made for {wanted}: "
+            "make them with the same protein model."
         )
         raise ValueError(msg)
-    table = torch.cat([old[[specials[name] for name in order]].float(), torch.from_numpy(vectors)])
-    card = model.card.with_(architecture={**model.card.architecture, "vocab_size": len(table)})
-    other = type(model)(
-        card, Vocabulary.of_names(names, order, species=files.species), _With(model.tensors, {GENE_VECTORS: table})
-    )
-    other.gene_files_sha256 = sha256(*files.paths)
-    return other
+    vocabulary = Vocabulary.of_names(files.names(), order, species=files.species)
+    card = card.with_(architecture={**card.architecture, "vocab_size": vocabulary.size})
+    return card, vocabulary, _WithGenes(tensors, files, [specials[name] for name in order])
 
 
-class _With(Mapping[str, "Tensor"]):
-    """Tensors with some of them replaced."""
+class _WithGenes(Mapping[str, "Tensor"]):
+    """Tensors of a model, with the vectors of other genes behind those of the special tokens."""
 
-    def __init__(self, tensors: Mapping[str, Tensor], replaced: dict[str, Tensor]) -> None:
-        self._tensors, self._replaced = tensors, replaced
+    def __init__(self, tensors: Mapping[str, Tensor], files: GeneFiles, special_rows: list[int]) -> None:
+        self._tensors, self._files, self._special_rows = tensors, files, special_rows
 
     def __getitem__(self, name: str) -> Tensor:
-        return self._replaced[name] if name in self._replaced else self._tensors[name]
+        from scfm.nn.gene_rows import GENE_VECTORS
+
+        return self._vectors if name == GENE_VECTORS else self._tensors[name]
+
+    @cached_property
+    def _vectors(self) -> Tensor:
+        import torch
+
+        from scfm.nn.gene_rows import GENE_VECTORS
+
+        special = self._tensors[GENE_VECTORS][self._special_rows].float()
+        return torch.cat([special, torch.from_numpy(self._files.vectors()[1])])
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._tensors)

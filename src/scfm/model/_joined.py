@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from scfm.model._session import Session
+from scfm.model.session import Session
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -63,7 +63,7 @@ class JoinedSession(Session):
                 # the reader is ahead, perhaps in the next file
                 with self.source.opened(number) as source:
                     genes = self.source.facts[number].genes
-                    current = number, self.model.build_encoder(source, genes, self.choices)
+                    current = number, self.model.build_encoder(source, genes, self.options)
             try:
                 tokens = current[1](replace(block, row0=block.row0 - first))
             except ValueError as error:

@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scfm.genes import Vocabulary
 from scfm.genes.vocabulary import vocabulary_files
+from scfm.model._base import FoundationModel
 from scfm.model._fetch import fetch, fetch_tables
-from scfm.model._registry import card_of, families, family_class, find_card
-from scfm.weights.card import CARD_FILE, ModelCard, read_json
-from scfm.weights.tensors import check_sha256, open_tensors, sha256
+from scfm.model._published import WEIGHTS_FILE, PublishedFolder
+from scfm.model.registry import family_class, find_card
+from scfm.weights.card import CARD_FILE, ModelCard
+from scfm.weights.tensors import check_sha256, open_tensors
 
 if TYPE_CHECKING:
-    from scfm.model._base import FoundationModel
+    from collections.abc import Sequence
 
-__all__ = ["PublishedFolder", "WEIGHTS_FILE", "load", "load_vocabulary"]
 
-WEIGHTS_FILE = "model.safetensors"
-PUBLISHED_WEIGHTS = ("model.safetensors", "pytorch_model.bin", "model_weights.pt")
-
-Dictionaries = str | Path | Sequence[str | Path] | None
+__all__ = ["load", "load_recipe"]
 
 
 def load(
-    model: str | Path,
+    model: str | Path | FoundationModel,
     *,
     family: str | None = None,
     dictionaries: str | Path | Sequence[str | Path] | None = None,
@@ -37,7 +34,7 @@ def load(
     ----------
     model
         Id or alias of :func:`scfm.model.list_models`, or the path of a folder that :func:`scfm.model.convert` wrote
-        or that holds published weights.
+        or that holds published weights. A model that was loaded already is returned as it is.
     family
         Family of published weights; recognised from their ``config.json`` by default.
     dictionaries
@@ -65,6 +62,8 @@ def load(
     >>> scfm.model.load("scfm-mini").card.family
     'scfm_mini'
     """
+    if isinstance(model, FoundationModel):
+        return model
     folder, known = _resolve(model, revision), find_card(str(model))
     family = known.family if known is not None and family is None else family
     if (folder / CARD_FILE).exists():
@@ -75,118 +74,44 @@ def load(
     return PublishedFolder(folder, family).open(dictionaries)
 
 
-def load_vocabulary(model: str | Path, dictionaries: Dictionaries = None) -> tuple[type[FoundationModel], Vocabulary]:
-    """Load the vocabulary of a model and nothing else.
-
-    Raises
-    ------
-    ValueError, FileNotFoundError
-        As :func:`load`.
-    """
-    card = find_card(str(model))
-    if card is not None and dictionaries is not None:
-        cls = family_class(card.family)
-        return cls, cls.read_vocabulary(card, None, dictionaries)
-    if card is not None and card.dictionaries and not family_class(card.family).local_folder(card).is_dir():
-        cls = family_class(card.family)
-        return cls, cls.read_vocabulary(card, None, fetch_tables(card))
-    folder = _resolve(model)
-    if (folder / CARD_FILE).exists():
-        card = ModelCard.read(folder)
-        return family_class(card.family), _converted_vocabulary(card, folder)
-    published = PublishedFolder(folder)
-    return published.cls, published.cls.read_published(folder, published.config, dictionaries)[1]
-
-
-class PublishedFolder:
-    """A folder of weights as their authors publish it.
+def load_recipe(
+    model: str | Path | FoundationModel, dictionaries: str | Path | Sequence[str | Path] | None = None
+) -> FoundationModel:
+    """Load a model without its weights: enough to match genes, and nothing large is fetched.
 
     Parameters
     ----------
-    folder
-        Folder with ``config.json`` and the weights.
-    family
-        Family; recognised from ``config.json`` by default.
+    model
+        As for :func:`load`.
+    dictionaries
+        Published gene dictionaries (files, or folders that hold them), for a model that is not on this machine.
 
     Raises
     ------
-    FileNotFoundError
-        If ``config.json`` is missing.
-    ValueError
-        If no family recognises it.
+    ValueError, FileNotFoundError, OSError
+        As :func:`load`.
+
+    Examples
+    --------
+    >>> import scfm
+    >>> scfm.model.load_recipe("scfm-mini").vocabulary.species
+    'human'
     """
-
-    def __init__(self, folder: Path, family: str | None = None) -> None:
-        path = folder / "config.json"
-        if not path.exists():
-            msg = f"{folder} holds neither {CARD_FILE} (a converted model) nor config.json (published weights)."
-            raise FileNotFoundError(msg)
-        self.folder = folder
-        self.config = read_json(path)
-        self.cls = self._recognize() if family is None else family_class(family)
-
-    @property
-    def weights(self) -> Path:
-        """File of the weights."""
-        found = [self.folder / name for name in PUBLISHED_WEIGHTS if (self.folder / name).exists()]
-        if not found:
-            msg = f"{self.folder} holds no weights; expected {' or '.join(PUBLISHED_WEIGHTS)}."
-            raise FileNotFoundError(msg)
-        return found[0]
-
-    def open(self, dictionaries: Dictionaries, known: ModelCard | None = None) -> FoundationModel:
-        """Open the weights with their vocabulary; a model whose hash is registered, or that is known, gets its card."""
-        tensors = open_tensors(self.weights)
-        card, vocabulary = self.cls.read_published(self.folder, self.config, dictionaries)
-        card = card.with_(family=self.cls.family)
-        card = self._identify(card) if known is None else _taken_from(card, known)
-        card = card.with_(weights_sha256=sha256(self.weights))
-        model = self.cls(card, vocabulary, tensors)
-        model.check()
+    if isinstance(model, FoundationModel):
         return model
-
-    def _recognize(self) -> type[FoundationModel]:
-        fitting = [cls for cls in families().values() if cls.recognizes(self.config)]
-        if len(fitting) != 1:
-            found = f"model_type={self.config.get('model_type')!r}"
-            msg = f"{self.folder / 'config.json'} ({found}) fits {len(fitting)} families; name one of {sorted(families())} as family=."
-            raise ValueError(msg)
-        return fitting[0]
-
-    def _identify(self, card: ModelCard) -> ModelCard:
-        """Take the card of the registered model with the same hash; a registered name with another hash is an error."""
-        found = sha256(self.weights)
-        for known in _registered(self.cls.family):
-            if known.source_sha256 == found:
-                return _taken_from(card, known)
-        named = find_card(card.id)
-        same = named is not None and named.architecture.get("vocab_size") == card.architecture.get("vocab_size")
-        if named is not None and same and named.source_sha256 is None and named.family == card.family:
-            card = _taken_from(card, named)
-        if named is not None and named.source_sha256 is not None and Path(named.source_file).name == self.weights.name:
-            msg = (
-                f"{self.weights} has sha256 {found}, but {named.id} has {named.source_sha256}: the file is damaged, or "
-                "these are other weights; then rename the folder."
-            )
-            raise ValueError(msg)
-        return card
-
-
-def _taken_from(card: ModelCard, known: ModelCard) -> ModelCard:
-    """The card of a known model, with what was read from its files."""
-    return known.with_(
-        architecture=card.architecture,
-        max_tokens=card.max_tokens,
-        special_tokens=card.special_tokens,
-        aux_tokens=card.aux_tokens,
-    )
-
-
-def _registered(family: str) -> list[ModelCard]:
-    from scfm.model._registry import list_models
-
-    cards = (card_of(name) for name in list_models().index)
-    return [card for card in cards if card.family == family]
+    card = find_card(str(model))
+    if card is not None:
+        cls = family_class(card.family)
+        if dictionaries is not None:
+            return cls(card, cls.read_vocabulary(card, None, dictionaries), {})
+        if card.dictionaries and not cls.local_folder(card).is_dir():
+            return cls(card, cls.read_vocabulary(card, None, fetch_tables(card)), {})
+    folder = _resolve(model)
+    if (folder / CARD_FILE).exists():
+        card = ModelCard.read(folder)
+        return family_class(card.family)(card, _converted_vocabulary(card, folder), {})
+    published = PublishedFolder(folder)
+    return published.cls(*published.cls.read_published(folder, published.config, dictionaries), {})
 
 
 def _resolve(model: object, revision: str | None = None) -> Path:

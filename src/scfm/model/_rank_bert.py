@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from scfm._settings import settings
 from scfm.encode import RankEncoder
-from scfm.model._base import FoundationModel, RunOptions
+from scfm.model._base import FoundationModel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from scfm._types import CountBlock, TokenBatch, TokenBlock
     from scfm.encode import Depth
     from scfm.genes import GeneMap
+    from scfm.model.recipe import RunOptions
     from scfm.nn import BertConfig, BertEncoder
     from scfm.read import CountSource
 
@@ -43,16 +44,6 @@ class RankBert(FoundationModel):
         except TypeError as error:
             msg = f"The architecture of {self.card.id} is none of a BERT ({error}); convert the model again."
             raise ValueError(msg) from error
-
-    @property
-    def n_layers(self) -> int:
-        """Layers of the network."""
-        return self.config.n_layers
-
-    @property
-    def n_features(self) -> int:
-        """Width of an embedding."""
-        return self.config.hidden_size
 
     @property
     def has_eos(self) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 
 from scfm._types import TokenBlock
 from scfm.genes import GeneMap, MatchReport
-from scfm.model._session import Session
+from scfm.model.session import Session
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,20 +17,20 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-    from scfm.model._base import FoundationModel
-    from scfm.model._session import RunOptions
+    from scfm.model.arguments import Arguments
+    from scfm.model.recipe import Recipe, RunOptions
     from scfm.read import TokenizedSource
 
 __all__ = ["TokenizedSession", "tokenized_session"]
 
 
 def tokenized_session(
-    model: FoundationModel,
+    model: Recipe,
     source: TokenizedSource,
-    choices: RunOptions,
+    arguments: Arguments,
+    options: RunOptions,
     devices: tuple[torch.device, ...],
     dtype: torch.dtype,
-    chosen: dict[str, Any],
 ) -> TokenizedSession:
     """Check that nothing is asked for that takes counts, and make a session.
 
@@ -44,18 +44,18 @@ def tokenized_session(
     if not model.reads_ranks:
         msg = f"{model.card.id} reads counts; tokenised cells are for models of ranked genes: Geneformer, scCello, scfm-mini."
         raise TypeError(msg)
-    if choices.pooling == "gene":
+    if options.pooling == "gene":
         msg = (
             "pooling='gene' takes counts, whose genes the result has; tokenised cells have none but those of the model."
         )
         raise ValueError(msg)
-    given = [name for name, value in chosen.items() if value is not None]
-    given += [f.name for f in fields(choices.family) if getattr(choices.family, f.name) != f.default]
+    family = options.family
+    given = arguments.chosen_counts + [f.name for f in fields(family) if getattr(family, f.name) != f.default]
     if given:
         msg = f"{given[0]}= chooses among counts or cells, and {source} is tokenised already; leave it out."
         raise ValueError(msg)
     nothing = MatchReport(source.matrix, 0, len(model.vocabulary.genes), 0, 0, 0, 0, 0, 0, 0)
-    return TokenizedSession(model, source, GeneMap(np.empty(0, np.int32), nothing), choices, devices, dtype)
+    return TokenizedSession(model, source, GeneMap(np.empty(0, np.int32), nothing), options, devices, dtype)
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class TokenizedSession(Session):
         specials = self.model.vocabulary.special_tokens
         first, last = specials.get("<cls>", -1), specials.get("<eos>", -1)
         others = np.asarray([token for token in specials.values() if token not in (first, last)])
-        room = self.model.max_genes(self.choices)
+        room = self.model.max_genes(self.options)
 
         def encode(block: TokenBlock) -> TokenBlock:
             starts, stops = _genes(block, first, last)

@@ -8,16 +8,13 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     import torch
     from torch import Tensor
 
     from scfm._types import TokenBatch
-    from scfm.model._session import Session
+    from scfm.model.recipe import Recipe, RunOptions
     from scfm.nn import GeneScores, TranscriptFormerConfig
     from scfm.nn import TranscriptFormer as Network
-    from scfm.weights import ModelCard
 
 __all__ = ["Scorer"]
 
@@ -27,10 +24,14 @@ class Scorer:
 
     Parameters
     ----------
-    config, card, tensors
-        Sizes, special tokens and weights of the model.
-    session
-        The pass over the data; its pooling is ``"gene"``, so that the last gene is among the tokens.
+    model
+        Model with its weights.
+    config
+        Sizes of its network.
+    options
+        Choices of the run; the pooling is ``"gene"``, so that the last gene is among the tokens.
+    device, dtype
+        Where and how the heads are computed.
 
     Raises
     ------
@@ -41,15 +42,20 @@ class Scorer:
     names: tuple[str, ...] = ("count_llh", "gene_llh")
 
     def __init__(
-        self, config: TranscriptFormerConfig, card: ModelCard, tensors: Mapping[str, Tensor], session: Session
+        self,
+        model: Recipe,
+        config: TranscriptFormerConfig,
+        options: RunOptions,
+        device: torch.device,
+        dtype: torch.dtype,
     ) -> None:
         import torch
 
         from scfm.nn import TranscriptFormerHeads
 
-        n_genes = len(tensors["mu.gene_embedding.weight"])
-        self.upstream = session.choices.compat is not None
-        if session.choices.family.pretrained_embedding is not None and not self.upstream:
+        n_genes = len(model.tensors["mu.gene_embedding.weight"])
+        self.upstream = options.compat is not None
+        if options.family.pretrained_embedding is not None and not self.upstream:
             msg = (
                 "The heads of the model know the genes of its checkpoint only, so cells with other genes "
                 "(pretrained_embedding=) cannot be scored. compat='upstream' computes what upstream returns, which has no meaning."
@@ -57,12 +63,12 @@ class Scorer:
             raise ValueError(msg)
         with torch.device("meta"):
             heads = TranscriptFormerHeads(replace(config, vocab_size=n_genes))
-        heads.load_published(tensors)
-        self._heads = heads.to(device=session.device, dtype=session.dtype).eval()
+        heads.load_published(model.tensors)
+        self._heads = heads.to(device=device, dtype=dtype).eval()
         self._n_tokens, self._n_genes = config.vocab_size, n_genes
-        self._max_genes = session.model.max_genes(session.choices)
-        self._clip = float(session.choices.family.clip_counts or 0)
-        self._start, self._end = card.special_tokens["[START]"], card.special_tokens["[END]"]
+        self._max_genes = model.max_genes(options)
+        self._clip = float(options.family.clip_counts or 0)
+        self._start, self._end = (model.card.special_tokens[name] for name in ("[START]", "[END]"))
 
     def __call__(self, network: torch.nn.Module, batch: TokenBatch) -> Tensor:
         """Mean log-likelihood of the counts and of the genes of each cell, ``(n_cells, 2)``; NaN without a gene."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from scfm.model._registry import register
 from scfm.model._transcriptformer_cards import ESM2CE_CARDS
+from scfm.model.registry import register
 from scfm.model.transcriptformer import START, TranscriptFormer
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from scfm._types import TokenBatch
     from scfm.encode import OrderEncoder
     from scfm.genes import GeneMap
-    from scfm.model._session import RunOptions
+    from scfm.model.recipe import RunOptions
     from scfm.read import CountSource
     from scfm.weights import ModelCard
 

@@ -10,7 +10,7 @@ import numpy as np
 from scfm.encode import ObsDepth
 from scfm.genes import align, match_upstream
 from scfm.model._rank_bert import RankBert
-from scfm.model._registry import register
+from scfm.model.registry import register
 from scfm.weights import ModelCard
 from scfm.weights.dictionaries import find_dictionaries, read_vocabulary
 from scfm.weights.tensors import shapes
@@ -19,10 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    import pandas as pd
-
     from scfm.genes import GeneMap, Vocabulary
-    from scfm.model._base import Compat
     from scfm.read import CountSource
 
 __all__ = ["Geneformer"]
@@ -188,6 +185,7 @@ class Geneformer(RankBert):
 
     family = "geneformer"
     poolings: ClassVar[tuple[str, ...]] = ("cls", "mean", "gene")
+    matchers = (align, match_upstream)
 
     @classmethod
     def recognizes(cls, config: Mapping[str, Any]) -> bool:
@@ -220,13 +218,6 @@ class Geneformer(RankBert):
     ) -> Vocabulary:
         """Read the published dictionaries that have as many tokens as the card says."""
         return read_vocabulary(find_dictionaries(folder, dictionaries, card.architecture.get("vocab_size")))
-
-    @classmethod
-    def match_genes(
-        cls, var: pd.DataFrame, vocabulary: Vocabulary, *, gene_key: str | None, compat: Compat | None
-    ) -> GeneMap:
-        """Match by id, alias and symbol; in compat mode as the tokenizer of upstream."""
-        return (match_upstream if compat else align)(var, vocabulary, gene_key=gene_key)
 
     def check(self) -> None:
         """Compare vocabulary, names and shapes of the weights with the architecture."""

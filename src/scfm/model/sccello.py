@@ -10,10 +10,10 @@ import numpy as np
 from scfm.encode import VocabularyDepth
 from scfm.genes import align, match_exact
 from scfm.model._rank_bert import RankBert
-from scfm.model._registry import register
 from scfm.model.geneformer import REPOSITORY as GENEFORMER
 from scfm.model.geneformer import REVISION as GENEFORMER_REVISION
 from scfm.model.geneformer import V1_TABLES
+from scfm.model.registry import register
 from scfm.weights import ModelCard
 from scfm.weights.dictionaries import find_dictionaries, read_vocabulary
 from scfm.weights.tensors import shapes
@@ -22,13 +22,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    import pandas as pd
     import torch
     from numpy.typing import NDArray
 
     from scfm.genes import GeneMap, Vocabulary
-    from scfm.model._base import Compat
-    from scfm.model._session import RunOptions
+    from scfm.model.recipe import RunOptions
     from scfm.nn import BertConfig, ScCelloNetwork
     from scfm.read import CountSource
 
@@ -108,6 +106,7 @@ class ScCello(RankBert):
     family = "sccello"
     poolings: ClassVar[tuple[str, ...]] = ("cls", "cell_cls", "mean", "gene")
     options_class = ScCelloOptions
+    matchers = (align, match_exact)
     upstream_prefers_raw = True
     dropping_options: ClassVar[tuple[str, ...]] = ("cellxgene_filter",)
 
@@ -145,13 +144,6 @@ class ScCello(RankBert):
     ) -> Vocabulary:
         """Read the published dictionaries that have as many tokens as the card says."""
         return _vocabulary(folder, dictionaries, card.architecture.get("vocab_size"))
-
-    @classmethod
-    def match_genes(
-        cls, var: pd.DataFrame, vocabulary: Vocabulary, *, gene_key: str | None, compat: Compat | None
-    ) -> GeneMap:
-        """Match by id, alias and symbol; in compat mode as the data preparation of upstream."""
-        return (match_exact if compat else align)(var, vocabulary, gene_key=gene_key)
 
     @property
     def config(self) -> BertConfig:

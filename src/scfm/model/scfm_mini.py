@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scfm.model._registry import register
 from scfm.model.geneformer import Geneformer
+from scfm.model.registry import register
 from scfm.weights import ModelCard
 
 if TYPE_CHECKING:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 import numpy as np
 
@@ -11,24 +12,23 @@ from scfm._settings import settings
 from scfm.encode import OrderEncoder
 from scfm.genes import GeneMap, Vocabulary, align, first_of_each, match_column
 from scfm.model._base import FoundationModel
-from scfm.model._gene_files import files_of, fingerprints, published_vocabulary, replaced_genes
-from scfm.model._registry import register
+from scfm.model._gene_files import GeneFiles, files_of, fingerprints, published_vocabulary, replaced_genes
 from scfm.model._transcriptformer_cards import SPECIAL_TOKENS, TRANSCRIPTFORMER_CARDS
 from scfm.model._transcriptformer_options import TranscriptFormerOptions
 from scfm.model._transcriptformer_score import Scorer
+from scfm.model.registry import register
 from scfm.weights import ModelCard
-from scfm.weights.tensors import shapes
+from scfm.weights.tensors import sha256, shapes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
     import pandas as pd
     import torch
     from numpy.typing import NDArray
 
     from scfm._types import CountBlock, TokenBatch
-    from scfm.model._session import Compat, RunOptions, Session
+    from scfm.model.recipe import RunOptions
     from scfm.nn import TranscriptFormerConfig
     from scfm.read import CountSource
 
@@ -48,6 +48,7 @@ class TranscriptFormer(FoundationModel):
     family = "transcriptformer"
     poolings: ClassVar[tuple[str, ...]] = ("cell", "gene")
     options_class = TranscriptFormerOptions
+    matchers = (align, match_column)
     upstream_prefers_raw = True
     pads = False
     has_scores = True
@@ -59,7 +60,7 @@ class TranscriptFormer(FoundationModel):
 
     gene_files_sha256: str | None = None
     """Hash of the files that the genes come from, where they are not those of the checkpoint."""
-    _adapted: tuple[object, TranscriptFormer] | None = None
+    _replaced: tuple[object, TranscriptFormer] | None = None
 
     @classmethod
     def recognizes(cls, config: Mapping[str, Any]) -> bool:
@@ -100,13 +101,6 @@ class TranscriptFormer(FoundationModel):
         files = files_of(folder, None, dictionaries)
         return Vocabulary.of_names(files.names(), card.special_tokens or SPECIAL_TOKENS, species=card.species)
 
-    @classmethod
-    def match_genes(
-        cls, var: pd.DataFrame, vocabulary: Vocabulary, *, gene_key: str | None, compat: Compat | None
-    ) -> GeneMap:
-        """Match by id; in compat mode as the data loader of upstream."""
-        return (match_column if compat else align)(var, vocabulary, gene_key=gene_key)
-
     def match(self, var: pd.DataFrame, gene_key: str | None, options: RunOptions) -> GeneMap:
         """Match genes; with ``remove_duplicate_genes`` the first column of a gene stands for it."""
         keep_first = options.family.remove_duplicate_genes
@@ -129,16 +123,6 @@ class TranscriptFormer(FoundationModel):
         except TypeError as error:
             msg = f"The architecture of {self.card.id} is none of a TranscriptFormer ({error}); convert it again."
             raise ValueError(msg) from error
-
-    @property
-    def n_layers(self) -> int:
-        """Layers of the network."""
-        return self.config.n_layers
-
-    @property
-    def n_features(self) -> int:
-        """Width of an embedding."""
-        return self.config.hidden_size
 
     @property
     def embeds_empty(self) -> bool:
@@ -170,15 +154,18 @@ class TranscriptFormer(FoundationModel):
         """Genes that fit beside the assay."""
         return options.max_tokens - 1
 
-    def adapted(self, options: RunOptions) -> FoundationModel:
+    def with_options(self, options: RunOptions) -> Self:
         """The same model with the genes of other files, if ``pretrained_embedding`` names some."""
         paths = options.family.pretrained_embedding
         if paths is None:
             return self
         key = (paths, fingerprints(paths), options.compat)
-        if self._adapted is None or self._adapted[0] != key:
-            self._adapted = key, replaced_genes(self, paths, upstream=options.compat is not None)
-        return self._adapted[1]
+        if self._replaced is None or self._replaced[0] != key:
+            files = GeneFiles(tuple(Path(path).expanduser() for path in paths))
+            other = type(self)(*replaced_genes(self.card, self.tensors, files, upstream=options.compat is not None))
+            other.gene_files_sha256 = sha256(*files.paths)
+            self._replaced = key, other
+        return cast("Self", self._replaced[1])
 
     def facts(self, source: CountSource, options: RunOptions) -> dict[str, Any]:
         """How many cells have an assay that the model does not know."""
@@ -237,9 +224,9 @@ class TranscriptFormer(FoundationModel):
         first = np.concatenate([[0], np.cumsum(batch.lengths)[:-1]])
         return pool_sum(hidden, batch.lengths, batch.tokens[first] >= self.config.vocab_size) / self.config.max_genes
 
-    def scorer(self, session: Session) -> Scorer:
+    def scorer(self, options: RunOptions, device: torch.device, dtype: torch.dtype) -> Scorer:
         """Compute log-likelihoods with the heads."""
-        return Scorer(self.config, self.card, self.tensors, session)
+        return Scorer(self, self.config, options, device, dtype)
 
     def _assay_tokens(self, source: CountSource, options: RunOptions) -> NDArray[np.int32]:
         """Token of the assay of each cell, −1 where it is not known."""

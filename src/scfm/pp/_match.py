@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from scfm.model import FoundationModel
-from scfm.model._load import load_vocabulary
-from scfm.read import open_counts
+from scfm._docs import with_parameters
+from scfm.model import load_recipe
+from scfm.model.arguments import Arguments
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,12 +15,14 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from mudata import MuData
 
+    from scfm._types import Compat
     from scfm.genes import MatchReport
-    from scfm.model._base import Compat
+    from scfm.model import FoundationModel
 
 __all__ = ["match_genes"]
 
 
+@with_parameters
 def match_genes(
     data: AnnData | MuData | str | Path,
     model: str | Path | FoundationModel,
@@ -31,17 +33,20 @@ def match_genes(
     gene_key: str | None = None,
     compat: Compat | None = None,
     dictionaries: str | Path | Sequence[str | Path] | None = None,
+    **options: Any,
 ) -> MatchReport:
     """Report how the genes of a data set match those of a model; needs its vocabulary, not its weights.
 
     Parameters
     ----------
-    data, modality, layer, use_raw, gene_key, compat
-        As for :func:`scfm.tl.embed`; ``data`` may also be the path of a file.
-    model
-        Id, alias, folder, or a loaded model.
+    data
+        As for :func:`scfm.tl.embed`, or the path of a file.
+    %(model)s
+    %(matrix)s
+    %(compat)s
     dictionaries
         Published gene dictionaries (files, or folders that hold them), for a model that is not on this machine.
+    %(options)s
 
     Returns
     -------
@@ -59,10 +64,7 @@ def match_genes(
     >>> report.matched + report.unmatched == report.n_genes
     True
     """
-    if isinstance(model, FoundationModel):
-        cls, vocabulary = type(model), model.vocabulary
-    else:
-        cls, vocabulary = load_vocabulary(model, dictionaries)
-    prefer_raw = compat is not None and cls.upstream_prefers_raw
-    with open_counts(data, modality=modality, layer=layer, use_raw=use_raw, prefer_raw=prefer_raw) as source:
-        return cls.match_genes(source.var, vocabulary, gene_key=gene_key, compat=compat).report
+    arguments = Arguments(
+        modality=modality, layer=layer, use_raw=use_raw, gene_key=gene_key, compat=compat, options=options
+    )
+    return load_recipe(model, dictionaries).match_report(data, arguments)

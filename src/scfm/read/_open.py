@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from typing import TYPE_CHECKING
 
+from scfm._warn import warn
 from scfm.read._containers import Element, open_container
 from scfm.read.checks import look_at
 
@@ -154,7 +154,7 @@ def _judged(container: Container, element: Element, source: CountSource, look: L
         f"{element.name} of {container.label} holds {look.text}, not counts, and the models are made for counts. "
         f"{_advice(container, element)}"
     )
-    warnings.warn(msg, UserWarning, stacklevel=4)
+    warn(msg)
     return source
 
 

@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 import numpy as np
 import pandas as pd
 
-from scfm.read._open import open_counts
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
@@ -35,8 +33,8 @@ class JoinedSource(Generic[Fact]):
         The files.
     learn
         Called once with the source of each file, in order; what it returns is kept in :attr:`facts`.
-    arguments
-        Of :func:`scfm.read.open_counts`.
+    open_file
+        Opens the counts of one of the files, as :func:`scfm.read.open_counts`.
 
     Raises
     ------
@@ -45,10 +43,13 @@ class JoinedSource(Generic[Fact]):
     """
 
     def __init__(
-        self, paths: Sequence[str | Path], learn: Callable[[CountSource], Fact], arguments: dict[str, Any]
+        self,
+        paths: Sequence[str | Path],
+        learn: Callable[[CountSource], Fact],
+        open_file: Callable[[str], CountSource],
     ) -> None:
         self.paths = [str(path) for path in paths]
-        self._arguments = arguments
+        self._open_file = open_file
         self._open: tuple[int, CountSource] | None = None
         self.facts: list[Fact] = []
         self.sizes: list[int] = []
@@ -72,7 +73,7 @@ class JoinedSource(Generic[Fact]):
 
     def opened(self, number: int) -> CountSource:
         """One of the files, to be closed by the caller."""
-        return open_counts(self.paths[number], **self._arguments)
+        return self._open_file(self.paths[number])
 
     def part(self, number: int) -> CountSource:
         """The source of one of the files; the one before it is closed."""

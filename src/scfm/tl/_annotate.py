@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import warnings
 from importlib.metadata import version
 from itertools import cycle
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -14,6 +13,7 @@ import pandas as pd
 from anndata import AnnData
 
 from scfm._keys import PARAMS, check_key
+from scfm._warn import warn
 from scfm.annotate import Metric, Prediction, predict, predict_types
 from scfm.tl._annotate_cells import Cells, adata_of, provenance
 from scfm.tl._target import check_container, check_own, check_writable
@@ -302,12 +302,10 @@ def _store(
     adata.uns[f"{key}_colors"] = _colors(kinds, colors)
     n_rejected, n_unsaid = int(found.rejected.sum()), int((~said).sum())
     if n_rejected > MANY * len(cells.rows):
-        warnings.warn(
+        warn(
             f"{n_rejected} of {len(cells.rows)} cells were rejected: they are unlike the reference as a whole, not one by "
             "one. Do both have the same genes (embed both with those that they share)? Does the reference have "
-            "batches (batch_key=)? metric='cosine' and reject=None show what the labels would be.",
-            UserWarning,
-            stacklevel=3,
+            "batches (batch_key=)? metric='cosine' and reject=None show what the labels would be."
         )
     counts = {
         "n_reference": len(cells.reference.codes),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -15,6 +14,7 @@ from mudata import MuData
 from scipy import sparse
 
 from scfm._keys import PARAMS
+from scfm._warn import warn
 from scfm.annotate import Reference
 
 if TYPE_CHECKING:
@@ -191,5 +191,5 @@ def _with_embedding(values: NDArray[np.floating], asked: NDArray[np.bool_], othe
     usable = np.isfinite(values).all(axis=1)
     n_empty = int((asked & ~usable).sum())
     if n_empty:
-        warnings.warn(f"{n_empty} of {int(asked.sum())} cells {otherwise}.", UserWarning, stacklevel=4)
+        warn(f"{n_empty} of {int(asked.sum())} cells {otherwise}.")
     return np.flatnonzero(asked & usable)

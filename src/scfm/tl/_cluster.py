@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from distributed import Client, Worker
 
     from scfm.model import FoundationModel
+    from scfm.model.arguments import Arguments
     from scfm.run.store import Shard
 
 __all__ = ["Job", "fill_with"]
@@ -43,8 +44,7 @@ class Job:
     sources: list[str]
     model: str
     store: Path
-    arguments: dict[str, Any]
-    """Arguments of :meth:`scfm.model.FoundationModel.session`."""
+    arguments: Arguments
     wait: float = field(default_factory=lambda: WAIT)
     settings: dict[str, Any] = field(default_factory=lambda: {name: getattr(settings, name) for name in _SETTINGS})
 
@@ -65,7 +65,7 @@ class ShardWorker(WorkerPlugin):
             _models[self.job.model] = load(self.job.model)
         self._opened = ExitStack()
         self._session = self._opened.enter_context(
-            _models[self.job.model].session(self.job.sources, **self.job.arguments)
+            _models[self.job.model].session(self.job.sources, self.job.arguments)
         )
         self._store = EmbeddingStore.open(self.job.store)
         self._alone = Lock()  # workers may have several threads, but a shard has use for all cores

@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
+from scfm._docs import with_parameters
 from scfm._keys import PARAMS, result_keys
-from scfm.model import FoundationModel, load
+from scfm.model import load
+from scfm.model.arguments import Arguments
 from scfm.tl._target import check_container, check_writable, target_of
 
 if TYPE_CHECKING:
@@ -17,8 +19,8 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from mudata import MuData
 
-    from scfm.model import Embedding
-    from scfm.model._base import Compat
+    from scfm._types import Compat
+    from scfm.model import Embedding, FoundationModel
     from scfm.run.device import Device
 
 __all__ = ["embed"]
@@ -26,6 +28,7 @@ __all__ = ["embed"]
 logger = logging.getLogger("scfm")
 
 
+@with_parameters
 def embed(
     data: AnnData | MuData,
     model: str | Path | FoundationModel,
@@ -49,43 +52,19 @@ def embed(
 
     Parameters
     ----------
-    data
-        Counts of cells × genes, in memory or backed; neither counts nor annotation are changed.
-    model
-        Id or alias of :func:`scfm.model.list_models`, the path of a folder, or a model that
-        :func:`scfm.model.load` returned (which saves loading it again).
-    modality
-        Modality of a MuData object that holds the counts; the result goes there.
-    layer
-        Layer that holds the counts.
-    use_raw
-        Take the counts from ``raw``. By default X if it holds counts, else raw if that does.
-    gene_key
-        Column of ``var`` with gene ids or symbols, ``"index"`` for ``var_names``. By default the place where most
-        genes match the model.
-    pooling
-        ``"cls"``: the first special token. ``"mean"``: mean over genes. ``"cell"``: as TranscriptFormer and ESM2-CE
-        define it. ``"gene"``: mean of each gene over cells. By default as the model was meant.
-    hidden_layer
-        Layer to take: 0 is the last, −1 the one before it, and so on. Layers behind it are not computed.
-    max_tokens
-        Longest input of a cell, special tokens included; at most (and by default) that of the model.
-    device
-        ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``; several such as ``["cuda:0", "cuda:1"]`` share the batches. By
-        default the fastest there is.
-    dtype
-        ``"float32"``, ``"bfloat16"`` or ``"float16"`` for weights and activations. By default bfloat16 on CUDA devices
-        that have it, float32 elsewhere.
-    compat
-        ``"upstream"``: match and encode genes exactly as the model's own code does, its errors included.
-    groupby
-        For ``pooling="gene"``: column of ``obs``; genes are averaged over the cells of each of its values.
-    key_added
-        Name of all results instead of the default ones.
-    copy
-        Change and return a copy instead.
-    options
-        Options that only the family of the model has, as those of :doc:`TranscriptFormer </models/transcriptformer>`.
+    %(data)s
+    %(model)s
+    %(matrix)s
+    %(pooling)s
+    %(hidden_layer)s
+    %(max_tokens)s
+    %(devices)s
+    %(dtype)s
+    %(compat)s
+    %(groupby_genes)s
+    %(key_added)s
+    %(copy)s
+    %(options)s
 
     Returns
     -------
@@ -114,14 +93,7 @@ def embed(
     >>> adata.obsm["X_scfm_mini"].shape
     (700, 128)
     """
-    check_container(
-        data, "tl.embed", "scfm.model.load(model).embed(path), which returns the array, or the command `scfm embed`"
-    )
-    result_keys("check", key_added)
-    check_writable(data, modality, copy=copy)
-    loaded = model if isinstance(model, FoundationModel) else load(model)
-    embedding = loaded.run(
-        data,
+    arguments = Arguments(
         modality=modality,
         layer=layer,
         use_raw=use_raw,
@@ -132,9 +104,15 @@ def embed(
         device=device,
         dtype=dtype,
         compat=compat,
-        groupby=groupby,
-        **options,
+        options=options,
     )
+    check_container(
+        data, "tl.embed", "scfm.model.load(model).embed(path), which returns the array, or the command `scfm embed`"
+    )
+    result_keys("check", key_added)
+    check_writable(data, modality, copy=copy)
+    loaded = load(model)
+    embedding = loaded.run(data, arguments, groupby=groupby)
     data = data.copy() if copy else data
     _store(target_of(data, modality), embedding, loaded.family, key_added)
     return data if copy else None

@@ -9,12 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scfm._docs import with_parameters
 from scfm._files import merge_store
 from scfm._keys import result_keys
 from scfm.model import FoundationModel, load
-from scfm.model._joined import JoinedSession
-from scfm.model._session import counts_of
-from scfm.read import expand, is_tokenized
+from scfm.model.arguments import Arguments
+from scfm.model.session import counts_of
+from scfm.read import JoinedSource, expand, is_tokenized
 from scfm.read.paths import is_url
 from scfm.run import RunStats
 from scfm.run.device import local_device
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
     import torch
     from distributed import Client
 
-    from scfm.model._base import Compat
-    from scfm.model._session import Session
+    from scfm._types import Compat
+    from scfm.model.session import Session
     from scfm.run.device import Device
     from scfm.run.store import Shard
 
@@ -38,6 +39,7 @@ SHARD_BYTES = 2**25
 _RANKS = (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS"))
 
 
+@with_parameters
 def embed_store(
     source: str | Path | Sequence[str | Path],
     model: str | Path | FoundationModel,
@@ -73,8 +75,7 @@ def embed_store(
         Path of an ``.h5ad`` or ``.h5mu`` file, a zarr store or a collection of ``annbatch``, or the address of a zarr
         store (``https://…``, ``s3://…``); it is read block by block and not changed. Several files, each with its own
         genes, are given as a list or by a pattern such as ``"atlas/*.h5ad"``.
-    model
-        Id, alias, folder, or a loaded model.
+    %(model)s
     out
         Folder of the store; made if it does not exist.
     shard
@@ -91,10 +92,16 @@ def embed_store(
     client
         A dask client, whose workers then compute the shards. Each loads the model once; all of them must reach
         ``source``, ``out`` and the model under the same paths. Needs ``pip install "scfm[cluster]"``.
-    modality, layer, use_raw, gene_key, hidden_layer, max_tokens, device, dtype, compat, key_added, options
-        As for :func:`scfm.tl.embed`.
+    %(matrix)s
     pooling
         As for :func:`scfm.tl.embed`, except ``"gene"``.
+    %(hidden_layer)s
+    %(max_tokens)s
+    %(devices)s
+    %(dtype)s
+    %(compat)s
+    %(key_added)s
+    %(options)s
 
     Returns
     -------
@@ -122,6 +129,19 @@ def embed_store(
     >>> anndata.read_zarr(out).obsm["X_scfm_mini"].shape
     (700, 128)
     """
+    arguments = Arguments(
+        modality=modality,
+        layer=layer,
+        use_raw=use_raw,
+        gene_key=gene_key,
+        pooling=pooling,
+        hidden_layer=hidden_layer,
+        max_tokens=max_tokens,
+        device=local_device() if shard == "auto" and device is None else device,
+        dtype=dtype,
+        compat=compat,
+        options=options,
+    )
     out = Path(out).expanduser()
     paths = _checked_paths(source, out, resume=resume, into_source=into_source)
     name = None if client is None else _name_of(model)
@@ -129,13 +149,9 @@ def embed_store(
     if pooling == "gene":
         msg = "pooling='gene' gives one vector per gene, which fits into memory: use scfm.tl.embed."
         raise ValueError(msg)
-    loaded = model if isinstance(model, FoundationModel) else load(model)
+    loaded = load(model)
     keys = result_keys(loaded.family, key_added)
-    where: dict[str, Any] = {"modality": modality, "layer": layer, "use_raw": use_raw, "gene_key": gene_key}
-    how: dict[str, Any] = {"pooling": pooling, "hidden_layer": hidden_layer, "max_tokens": max_tokens, "compat": compat}
-    device = local_device() if shard == "auto" and device is None else device
-    arguments = {"device": device, "dtype": dtype, **where, **how, **options}
-    with loaded.session(paths, **arguments) as session:
+    with loaded.session(paths, arguments) as session:
         rows = _shard_rows(shard_rows, session.model.n_features)
         description = session.description()
         identity = _identity(paths, session, description)
@@ -221,7 +237,7 @@ def _shard_rows(asked: int | None, n_features: int) -> int:
 def _identity(paths: Sequence[str], session: Session, description: dict[str, Any]) -> dict[str, Any]:
     """What makes a run the same run: the cells and the parameters, but not the machine and its versions."""
     parameters = {name: value for name, value in description.items() if name not in ("device", "versions", "files")}
-    sizes = session.source.sizes if isinstance(session, JoinedSession) else [session.source.n_obs]
+    sizes = session.source.sizes if isinstance(session.source, JoinedSource) else [session.source.n_obs]
     files = [fingerprint(path) | {"n_obs": size} for path, size in zip(paths, sizes, strict=True)]
     found: dict[str, Any] = json.loads(json.dumps({"source": files, "parameters": parameters}, default=str))
     return found

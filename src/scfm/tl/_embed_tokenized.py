@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from scfm._docs import with_parameters
 from scfm._keys import PARAMS, result_keys
-from scfm.model import FoundationModel, load
+from scfm.model import load
+from scfm.model.arguments import Arguments
 from scfm.read import is_tokenized
 from scfm.run import ArraySink
 
@@ -16,11 +18,13 @@ if TYPE_CHECKING:
     import torch
     from anndata import AnnData
 
+    from scfm.model import FoundationModel
     from scfm.run.device import Device
 
 __all__ = ["embed_tokenized"]
 
 
+@with_parameters
 def embed_tokenized(
     data: str | Path | Sequence[str | Path],
     model: str | Path | FoundationModel,
@@ -44,8 +48,13 @@ def embed_tokenized(
         are in the column ``input_ids`` or ``gene_token_ids``.
     model
         Id, alias, folder, or a loaded model, of a family that reads ranked genes: Geneformer, scCello, scfm-mini.
-    pooling, hidden_layer, max_tokens, device, dtype, key_added
-        As for :func:`scfm.tl.embed`; ``pooling="gene"`` takes counts.
+    pooling
+        As for :func:`scfm.tl.embed`, except ``"gene"``, which takes counts.
+    %(hidden_layer)s
+    %(max_tokens)s
+    %(devices)s
+    %(dtype)s
+    %(key_added)s
 
     Returns
     -------
@@ -71,13 +80,13 @@ def embed_tokenized(
     """
     from anndata import AnnData
 
+    arguments = Arguments(pooling=pooling, hidden_layer=hidden_layer, max_tokens=max_tokens, device=device, dtype=dtype)
     result_keys("check", key_added)
     if not is_tokenized(data):
         msg = f"{data!r} is no tokenised dataset (.arrow, .parquet, or a folder of them); scfm.tl.embed takes counts."
         raise ValueError(msg)
-    loaded = model if isinstance(model, FoundationModel) else load(model)
-    arguments: dict[str, Any] = {"pooling": pooling, "hidden_layer": hidden_layer, "max_tokens": max_tokens}
-    with loaded.session(data, device=device, dtype=dtype, **arguments) as session:
+    loaded = load(model)
+    with loaded.session(data, arguments) as session:
         adata = AnnData(obs=session.source.obs)
         sink = ArraySink(session.source.n_obs, session.model.n_features)
         params = session.params(session.into(sink))

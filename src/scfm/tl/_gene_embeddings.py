@@ -7,31 +7,31 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import pandas as pd
-
+from scfm._docs import with_parameters
 from scfm._files import replace
-from scfm.genes import positions_of
-from scfm.model import FoundationModel, load
+from scfm.model import load
+from scfm.model.arguments import Arguments
 from scfm.run.gene_sink import GeneStatesSink, SparseStates, ZarrStates
-from scfm.tl._target import check_options
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import numpy as np
     import sparse
     import torch
     from anndata import AnnData
     from mudata import MuData
 
-    from scfm.model._base import Compat
-    from scfm.model._session import Session
+    from scfm._types import Compat
+    from scfm.model import FoundationModel
+    from scfm.model.session import Session
 
-__all__ = ["columns_of", "gene_embeddings"]
+__all__ = ["gene_embeddings"]
 
 BLOCK_BYTES = 2**28
 
 
+@with_parameters
 def gene_embeddings(
     data: AnnData | MuData | str | Path,
     model: str | Path | FoundationModel,
@@ -59,19 +59,21 @@ def gene_embeddings(
     ----------
     data
         As for :func:`scfm.tl.embed`, or the path of a file; for some cells pass ``adata[cells]``.
-    model
-        Id, alias, folder, or a loaded model, of any family.
-    genes
-        Names of genes, as in ``var_names``; all by default.
+    %(model)s
+    %(genes)s
     out
         Folder to write a zarr group to, for more than fits into memory; it appears when it is complete.
     overwrite
         Replace ``out`` if it exists.
-    modality, layer, use_raw, gene_key, hidden_layer, max_tokens, device, dtype, options
-        As for :func:`scfm.tl.embed`.
+    %(matrix)s
+    %(hidden_layer)s
+    %(max_tokens)s
+    %(device)s
+    %(dtype)s
     compat
         ``"upstream"``: everything as the model's own code does. TranscriptFormer's gives each gene the state *before*
         it was read, which knows nothing of the gene itself.
+    %(options)s
 
     Returns
     -------
@@ -84,7 +86,7 @@ def gene_embeddings(
     Raises
     ------
     KeyError
-        If a gene is not in ``var_names``.
+        If a gene is not found.
     FileExistsError
         If ``out`` exists and is not to be overwritten.
     TypeError, ValueError
@@ -98,13 +100,22 @@ def gene_embeddings(
     >>> states.shape
     (10, 2, 128)
     """
-    check_options(options, "tl.gene_embeddings", "pooling", "groupby", "key_added")
+    arguments = Arguments(
+        modality=modality,
+        layer=layer,
+        use_raw=use_raw,
+        gene_key=gene_key,
+        pooling="gene",
+        hidden_layer=hidden_layer,
+        max_tokens=max_tokens,
+        device=device,
+        dtype=dtype,
+        compat=compat,
+        options=options,
+    )
     target = None if out is None else _checked_target(Path(out).expanduser(), overwrite=overwrite)
-    loaded = model if isinstance(model, FoundationModel) else load(model)
-    where: dict[str, Any] = {"modality": modality, "layer": layer, "use_raw": use_raw, "gene_key": gene_key}
-    how: dict[str, Any] = {"hidden_layer": hidden_layer, "max_tokens": max_tokens, "compat": compat, **options}
-    with loaded.session(data, pooling="gene", device=device, dtype=dtype, **where, **how) as session:
-        columns = columns_of(session.source.var.index, genes)
+    with load(model).session(data, arguments) as session:
+        columns = session.columns_of(genes)
         if target is None:
             states = SparseStates((session.source.n_obs, len(columns), session.model.n_features))
             _run(session, columns, states)
@@ -114,7 +125,7 @@ def gene_embeddings(
 
 def _run(session: Session, columns: np.ndarray, writer: SparseStates | ZarrStates) -> dict[str, Any]:
     """Read few cells at a time, because the states of a block are held until it is complete."""
-    at_most = min(len(columns), session.model.max_genes(session.choices))
+    at_most = min(len(columns), session.model.max_genes(session.options))
     rows = max(1, BLOCK_BYTES // max(1, 4 * at_most * session.model.n_features))
     sink = GeneStatesSink(session.genes.tokens[columns], writer)
     return session.params(session.into(sink, block_rows=rows))
@@ -130,20 +141,6 @@ def _stream(session: Session, columns: np.ndarray, target: Path) -> Path:
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return target
-
-
-def columns_of(names: pd.Index, genes: Sequence[str] | None) -> np.ndarray:
-    """Positions of genes among the names; all if none are given, a KeyError for one that is not there."""
-    if genes is None:
-        return np.arange(len(names))
-    wanted = pd.Index([genes] if isinstance(genes, str) else list(genes))
-    missing = wanted[~wanted.isin(names)]
-    if len(missing):
-        msg = (
-            f"{len(missing)} genes are not in var_names, such as {missing[0]!r}; var_names look like {list(names[:3])}."
-        )
-        raise KeyError(msg)
-    return positions_of(wanted, names)
 
 
 def _checked_target(out: Path, *, overwrite: bool) -> Path:

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from scfm._docs import with_parameters
 from scfm._keys import MARKER_GENES, PARAMS, check_key
 from scfm.genes import positions_of
 from scfm.model import FoundationModel, load
-from scfm.model._masking import check_masks, check_reads_ranks, masked_scores
-from scfm.model._registry import find_card
+from scfm.model.arguments import Arguments
+from scfm.model.masking import check_masks, check_reads_ranks, masked_scores
+from scfm.model.registry import find_card
 from scfm.read import is_tokenized
-from scfm.tl._gene_embeddings import columns_of
 from scfm.tl._marker_table import cells_of_groups, ranked_table
 from scfm.tl._target import check_container, check_own, check_writable, find_target, target_of
 
@@ -27,13 +28,14 @@ if TYPE_CHECKING:
     from mudata import MuData
     from scipy import sparse
 
-    from scfm.model._base import Compat
+    from scfm._types import Compat
 
 __all__ = ["marker_genes", "score_markers"]
 
 logger = logging.getLogger("scfm")
 
 
+@with_parameters
 def marker_genes(
     data: AnnData | MuData,
     model: str | Path | FoundationModel,
@@ -64,25 +66,29 @@ def marker_genes(
 
     Parameters
     ----------
-    data, modality, layer, use_raw, gene_key, hidden_layer, max_tokens, device, dtype, compat, options
-        As for :func:`scfm.tl.embed`.
+    %(data)s
     model
         Id, alias, folder, or a loaded model, of a family that was trained with masked genes: Geneformer, scCello,
         scfm-mini.
     groupby
         Column of ``obs``; genes are ranked for each of its values. Cells without a value are left out.
-    genes
-        Names of the genes to mask, as in ``var_names``; all by default.
+    %(genes)s
     n_cells
         Most cells of each group (of all cells without ``groupby``), drawn at random; all by default.
     seed
         Seed of the draw.
+    %(matrix)s
     pooling
         As for :func:`scfm.tl.embed`, except ``"gene"``. scCello was evaluated with ``"cls"``, its default.
+    %(hidden_layer)s
+    %(max_tokens)s
+    %(device)s
+    %(dtype)s
+    %(compat)s
     key_added
         Name of all results.
-    copy
-        Change and return a copy instead.
+    %(copy)s
+    %(options)s
 
     Returns
     -------
@@ -103,7 +109,7 @@ def marker_genes(
     TypeError
         If the model was not trained with masked genes, or as :func:`scfm.tl.embed`.
     KeyError
-        If ``groupby`` is not in ``obs``, or a gene is not in ``var_names``.
+        If ``groupby`` is not in ``obs``, or a gene is not found.
     ValueError
         If ``groupby`` holds no value, ``n_cells`` is below 1, or as :func:`scfm.tl.embed`; nothing is stored then.
 
@@ -115,6 +121,19 @@ def marker_genes(
     >>> scfm.get.marker_genes_df(adata, "CD56+ NK").columns.tolist()
     ['names', 'scores', 'means', 'pts']
     """
+    arguments = Arguments(
+        modality=modality,
+        layer=layer,
+        use_raw=use_raw,
+        gene_key=gene_key,
+        pooling=pooling,
+        hidden_layer=hidden_layer,
+        max_tokens=max_tokens,
+        device=device,
+        dtype=dtype,
+        compat=compat,
+        options=options,
+    )
     check_container(data, "tl.marker_genes", "the command `scfm marker_genes`")
     check_key(key_added)
     check_writable(data, modality, copy=copy)
@@ -127,17 +146,9 @@ def marker_genes(
     card = None if isinstance(model, FoundationModel) else find_card(str(model))
     if card is not None:
         check_reads_ranks(card)
-    loaded = model if isinstance(model, FoundationModel) else load(model)
-    where: dict[str, Any] = {"modality": modality, "layer": layer, "use_raw": use_raw, "gene_key": gene_key}
-    how: dict[str, Any] = {
-        "pooling": pooling,
-        "hidden_layer": hidden_layer,
-        "max_tokens": max_tokens,
-        "compat": compat,
-        **options,
-    }
-    chosen: dict[str, Any] = {"groupby": groupby, "genes": genes, "n_cells": n_cells, "seed": seed}
-    scores, names, result = score_markers(loaded, data, **chosen, device=device, dtype=dtype, **where, **how)
+    scores, names, result = score_markers(
+        load(model), data, arguments, groupby=groupby, genes=genes, n_cells=n_cells, seed=seed
+    )
     data = data.copy() if copy else data
     target = target_of(data, modality)
     target.layers[key_added] = _in_order_of(scores, names, target.var_names)
@@ -149,25 +160,25 @@ def marker_genes(
 def score_markers(
     loaded: FoundationModel,
     data: AnnData | MuData | str | Path,
+    arguments: Arguments,
     *,
     groupby: str | None,
     genes: Sequence[str] | None,
     n_cells: int | None,
     seed: int,
-    **arguments: Any,
 ) -> tuple[sparse.csr_matrix, pd.Index, dict[str, Any]]:
     """Scores, shape ``(n_obs, n_vars)`` of the source, the names of its genes, and what goes to ``uns``."""
     check_masks(loaded)
     if is_tokenized(data):
         msg = f"Marker genes are those of counts, and {data} is tokenised already."
         raise TypeError(msg)
-    with loaded.session(data, **arguments) as session:
-        if session.choices.pooling == "gene":
+    with loaded.session(data, arguments) as session:
+        if session.options.pooling == "gene":
             msg = "pooling='gene' gives no embedding of cells; leave pooling out, or use 'cls' or 'mean'."
             raise ValueError(msg)
         source = session.source
         names = source.var.index
-        columns = columns_of(names, genes)
+        columns = session.columns_of(genes)
         if not len(columns):
             msg = "genes is empty, so there is nothing to mask; leave it out to mask all genes."
             raise ValueError(msg)

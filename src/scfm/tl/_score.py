@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from scfm._docs import with_parameters
 from scfm._keys import PARAMS, score_keys
-from scfm.model import FoundationModel, load
+from scfm.model import load
+from scfm.model.arguments import Arguments
 from scfm.run import ArraySink
-from scfm.tl._target import check_container, check_options, check_writable, target_of
+from scfm.tl._target import check_container, check_writable, target_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,13 +22,15 @@ if TYPE_CHECKING:
     from mudata import MuData
     from numpy.typing import NDArray
 
-    from scfm.model._base import Compat
+    from scfm._types import Compat
+    from scfm.model import FoundationModel
 
 __all__ = ["score", "scores_of"]
 
 logger = logging.getLogger("scfm")
 
 
+@with_parameters
 def score(
     data: AnnData | MuData,
     model: str | Path | FoundationModel,
@@ -50,19 +55,20 @@ def score(
 
     Parameters
     ----------
-    data, modality, layer, use_raw, gene_key, max_tokens, device, dtype
-        As for :func:`scfm.tl.embed`.
+    %(data)s
     model
         Id, alias, folder, or a loaded model, of a family that has likelihoods.
+    %(matrix)s
+    %(max_tokens)s
+    %(device)s
+    %(dtype)s
     compat
         ``"upstream"``: as upstream, which takes the last gene of a cell that fills the longest input for the end of
         the sequence, with a count of 1. The sign stays.
     key_added
         Name that takes the place of the family in all results.
-    copy
-        Change and return a copy instead.
-    options
-        Options of the family, as for :func:`scfm.tl.embed`.
+    %(copy)s
+    %(options)s
 
     Returns
     -------
@@ -92,13 +98,22 @@ def score(
     >>> bool((adata.obs["transcriptformer_gene_llh"] < 0).all())
     True
     """
+    arguments = Arguments(
+        modality=modality,
+        layer=layer,
+        use_raw=use_raw,
+        gene_key=gene_key,
+        max_tokens=max_tokens,
+        device=device,
+        dtype=dtype,
+        compat=compat,
+        options=options,
+    )
     check_container(data, "tl.score", "an AnnData opened with anndata.read_h5ad(path, backed='r')")
     score_keys("check", key_added)
-    check_options(options, "tl.score", "pooling", "hidden_layer", "groupby")
     check_writable(data, modality, copy=copy)
-    loaded = model if isinstance(model, FoundationModel) else load(model)
-    where = {"modality": modality, "layer": layer, "use_raw": use_raw, "gene_key": gene_key, "max_tokens": max_tokens}
-    values, params = scores_of(loaded, data, device=device, dtype=dtype, compat=compat, **where, **options)
+    loaded = load(model)
+    values, params = scores_of(loaded, data, arguments)
     data = data.copy() if copy else data
     target, keys = target_of(data, modality), score_keys(loaded.family, key_added)
     for column, scores in zip((keys.count_llh, keys.gene_llh), values.T, strict=True):
@@ -108,13 +123,15 @@ def score(
     return data if copy else None
 
 
-def scores_of(loaded: FoundationModel, data: Any, **arguments: Any) -> tuple[NDArray[np.float32], dict[str, Any]]:
+def scores_of(
+    loaded: FoundationModel, data: AnnData | MuData | str | Path, arguments: Arguments
+) -> tuple[NDArray[np.float32], dict[str, Any]]:
     """Log-likelihoods of counts and genes of each cell, ``(n_obs, 2)``, and everything needed to repeat the run."""
     if not loaded.has_scores:
         msg = f"{loaded.card.id} has no likelihood; TranscriptFormer models (tf-sapiens, tf-exemplar, tf-metazoa) have."
         raise TypeError(msg)
-    with loaded.session(data, pooling="gene", hidden_layer=0, **arguments) as session:
-        scorer = session.model.scorer(session)
+    with loaded.session(data, replace(arguments, pooling="gene", hidden_layer=0)) as session:
+        scorer = session.model.scorer(session.options, session.device, session.dtype)
         sink = ArraySink(session.source.n_obs, len(scorer.names))
         params = session.params(session.into(sink, scorer, empty="NaN"))
     del params["pooling"]

@@ -10,7 +10,7 @@ from mudata import MuData
 
 from scfm._keys import PARAMS
 
-__all__ = ["check_container", "check_options", "check_own", "check_writable", "find_target", "target_of"]
+__all__ = ["check_container", "check_own", "check_writable", "find_target", "target_of"]
 
 
 def check_container(data: object, verb: str, otherwise: str) -> None:
@@ -18,14 +18,6 @@ def check_container(data: object, verb: str, otherwise: str) -> None:
     if not isinstance(data, AnnData | MuData):
         msg = f"{verb} stores its result in an AnnData or MuData object, got {type(data).__name__}. For a file use {otherwise}."
         raise TypeError(msg)
-
-
-def check_options(options: Mapping[str, object], verb: str, *others: str) -> None:
-    """Raise a TypeError for arguments that belong to tl.embed and not to this verb."""
-    for name in others:
-        if name in options:
-            msg = f"{name!r} is no option of {verb}; it belongs to tl.embed."
-            raise TypeError(msg)
 
 
 def check_own(uns: Mapping[str, Any], key: str, entry: str) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scfm.encode import RankEncoder
-from scfm.genes import Vocabulary, align
+from scfm.genes import Vocabulary
 from scfm.model import FoundationModel, register
 from scfm.weights import ModelCard
 
@@ -80,21 +80,6 @@ class BagOfGenes(FoundationModel):
     def read_vocabulary(cls, card: ModelCard, folder: Any, dictionaries: Any) -> Vocabulary:
         """There are no dictionaries."""
         raise NotImplementedError
-
-    @classmethod
-    def match_genes(cls, var: Any, vocabulary: Vocabulary, *, gene_key: str | None, compat: Any) -> Any:
-        """Match by id and symbol, as the models of scfm do."""
-        return align(var, vocabulary, gene_key=gene_key)
-
-    @property
-    def n_layers(self) -> int:
-        """None: there are only vectors."""
-        return 0
-
-    @property
-    def n_features(self) -> int:
-        """Width of a vector."""
-        return WIDTH
 
     def check(self) -> None:
         """Compare the table with the vocabulary."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scfm.model._rank_bert import RankBert
-from scfm.model._registry import family_class
+from scfm.model.registry import family_class
 from scfm.run.device import default_batch_tokens
 from scfm.run.engine import free_memory, out_of_memory
 from scfm.run.gene_sink import GeneStatesSink
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from scfm._types import TokenBatch
     from scfm.model._base import FoundationModel
-    from scfm.model._session import Session
+    from scfm.model.session import Session
     from scfm.weights import ModelCard
 
 __all__ = ["MaskedGenes", "check_masks", "check_reads_ranks", "masked_scores"]
@@ -65,7 +65,7 @@ class MaskedGenes:
     def __init__(self, session: Session, tokens: NDArray[np.int64], max_tokens: int) -> None:
         model = session.model
         assert isinstance(model, RankBert)
-        self._model, self._pooling, self._tokens, self._max_tokens = model, session.choices.pooling, tokens, max_tokens
+        self._model, self._pooling, self._tokens, self._max_tokens = model, session.options.pooling, tokens, max_tokens
 
     def __call__(self, network: torch.nn.Module, batch: TokenBatch) -> torch.Tensor:
         """Scores of the tokens of a batch, float32, shape ``(n_tokens, 1)``; 0 for tokens that are not masked."""

@@ -3,49 +3,36 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from scfm._settings import settings
+from scfm._warn import warn
+from scfm.genes import columns_of
 from scfm.run import RunPlan, run
 from scfm.run.device import default_batch_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    import numpy as np
     import pandas as pd
     import torch
+    from numpy.typing import NDArray
 
     from scfm._types import CountBlock, TokenBatch, TokenBlock
     from scfm.genes import GeneMap
-    from scfm.model._base import FoundationModel
+    from scfm.model.recipe import Recipe, RunOptions
     from scfm.read import CountSource
     from scfm.run import RunStats, Sink
 
     Forward = Callable[[torch.nn.Module, TokenBatch], Any]
 
-__all__ = ["Compat", "RunOptions", "Session", "counts_of"]
+__all__ = ["Session", "counts_of"]
 
 logger = logging.getLogger("scfm")
-
-Compat = Literal["upstream"]
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """The choices of one run, defaults filled in."""
-
-    pooling: str
-    hidden_layer: int
-    n_layers: int
-    """Layers that are computed."""
-    max_tokens: int
-    compat: Compat | None
-    family: Any
-    """Options of the family."""
 
 
 def counts_of(stats: RunStats) -> dict[str, int]:
@@ -58,11 +45,11 @@ def counts_of(stats: RunStats) -> dict[str, int]:
 class Session:
     """A model, an open source, and what is to be done; made by :meth:`FoundationModel.session`."""
 
-    model: FoundationModel
+    model: Recipe
     """The model, adapted to the options."""
     source: CountSource
     genes: GeneMap
-    choices: RunOptions
+    options: RunOptions
     devices: tuple[torch.device, ...]
     """Where the network runs: copies of it share the batches of a run."""
     dtype: torch.dtype
@@ -74,11 +61,15 @@ class Session:
 
     def networks(self) -> list[torch.nn.Module]:
         """The network with as many layers as the run needs, on each of the devices."""
-        return self.model.networks(self.choices.n_layers, self.devices, self.dtype)
+        return self.model.networks(self.options.n_layers, self.devices, self.dtype)
 
     def encoder(self) -> Callable[[CountBlock], TokenBlock]:
         """The step from counts to tokens."""
-        return self.model.build_encoder(self.source, self.genes, self.choices)
+        return self.model.build_encoder(self.source, self.genes, self.options)
+
+    def columns_of(self, genes: Sequence[str] | None) -> NDArray[np.intp]:
+        """Columns of the source that hold genes, by any of their names; all if none are given."""
+        return columns_of(genes, self.source.var, self.genes.tokens, self.model.vocabulary)
 
     def groups(self, groupby: str) -> pd.Categorical[Any]:
         """Values of a column of ``obs``; a KeyError if it is not there."""
@@ -128,33 +119,33 @@ class Session:
             padded=self.device.type != "cpu" and self.model.pads,
             progress=settings.progress,
         )
-        stats = run(self.source, encode, forwards, sink, plan, self.model.max_genes(self.choices), spans)
+        stats = run(self.source, encode, forwards, sink, plan, self.model.max_genes(self.options), spans)
         self._report(stats, empty)
         return stats
 
     def description(self) -> dict[str, Any]:
         """Everything needed to repeat the run, in types that every AnnData file format can store."""
-        card, choices = self.model.card, self.choices
+        card, options = self.model.card, self.options
         return {
             "model": card.id,
             "family": self.model.family,
             "revision": card.revision,
             "weights_sha256": card.weights_sha256,
-            "pooling": choices.pooling,
-            "hidden_layer": choices.hidden_layer,
-            "max_tokens": choices.max_tokens,
-            "compat": choices.compat,
-            "options": asdict(choices.family),
+            "pooling": options.pooling,
+            "hidden_layer": options.hidden_layer,
+            "max_tokens": options.max_tokens,
+            "compat": options.compat,
+            "options": asdict(options.family),
             "matrix": self.source.matrix,
             "genes": self.genes.report.as_dict(),
-            **self.model.facts(self.source, choices),
+            **self.model.facts(self.source, options),
             "device": self._devices_text(),
             "dtype": str(self.dtype).removeprefix("torch."),
             "versions": {name: version(name) for name in ("scfm", "anndata", "numpy", "torch")},
         }
 
     def _step(self, forward: Forward | None, network: torch.nn.Module, batch: TokenBatch) -> Any:
-        return self.model.forward(network, batch, self.choices) if forward is None else forward(network, batch)
+        return self.model.forward(network, batch, self.options) if forward is None else forward(network, batch)
 
     def _devices_text(self) -> str:
         return ", ".join(map(str, self.devices))
@@ -175,7 +166,7 @@ class Session:
             stats.n_cells / max(stats.seconds, 1e-9),
         )
         for text in self._warnings(stats, empty):
-            warnings.warn(text, UserWarning, stacklevel=5)
+            warn(text)
 
     def _warnings(self, stats: RunStats, empty: str | None) -> list[str]:
         found = []
@@ -195,6 +186,6 @@ class Session:
         if stats.n_truncated and self.model.warns_truncated:
             found.append(
                 f"{stats.n_truncated} of {stats.n_cells} cells express more than the "
-                f"{self.model.max_genes(self.choices):,} genes that the model takes; {self.model.warns_truncated}"
+                f"{self.model.max_genes(self.options):,} genes that the model takes; {self.model.warns_truncated}"
             )
         return found

@@ -1,0 +1,72 @@
+"""Texts of the parameters that verbs have in common, each written once."""
+
+from __future__ import annotations
+
+import re
+from textwrap import indent
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+__all__ = ["with_parameters"]
+
+Function = TypeVar("Function", bound="Callable[..., Any]")
+
+MODALITY = """modality
+    Modality of a MuData object that holds the counts; the result goes there."""
+
+MATRIX = """layer
+    Layer that holds the counts.
+use_raw
+    Take the counts from ``raw``. By default X if it holds counts, else raw if that does.
+gene_key
+    Column of ``var`` with gene ids or symbols, ``"index"`` for ``var_names``. By default the place where most
+    genes match the model."""
+
+PARAMETERS = {
+    "data": """data
+    Counts of cells × genes, in memory or backed; neither counts nor annotation are changed.""",
+    "model": """model
+    Id or alias of :func:`scfm.model.list_models`, the path of a folder, or a model that
+    :func:`scfm.model.load` returned (which saves loading it again).""",
+    "matrix": f"{MODALITY}\n{MATRIX}",
+    "pooling": """pooling
+    ``"cls"``: the first special token. ``"mean"``: mean over genes. ``"cell"``: as TranscriptFormer and ESM2-CE
+    define it. ``"gene"``: mean of each gene over cells. By default as the model was meant.""",
+    "hidden_layer": """hidden_layer
+    Layer to take: 0 is the last, −1 the one before it, and so on. Layers behind it are not computed.""",
+    "max_tokens": """max_tokens
+    Longest input of a cell, special tokens included; at most (and by default) that of the model.""",
+    "device": """device
+    ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``. By default the fastest there is.""",
+    "devices": """device
+    ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``; several such as ``["cuda:0", "cuda:1"]`` share the batches. By
+    default the fastest there is.""",
+    "dtype": """dtype
+    ``"float32"``, ``"bfloat16"`` or ``"float16"`` for weights and activations. By default bfloat16 on CUDA devices
+    that have it, float32 elsewhere.""",
+    "compat": """compat
+    ``"upstream"``: match and encode genes exactly as the model's own code does, its errors included.""",
+    "groupby_genes": """groupby
+    For ``pooling="gene"``: column of ``obs``; genes are averaged over the cells of each of its values.""",
+    "genes": """genes
+    Genes by any of their names: as in ``var_names`` or another column of ``var`` with ids or symbols, or as the
+    model knows them (Ensembl ids, aliases, symbols). All by default.""",
+    "key_added": """key_added
+    Name of all results instead of the default ones.""",
+    "copy": """copy
+    Change and return a copy instead.""",
+    "options": """options
+    Options that only the family of the model has, as those of :doc:`TranscriptFormer </models/transcriptformer>`.""",
+}
+
+_PLACE = re.compile(r"^( *)%\((\w+)\)s$", re.MULTILINE)
+
+
+def with_parameters(function: Function) -> Function:
+    """Fill the lines ``%(name)s`` of a docstring with the texts of :data:`PARAMETERS`."""
+    if function.__doc__:  # none under python -OO
+        function.__doc__ = _PLACE.sub(lambda place: indent(PARAMETERS[place[2]], place[1]), function.__doc__)
+    return function

@@ -1,0 +1,88 @@
+"""From the names that a user gives to the columns of a data set."""
+
+from __future__ import annotations
+
+import difflib
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from scfm.genes.align import find_token, ids_of, name_columns
+from scfm.genes.columns import positions_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from scfm.genes.vocabulary import Vocabulary
+
+__all__ = ["columns_of"]
+
+
+def columns_of(
+    genes: str | Sequence[str] | None, var: pd.DataFrame, tokens: NDArray[np.int32], vocabulary: Vocabulary
+) -> NDArray[np.intp]:
+    """Find genes in a data set by any of their names.
+
+    A name is looked for in ``var_names``, then in the other columns of ``var`` that usually hold ids or symbols, then
+    among the ids, aliases and symbols that the model knows, of which the data may have another one.
+
+    Parameters
+    ----------
+    genes
+        Names; all genes of the data if ``None``.
+    var
+        Annotation of the genes of the data.
+    tokens
+        Token of each of them, −1 for none, shape ``(n_vars,)``.
+    vocabulary
+        The genes of the model.
+
+    Returns
+    -------
+    Position of each gene in ``var``, of several the first.
+
+    Raises
+    ------
+    KeyError
+        If a name is not found; the message lists the names that are close to it.
+
+    Examples
+    --------
+    >>> import numpy as np, pandas as pd
+    >>> from scfm.genes import Vocabulary, columns_of
+    >>> vocabulary = Vocabulary(np.array(["ENSG00000167286"]), np.array([2], "i4"), symbols={"CD3D": "ENSG00000167286"})
+    >>> var = pd.DataFrame(index=["ACTB", "ENSG00000167286"])
+    >>> columns_of(["CD3D", "ACTB"], var, np.array([-1, 2], "i4"), vocabulary)
+    array([1, 0])
+    """
+    if genes is None:
+        return np.arange(len(var))
+    wanted = np.array([genes] if isinstance(genes, str) else list(genes), dtype=object)
+    found = np.full(len(wanted), -1, np.intp)
+    for names in _names_of(var):
+        missing = found < 0
+        found[missing] = positions_of(pd.Index(wanted[missing]), names)
+    for at in np.flatnonzero(found < 0):
+        token = find_token(str(wanted[at]), vocabulary)
+        columns = np.flatnonzero(tokens == token) if token >= 0 else np.empty(0, np.intp)
+        found[at] = columns[0] if len(columns) else -1
+    if (found < 0).any():
+        raise KeyError(_not_found([str(name) for name in wanted[found < 0]], var, vocabulary))
+    return found
+
+
+def _names_of(var: pd.DataFrame) -> list[pd.Index]:
+    return [var.index, *(pd.Index(ids_of(var, key), dtype=object) for key in name_columns(var))]
+
+
+def _not_found(names: list[str], var: pd.DataFrame, vocabulary: Vocabulary) -> str:
+    known = {str(one) for names in _names_of(var) for one in names} | set(vocabulary.symbols)
+    close = difflib.get_close_matches(names[0], sorted(known), n=3, cutoff=0.7)
+    hint = f" (close to it: {', '.join(map(repr, close))})" if close else ""
+    return (
+        f"{len(names)} genes are not in the data by any of their names, such as {names[0]!r}{hint}; "
+        f"var_names look like {list(var.index[:3])}."
+    )

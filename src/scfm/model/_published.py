@@ -1,0 +1,110 @@
+"""Folders of weights as their authors publish them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from scfm.model.registry import card_of, families, family_class, find_card, list_models
+from scfm.weights.card import CARD_FILE, ModelCard, read_json
+from scfm.weights.tensors import open_tensors, sha256
+
+if TYPE_CHECKING:
+    from scfm.model._base import FoundationModel
+
+__all__ = ["Dictionaries", "PublishedFolder", "WEIGHTS_FILE"]
+
+WEIGHTS_FILE = "model.safetensors"
+PUBLISHED_WEIGHTS = (WEIGHTS_FILE, "pytorch_model.bin", "model_weights.pt")
+
+Dictionaries = str | Path | Sequence[str | Path] | None
+
+
+class PublishedFolder:
+    """A folder of weights as their authors publish it.
+
+    Parameters
+    ----------
+    folder
+        Folder with ``config.json`` and the weights.
+    family
+        Family; recognised from ``config.json`` by default.
+
+    Raises
+    ------
+    FileNotFoundError
+        If ``config.json`` is missing.
+    ValueError
+        If no family recognises it.
+    """
+
+    def __init__(self, folder: Path, family: str | None = None) -> None:
+        path = folder / "config.json"
+        if not path.exists():
+            msg = f"{folder} holds neither {CARD_FILE} (a converted model) nor config.json (published weights)."
+            raise FileNotFoundError(msg)
+        self.folder = folder
+        self.config = read_json(path)
+        self.cls = self._recognize() if family is None else family_class(family)
+
+    @property
+    def weights(self) -> Path:
+        """File of the weights."""
+        found = [self.folder / name for name in PUBLISHED_WEIGHTS if (self.folder / name).exists()]
+        if not found:
+            msg = f"{self.folder} holds no weights; expected {' or '.join(PUBLISHED_WEIGHTS)}."
+            raise FileNotFoundError(msg)
+        return found[0]
+
+    def open(self, dictionaries: Dictionaries, known: ModelCard | None = None) -> FoundationModel:
+        """Open the weights with their vocabulary; a model whose hash is registered, or that is known, gets its card."""
+        tensors = open_tensors(self.weights)
+        card, vocabulary = self.cls.read_published(self.folder, self.config, dictionaries)
+        card = card.with_(family=self.cls.family)
+        card = self._identify(card) if known is None else _taken_from(card, known)
+        card = card.with_(weights_sha256=sha256(self.weights))
+        model = self.cls(card, vocabulary, tensors)
+        model.check()
+        return model
+
+    def _recognize(self) -> type[FoundationModel]:
+        fitting = [cls for cls in families().values() if cls.recognizes(self.config)]
+        if len(fitting) != 1:
+            found = f"model_type={self.config.get('model_type')!r}"
+            msg = f"{self.folder / 'config.json'} ({found}) fits {len(fitting)} families; name one of {sorted(families())} as family=."
+            raise ValueError(msg)
+        return fitting[0]
+
+    def _identify(self, card: ModelCard) -> ModelCard:
+        """Take the card of the registered model with the same hash; a registered name with another hash is an error."""
+        found = sha256(self.weights)
+        for known in _registered(self.cls.family):
+            if known.source_sha256 == found:
+                return _taken_from(card, known)
+        named = find_card(card.id)
+        same = named is not None and named.architecture.get("vocab_size") == card.architecture.get("vocab_size")
+        if named is not None and same and named.source_sha256 is None and named.family == card.family:
+            card = _taken_from(card, named)
+        if named is not None and named.source_sha256 is not None and Path(named.source_file).name == self.weights.name:
+            msg = (
+                f"{self.weights} has sha256 {found}, but {named.id} has {named.source_sha256}: the file is damaged, or "
+                "these are other weights; then rename the folder."
+            )
+            raise ValueError(msg)
+        return card
+
+
+def _taken_from(card: ModelCard, known: ModelCard) -> ModelCard:
+    """The card of a known model, with what was read from its files."""
+    return known.with_(
+        architecture=card.architecture,
+        max_tokens=card.max_tokens,
+        special_tokens=card.special_tokens,
+        aux_tokens=card.aux_tokens,
+    )
+
+
+def _registered(family: str) -> list[ModelCard]:
+    cards = (card_of(name) for name in list_models().index)
+    return [card for card in cards if card.family == family]
