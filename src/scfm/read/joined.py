@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from scfm.read._open import open_counts
+from scfm.read.source import SourceFile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from scfm._types import CountBlock
-    from scfm.read._source import CountSource
+    from scfm.read.counts import CountSource
 
 __all__ = ["JoinedSource"]
 
@@ -53,22 +54,46 @@ class JoinedSource(Generic[Fact]):
         self.facts: list[Fact] = []
         self.sizes: list[int] = []
         """Number of cells of each file."""
+        self.obs_columns: list[str] = []
+        """Names of the columns of :attr:`obs`: those that all files have."""
+        matrices: dict[str, None] = {}
         try:
             for number in range(len(paths)):
                 source = self.part(number)
                 self.facts.append(learn(source))
                 self.sizes.append(source.n_obs)
+                known = source.obs_columns
+                self.obs_columns = [name for name in (self.obs_columns if number else known) if name in known]
+                matrices[source.matrix] = None
         except BaseException:
             self.close()
             raise
         self._starts = [0, *accumulate(self.sizes)]
         self.n_obs = self._starts[-1]
         """Number of cells."""
+        self.matrix = ", ".join(matrices)
+        """Which matrix is read; of files that differ in this, all of them."""
 
     @property
     def obs_names(self) -> pd.Index:
         """Names of the cells, in the order of the blocks; a name may occur in several files."""
         return pd.Index(self.names(0, self.n_obs))
+
+    @property
+    def files(self) -> list[SourceFile]:
+        """The files, in the order of the cells."""
+        return [SourceFile(*file) for file in zip(self.paths, self.sizes, strict=True)]
+
+    @property
+    def obs(self) -> pd.DataFrame:
+        """Annotation of the cells; every file is opened for it."""
+        return pd.concat([self.part(number).obs[self.obs_columns] for number in range(len(self.paths))])
+
+    def column(self, name: str) -> pd.Series:
+        """One column of :attr:`obs`, for which every file is opened. A KeyError if it is not in all of them."""
+        if name not in self.obs_columns:
+            raise KeyError(name)
+        return pd.concat([self.part(number).column(name) for number in range(len(self.paths))], ignore_index=True)
 
     def opened(self, number: int) -> CountSource:
         """One of the files, to be closed by the caller."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,17 +13,7 @@ if TYPE_CHECKING:
     from scfm._types import TokenBatch
     from scfm.run.engine import RunStats
 
-__all__ = ["ArraySink", "GeneMeansSink", "Sink"]
-
-
-class Sink(Protocol):
-    """Takes what the network returns for a batch."""
-
-    def write(self, batch: TokenBatch, output: Tensor) -> None:
-        """Store the output of one batch; called once a batch, in any order of the rows of a block."""
-
-    def end_block(self, stop: int, stats: RunStats) -> None:
-        """Take note that all cells before ``stop`` have come, as far as they belong to the run, with these totals."""
+__all__ = ["ArraySink", "GeneMeansSink"]
 
 
 class ArraySink:
