@@ -1,18 +1,22 @@
 """The messages that pass between the steps, one frozen dataclass each.
 
-Every step of the pipeline takes one of these and returns the next one; the folders of the package are the steps.
+Every step of the pipeline takes one of these and returns the next one; the folders of the package are the steps. The
+types of arguments that several folders take are here, too.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["CountBlock", "TokenBatch", "TokenBlock"]
+__all__ = ["Compat", "CountBlock", "TokenBatch", "TokenBlock"]
+
+Compat = Literal["upstream"]
+"""Value of ``compat=``: do as the original code does."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from scfm.metrics._input import check_compat, codes_of, import_scib, points_of
+from scfm.metrics.input import check_compat, codes_of, import_scib, points_of
 from scfm.metrics.neighbors import neighbors_of
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
-    from scfm.model._session import Compat
+    from scfm._types import Compat
 
 __all__ = ["check_clustering", "nmi_ari"]
 

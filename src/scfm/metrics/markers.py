@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from scfm.metrics._input import check_compat
+from scfm.metrics.input import check_compat
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from scfm.model._session import Compat
+    from scfm._types import Compat
 
 __all__ = ["read_markers"]
 

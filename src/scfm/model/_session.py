@@ -7,9 +7,10 @@ import warnings
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from scfm._settings import settings
+from scfm._types import Compat
 from scfm.run import RunPlan, run
 from scfm.run.device import default_batch_tokens
 
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
 __all__ = ["Compat", "RunOptions", "Session", "counts_of"]
 
 logger = logging.getLogger("scfm")
-
-Compat = Literal["upstream"]
 
 
 @dataclass(frozen=True)
