@@ -18,8 +18,8 @@ import pytest
 from scipy import sparse
 
 from scfm.read import open_counts
+from scfm.read._containers import matrix_of
 from scfm.read.arrays import H5Array
-from scfm.read.containers import matrix_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -6,8 +6,8 @@ import logging
 import warnings
 from typing import TYPE_CHECKING
 
+from scfm.read._containers import Element, open_container
 from scfm.read.checks import look_at
-from scfm.read.containers import Element, open_container
 from scfm.read.counts import CountSource
 
 if TYPE_CHECKING:
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from mudata import MuData
 
+    from scfm.read._containers import Container
     from scfm.read.checks import Look
-    from scfm.read.containers import Container
 
 __all__ = ["open_counts"]
 

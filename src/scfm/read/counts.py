@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
+    from scfm.read._containers import Container, Element
     from scfm.read._rows import Parts
-    from scfm.read.containers import Container, Element
     from scfm.read.source import SourceFile
 
 __all__ = ["CountSource"]
