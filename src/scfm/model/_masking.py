@@ -12,7 +12,7 @@ from scfm.model._rank_bert import RankBert
 from scfm.model._registry import family_class
 from scfm.run.device import default_batch_tokens
 from scfm.run.engine import free_memory, out_of_memory
-from scfm.run.gene_sink import GeneStatesSink
+from scfm.run.sinks import GeneStatesSink
 
 if TYPE_CHECKING:
     import torch

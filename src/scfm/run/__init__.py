@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from scfm.run.engine import RunPlan, RunStats, Sink, run
-from scfm.run.sink import ArraySink, GeneMeansSink
+from scfm.run.sinks import ArraySink, GeneMeansSink
 
 __all__ = ["ArraySink", "GeneMeansSink", "RunPlan", "RunStats", "Sink", "run"]

@@ -17,7 +17,7 @@ from scfm.read import expand, is_tokenized
 from scfm.read.paths import is_url
 from scfm.run import RunStats
 from scfm.run.device import local_device
-from scfm.run.shard_sink import ShardSink
+from scfm.run.sinks import ShardSink
 from scfm.run.store import CHUNK_ROWS, COUNTED, EmbeddingStore, fingerprint
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ import pandas as pd
 from scfm._files import replace
 from scfm.genes import positions_of
 from scfm.model import FoundationModel, load
-from scfm.run.gene_sink import GeneStatesSink, SparseStates, ZarrStates
+from scfm.run.sinks import GeneStatesSink, SparseStates, ZarrStates
 from scfm.tl._target import check_options
 
 if TYPE_CHECKING:
