@@ -30,6 +30,8 @@ Fact = TypeVar("Fact")
 class JoinedSource(Generic[Fact]):
     """The cells of several files one after the other, each with its own genes; one file is open at a time.
 
+    Names and annotation are not to be read while :meth:`blocks` is under way, because that closes the file it reads.
+
     Parameters
     ----------
     paths
