@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from . import pictures, rss, synthetic_files
 from .synthetic_files import counts_of, positive
-from .transcriptformer import ASSAY, Worker
-from .upstream_transcriptformer import serve
+from .transcriptformer import ASSAY
+from .worker import Worker, serve
 
 if TYPE_CHECKING:
     import argparse

@@ -22,8 +22,7 @@ import numpy as np
 
 from . import pictures, rss, synthetic_files
 from .synthetic_files import BLOCK, LAYOUTS, Counts, counts_of, positive, suffix_of
-from .transcriptformer import Worker
-from .upstream_transcriptformer import serve
+from .worker import Worker, serve
 
 if TYPE_CHECKING:
     import argparse

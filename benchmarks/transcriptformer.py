@@ -15,8 +15,6 @@ With few layers, the heads that the published code also computes weigh more than
 
 from __future__ import annotations
 
-import json
-import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -27,16 +25,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .upstream_transcriptformer import Stopwatch, peak_rss, serve
+from .worker import Stopwatch, Worker, peak_rss, serve
 
 if TYPE_CHECKING:
     import argparse
-    from types import TracebackType
 
     from anndata import AnnData
     from numpy.typing import NDArray
 
-HERE = Path(__file__).resolve()
 NEEDS_ARGUMENTS = True
 PUBLISHED_LAYERS = 12
 ASSAY = "10x 3' v3"
@@ -259,49 +255,9 @@ def flops(tokens: NDArray[np.int64], args: argparse.Namespace) -> float:
 
 
 def commands(args: argparse.Namespace, checkpoint: Path) -> dict[str, list[str]]:
-    # -P: else this file, beside that one, is what the name of the package means
-    upstream = [str(args.upstream_python.absolute()), "-P", str(HERE.with_name("upstream_transcriptformer.py"))]
+    upstream = [str(args.upstream_python.absolute()), "-m", "benchmarks.upstream_transcriptformer"]
     ours = [sys.executable, "-m", "benchmarks.transcriptformer"]
     return {"upstream": [*upstream, str(checkpoint)], "scfm": [*ours, str(checkpoint)]}
-
-
-class Worker:
-    """A process that answers one line of JSON for each line."""
-
-    def __init__(self, command: list[str], folder: Path) -> None:
-        self._log = folder / "worker.log"
-        cwd = HERE.parents[1] if "-m" in command else folder  # upstream writes logs to where it runs
-        with self._log.open("a") as log:
-            self._process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, cwd=cwd
-            )
-
-    def __enter__(self) -> Worker:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if error is not None:
-            self._process.kill()
-        self._process.communicate()
-
-    def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        try:
-            print(json.dumps({"do": do} | arguments, default=str), file=self._process.stdin, flush=True)
-        except BrokenPipeError:
-            line = ""
-        else:
-            line = self._process.stdout.readline()
-        if not line:
-            self._process.wait()
-            text = self._log.read_text()[-3000:]
-            msg = f"{self._process.args!r} broke off at {do}:\n{text}"
-            raise RuntimeError(msg)
-        reply: dict[str, Any] = json.loads(line)
-        return reply
 
 
 class Ours:

@@ -12,7 +12,8 @@ from time import perf_counter
 from typing import Any
 
 from . import rss
-from .upstream_transcriptformer import Upstream, serve
+from .upstream_transcriptformer import Upstream
+from .worker import serve
 
 
 class UpstreamData(Upstream):

@@ -1,57 +1,18 @@
-"""The published package transcriptformer 0.6.1 as a worker: ``python upstream_transcriptformer.py CHECKPOINT``.
+"""The published package transcriptformer 0.6.1 as a worker: ``python -m benchmarks.upstream_transcriptformer CHECKPOINT``.
 
 Run by :mod:`benchmarks.transcriptformer` with the Python of another environment, so this file needs nothing but the
-package and what it brings. It answers one line of JSON on stdout for each line on stdin.
+package and what it brings.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import resource
 import sys
 from pathlib import Path
 from time import perf_counter, process_time
 from typing import Any
 
-
-def main() -> None:
-    serve(Upstream(Path(sys.argv[1])))
-
-
-def serve(worker: object) -> None:
-    """Call a method for each line ``{"do": its name, argument: value, …}``, and print what it returns."""
-    replies = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever else is printed goes to the log
-    for line in sys.stdin:
-        request = json.loads(line)
-        print(json.dumps(getattr(worker, request.pop("do"))(**request)), file=replies, flush=True)
-
-
-def peak_rss() -> int:
-    """Peak resident memory of this process in bytes.
-
-    On Linux not by ``ru_maxrss``: a child starts with the peak of the process that it was forked from.
-    """
-    status = Path("/proc/self/status")
-    lines = status.read_text().splitlines() if status.is_file() else []
-    found = [int(line.split()[1]) for line in lines if line.startswith("VmHWM:")]
-    return 1024 * (found[0] if found else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-
-
-class Stopwatch:
-    """Adds up the seconds between the start of one module and the end of another."""
-
-    def __init__(self, first: Any, last: Any) -> None:
-        self.seconds = 0.0
-        first.register_forward_pre_hook(self._start)
-        last.register_forward_hook(self._stop)
-
-    def _start(self, *_: object) -> None:
-        self.seconds -= perf_counter()
-
-    def _stop(self, *_: object) -> None:
-        self.seconds += perf_counter()
+from .worker import Stopwatch, peak_rss, serve
 
 
 class Upstream:
@@ -163,4 +124,4 @@ class Upstream:
 
 
 if __name__ == "__main__":
-    main()
+    serve(Upstream(Path(sys.argv[1])))

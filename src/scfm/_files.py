@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from scfm._keys import PARAMS
-from scfm.read._containers import open_container
+from scfm.read import open_container
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -1,6 +1,7 @@
 """The messages that pass between the steps, one frozen dataclass each.
 
-Every step of the pipeline takes one of these and returns the next one; the folders of the package are the steps.
+Every step of the pipeline takes one of these and returns the next one; the folders of the package are the steps. The
+types of arguments that several folders take are here, too.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["Compat", "CountBlock", "TokenBatch", "TokenBlock"]
 
 Compat = Literal["upstream"]
-"""Whether to do exactly as the model's own code does."""
+"""Value of ``compat=``: do as the original code does."""
 
 
 @dataclass(frozen=True, slots=True)

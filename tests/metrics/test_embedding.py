@@ -187,7 +187,7 @@ def test_agreement_of_clusters(points: NDArray[np.float32], types: NDArray[Any],
 
 
 def test_clusters_are_those_of_scib(points: NDArray[np.float32], types: NDArray[Any]) -> None:
-    from scfm.metrics._input import import_scib
+    from scfm.metrics.input import import_scib
 
     expected = import_scib().nmi_ari_cluster_labels_leiden(neighbors.neighbors_of(points, 15), types, seed=42)
     assert metrics.nmi_ari(points, types) == pytest.approx((expected["nmi"], expected["ari"]))

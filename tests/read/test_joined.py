@@ -14,7 +14,7 @@ import pytest
 import zarr
 from scipy import sparse
 
-from scfm.read import JoinedSource, expand, open_counts
+from scfm.read import JoinedSource, expand, open_container, open_counts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -72,15 +72,17 @@ def test_any_range_of_cells(files: list[Path]) -> None:
 def test_one_file_is_open_at_a_time(files: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     is_open: list[str] = []
 
-    def spy(path: str) -> Any:
+    def spy(path: str, modality: str | None) -> Any:
         assert not is_open
-        source = open_counts(path)
+        container = open_container(path, modality)
         is_open.append(path)
-        close = source.close
-        monkeypatch.setattr(source, "close", lambda: (is_open.remove(path), close()))
-        return source
+        close = container.close
+        monkeypatch.setattr(container, "close", lambda: (is_open.remove(path), close()))
+        return container
 
-    with JoinedSource(files, lambda source: source.n_obs, spy) as source:
+    for module in ("joined", "_open"):
+        monkeypatch.setattr(f"scfm.read.{module}.open_container", spy)
+    with joined(files) as source:
         list(source.blocks(4))
         source.names(0, 28)
     assert not is_open

@@ -14,7 +14,7 @@ __all__ = ["commands"]
 
 def commands() -> dict[str, tuple[ArgumentParser, Any]]:
     """Parser and function of the command."""
-    from scfm.tl._annotate import annotate
+    from scfm.tl import annotate
 
     parser = ArgumentParser(description="Annotate cells from an embedding in the file; writes a copy of the file.")
     parser.add_argument(
@@ -51,7 +51,7 @@ def _annotate(
     **arguments: Any,
 ) -> None:
     from scfm._files import check_output, read_frame, write_with_fields
-    from scfm.tl._annotate import annotate
+    from scfm.tl import annotate
 
     log_progress()
     check_output(source, out, overwrite=overwrite)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from scfm.metrics._input import check_compat, codes_of, import_scib, points_of
+from scfm.metrics.input import check_compat, codes_of, import_scib, points_of
 from scfm.metrics.neighbors import neighbors_of
 
 if TYPE_CHECKING:

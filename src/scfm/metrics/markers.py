@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from scfm.metrics._input import check_compat
+from scfm.metrics.input import check_compat
 
 if TYPE_CHECKING:
     from pathlib import Path

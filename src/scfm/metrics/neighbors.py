@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scfm.metrics._input import check_compat, codes_of, import_scib, points_of
+from scfm.metrics.input import check_compat, codes_of, import_scib, points_of
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray

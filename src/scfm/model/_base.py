@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -15,7 +16,7 @@ from scfm.model._joined import FileFacts, GeneMaps, JoinedSession
 from scfm.model._tokenized import tokenized_session
 from scfm.model.arguments import Arguments
 from scfm.model.recipe import Recipe
-from scfm.model.session import Session
+from scfm.model.session import CountSession, Session
 from scfm.read import JoinedSource, expand, is_tokenized, open_tokenized
 from scfm.run import ArraySink, GeneMeansSink
 from scfm.run.device import resolve_devices, resolve_dtype
@@ -136,7 +137,7 @@ class FoundationModel(Recipe):
             if session.options.pooling != "gene" and groupby is not None:
                 msg = f"groupby={groupby!r} averages genes over groups of cells, which takes pooling='gene'."
                 raise ValueError(msg)
-            if session.options.pooling == "gene":
+            if isinstance(session, CountSession) and session.options.pooling == "gene":
                 return _gene_means(session, groupby)
             sink = ArraySink(session.source.n_obs, session.model.n_features)
             stats = session.into(sink)
@@ -160,7 +161,7 @@ class FoundationModel(Recipe):
         if not isinstance(data, list):
             with arguments.open(model, data) as source:
                 genes = model.match(source.var, arguments.gene_key, options)
-                yield Session(model, source, genes, options, devices, dtype)
+                yield CountSession(model, source, options, devices, dtype, genes)
             return
         if options.pooling == "gene":
             msg = f"pooling='gene' takes one file, whose genes the result has; {len(data)} files were given."
@@ -168,11 +169,20 @@ class FoundationModel(Recipe):
         maps = GeneMaps(lambda var: model.match(var, arguments.gene_key, options))
 
         def learn(source: CountSource) -> FileFacts:
-            session = Session(model, source, maps.of(source), options, devices, dtype)
+            session = CountSession(model, source, options, devices, dtype, maps.of(source))
             return FileFacts(session.genes, session.description())
 
-        with JoinedSource(data, learn, lambda path: arguments.open(model, path)) as joined:
-            yield JoinedSession(model, joined, joined.facts[0].genes, options, devices, dtype)
+        with JoinedSource(data, learn, partial(arguments.open, model), arguments.modality) as joined:
+            yield JoinedSession(model, joined, options, devices, dtype)
+
+    @contextmanager
+    def count_session(self, data: AnnData | MuData | str | Path, arguments: Arguments) -> Iterator[CountSession]:
+        """As :meth:`session`, for what takes the genes of the data: a TypeError where there are none, or several files."""
+        with self.session(data, arguments) as session:
+            if not isinstance(session, CountSession):
+                msg = f"Counts of one object or file are needed, got {session.source}, which is tokenised already or several files."
+                raise TypeError(msg)
+            yield session
 
     def match_report(self, data: AnnData | MuData | str | Path, arguments: Arguments) -> MatchReport:
         """How the genes of a data set match, as :meth:`session` matches them; takes no weights."""
@@ -193,7 +203,7 @@ class FoundationModel(Recipe):
         return cite(self.card.paper)
 
 
-def _gene_means(session: Session, groupby: str | None) -> Embedding:
+def _gene_means(session: CountSession, groupby: str | None) -> Embedding:
     """Mean of each gene over all cells, or over those of each group."""
     source, n_features = session.source, session.model.n_features
     if groupby is None:

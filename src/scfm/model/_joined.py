@@ -50,7 +50,7 @@ class GeneMaps:
 class JoinedSession(Session):
     """A model, several files, and what is to be done."""
 
-    source: JoinedSource[FileFacts]  # type: ignore[assignment]
+    source: JoinedSource[FileFacts]
 
     def encoder(self) -> Callable[[CountBlock], TokenBlock]:
         """The step from counts to tokens: of each file as if it were alone."""

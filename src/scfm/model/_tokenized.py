@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from scfm._types import TokenBlock
-from scfm.genes import GeneMap, MatchReport
 from scfm.model.session import Session
 
 if TYPE_CHECKING:
@@ -54,17 +53,16 @@ def tokenized_session(
     if given:
         msg = f"{given[0]}= chooses among counts or cells, and {source} is tokenised already; leave it out."
         raise ValueError(msg)
-    nothing = MatchReport(source.matrix, 0, len(model.vocabulary.genes), 0, 0, 0, 0, 0, 0, 0)
-    return TokenizedSession(model, source, GeneMap(np.empty(0, np.int32), nothing), options, devices, dtype)
+    return TokenizedSession(model, source, options, devices, dtype)
 
 
 @dataclass(frozen=True)
 class TokenizedSession(Session):
     """A model, tokenised cells, and what is to be done."""
 
-    source: TokenizedSource  # type: ignore[assignment]
+    source: TokenizedSource
 
-    def encoder(self) -> Callable[[TokenBlock], TokenBlock]:  # type: ignore[override]
+    def encoder(self) -> Callable[[TokenBlock], TokenBlock]:
         """The step from stored tokens to those that the network reads."""
         specials = self.model.vocabulary.special_tokens
         first, last = specials.get("<cls>", -1), specials.get("<eos>", -1)
@@ -87,11 +85,6 @@ class TokenizedSession(Session):
             return TokenBlock(block.row0, tokens, np.concatenate([[0], np.cumsum(lengths)]), stops - starts)
 
         return encode
-
-    def description(self) -> dict[str, Any]:
-        """As for counts; of genes there is nothing to say."""
-        found = super().description()
-        return {name: value for name, value in found.items() if name != "genes"}
 
 
 def _genes(block: TokenBlock, first: int, last: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -12,7 +12,7 @@ from scfm.model._rank_bert import RankBert
 from scfm.model.registry import family_class
 from scfm.run.device import default_batch_tokens
 from scfm.run.engine import free_memory, out_of_memory
-from scfm.run.gene_sink import GeneStatesSink
+from scfm.run.sinks import GeneStatesSink
 
 if TYPE_CHECKING:
     import torch
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from scfm._types import TokenBatch
     from scfm.model._base import FoundationModel
-    from scfm.model.session import Session
+    from scfm.model.session import CountSession
     from scfm.weights import ModelCard
 
 __all__ = ["MaskedGenes", "check_masks", "check_reads_ranks", "masked_scores"]
@@ -62,7 +62,7 @@ class MaskedGenes:
         Tokens that go through the network together.
     """
 
-    def __init__(self, session: Session, tokens: NDArray[np.int64], max_tokens: int) -> None:
+    def __init__(self, session: CountSession, tokens: NDArray[np.int64], max_tokens: int) -> None:
         model = session.model
         assert isinstance(model, RankBert)
         self._model, self._pooling, self._tokens, self._max_tokens = model, session.options.pooling, tokens, max_tokens
@@ -130,7 +130,7 @@ class _Rows:
 
 
 def masked_scores(
-    session: Session, columns: NDArray[np.int64], spans: list[tuple[int, int]] | None
+    session: CountSession, columns: NDArray[np.int64], spans: list[tuple[int, int]] | None
 ) -> tuple[sparse.csr_matrix, dict[str, Any]]:
     """Score genes in cells by masking them.
 

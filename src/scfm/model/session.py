@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import version
@@ -25,12 +26,12 @@ if TYPE_CHECKING:
     from scfm._types import CountBlock, TokenBatch, TokenBlock
     from scfm.genes import GeneMap
     from scfm.model.recipe import Recipe, RunOptions
-    from scfm.read import CountSource
+    from scfm.read import CountSource, Source
     from scfm.run import RunStats, Sink
 
     Forward = Callable[[torch.nn.Module, TokenBatch], Any]
 
-__all__ = ["Session", "counts_of"]
+__all__ = ["CountSession", "Session", "counts_of"]
 
 logger = logging.getLogger("scfm")
 
@@ -42,13 +43,12 @@ def counts_of(stats: RunStats) -> dict[str, int]:
 
 
 @dataclass(frozen=True)
-class Session:
+class Session(ABC):
     """A model, an open source, and what is to be done; made by :meth:`FoundationModel.session`."""
 
     model: Recipe
     """The model, adapted to the options."""
-    source: CountSource
-    genes: GeneMap
+    source: Source[Any]
     options: RunOptions
     devices: tuple[torch.device, ...]
     """Where the network runs: copies of it share the batches of a run."""
@@ -63,13 +63,9 @@ class Session:
         """The network with as many layers as the run needs, on each of the devices."""
         return self.model.networks(self.options.n_layers, self.devices, self.dtype)
 
-    def encoder(self) -> Callable[[CountBlock], TokenBlock]:
-        """The step from counts to tokens."""
-        return self.model.build_encoder(self.source, self.genes, self.options)
-
-    def columns_of(self, genes: Sequence[str] | None) -> NDArray[np.intp]:
-        """Columns of the source that hold genes, by any of their names; all if none are given."""
-        return columns_of(genes, self.source.var, self.genes.tokens, self.model.vocabulary)
+    @abstractmethod
+    def encoder(self) -> Callable[[Any], TokenBlock]:
+        """The step from a block of the source to tokens."""
 
     def groups(self, groupby: str) -> pd.Categorical[Any]:
         """Values of a column of ``obs``; a KeyError if it is not there."""
@@ -137,8 +133,6 @@ class Session:
             "compat": options.compat,
             "options": asdict(options.family),
             "matrix": self.source.matrix,
-            "genes": self.genes.report.as_dict(),
-            **self.model.facts(self.source, options),
             "device": self._devices_text(),
             "dtype": str(self.dtype).removeprefix("torch."),
             "versions": {name: version(name) for name in ("scfm", "anndata", "numpy", "torch")},
@@ -189,3 +183,24 @@ class Session:
                 f"{self.model.max_genes(self.options):,} genes that the model takes; {self.model.warns_truncated}"
             )
         return found
+
+
+@dataclass(frozen=True)
+class CountSession(Session):
+    """A pass over the counts of one object or file, whose genes were matched."""
+
+    source: CountSource
+    genes: GeneMap
+
+    def encoder(self) -> Callable[[CountBlock], TokenBlock]:
+        """The step from counts to tokens."""
+        return self.model.build_encoder(self.source, self.genes, self.options)
+
+    def columns_of(self, genes: Sequence[str] | None) -> NDArray[np.intp]:
+        """Columns of the source that hold genes, by any of their names; all if none are given."""
+        return columns_of(genes, self.source.var, self.genes.tokens, self.model.vocabulary)
+
+    def description(self) -> dict[str, Any]:
+        """As of every session, with how the genes matched and what the family adds."""
+        facts = self.model.facts(self.source, self.options)
+        return super().description() | {"genes": self.genes.report.as_dict(), **facts}

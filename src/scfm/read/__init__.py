@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from scfm.read._containers import open_container
 from scfm.read._open import open_counts
-from scfm.read._source import CountSource
+from scfm.read.counts import CountSource
 from scfm.read.joined import JoinedSource
 from scfm.read.paths import expand
+from scfm.read.source import Source, SourceFile
 from scfm.read.tokenized import TokenizedSource, is_tokenized, open_tokenized
 
 __all__ = [
     "CountSource",
     "JoinedSource",
+    "Source",
+    "SourceFile",
     "TokenizedSource",
     "expand",
     "is_tokenized",
+    "open_container",
     "open_counts",
     "open_tokenized",
 ]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 import numpy as np
 import pandas as pd
@@ -16,7 +16,6 @@ from anndata.io import read_elem
 from scipy import sparse
 
 from scfm._compat import frame_of, is_mudata, layer_names, view_of
-from scfm.read._source import CountSource
 from scfm.read.backed import is_group, stored_matrix
 from scfm.read.memory import DenseMemory, SparseMemory
 from scfm.read.paths import is_url
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 
     from scfm.read._rows import MatrixRows, Rows
 
-__all__ = ["Container", "Element", "open_container"]
+__all__ = ["Container", "Element", "Stored", "matrix_of", "open_container"]
 
 ACCEPTED = "an AnnData, a MuData with modality=, or the path of a .h5ad file, a .h5mu file or a .zarr store, or the address of a .zarr store"
 GPU = {
@@ -56,6 +55,19 @@ class Element:
         return {"X": "use_raw=False", "raw": "use_raw=True", "layer": f"layer={self.layer!r}"}[self.kind]
 
 
+class Stored(NamedTuple):
+    """A matrix where it lies, and which part of it belongs to the container."""
+
+    matrix: MatrixRows
+    """Reader of the matrix."""
+    rows: Rows
+    """Stored row of each cell."""
+    cols: NDArray[np.int64] | None
+    """Stored column of each gene; ``None``: all columns in order."""
+    var: pd.DataFrame
+    """Annotation of the genes."""
+
+
 class Container(ABC):
     """Something with an X, perhaps a raw, layers, obs and var."""
 
@@ -77,8 +89,8 @@ class Container(ABC):
         """Names of the cells."""
 
     @abstractmethod
-    def source(self, element: Element) -> CountSource:
-        """Make a source of one of the matrices."""
+    def stored(self, element: Element) -> Stored:
+        """Find one of the matrices."""
 
     def columns(self) -> list[str]:
         """Names of the columns of ``obs``."""
@@ -132,14 +144,13 @@ class AnnDataContainer(Container):
     def obs_names(self) -> pd.Index:
         return self._adata.obs_names
 
-    def source(self, element: Element) -> CountSource:
-        """Make a source of one of the matrices, reading through views instead of copying them."""
-        stored, rows, cols = self._stored(element)
-        matrix = matrix_of(stored, element.name, self.label)
+    def stored(self, element: Element) -> Stored:
+        """Find one of the matrices, behind views instead of in a copy of them."""
+        found, rows, cols = self._seen(element)
         var = self._adata.raw.var if element.kind == "raw" else self._adata.var
-        return CountSource(self, matrix, element.name, rows=rows, cols=cols, var=frame_of(var))
+        return Stored(matrix_of(found, element.name, self.label), rows, cols, frame_of(var))
 
-    def _stored(self, element: Element) -> tuple[Any, Rows, NDArray[np.int64] | None]:
+    def _seen(self, element: Element) -> tuple[Any, Rows, NDArray[np.int64] | None]:
         """Find the matrix, and which of its rows and columns are seen."""
         adata, everything = self._adata, range(self.n_obs)
         if element.kind == "raw":
@@ -206,13 +217,13 @@ class FileContainer(Container):
         found = (stored.asstr() if hasattr(stored, "asstr") and stored.dtype == object else stored)[start:stop]
         return (np.char.decode(found) if found.dtype.kind == "S" else np.asarray(found)).astype(object)
 
-    def source(self, element: Element) -> CountSource:
-        """Make a source of one of the matrices."""
+    def stored(self, element: Element) -> Stored:
+        """Find one of the matrices."""
         raw = "raw/" if "raw/X" in self._root else "raw."
         path = {"X": "X", "raw": f"{raw}X", "layer": f"layers/{element.layer}"}[element.kind]
         matrix = stored_matrix(self._root[path], element.name)
         var = _frame(self._root[f"{raw}var" if element.kind == "raw" else "var"])
-        return CountSource(self, matrix, element.name, rows=range(matrix.shape[0]), cols=None, var=var)
+        return Stored(matrix, range(matrix.shape[0]), None, var)
 
 
 def open_container(data: Any, modality: str | None) -> Container:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from scfm._warn import warn
 from scfm.read._containers import Element, open_container
 from scfm.read.checks import look_at
+from scfm.read.counts import CountSource
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from mudata import MuData
 
     from scfm.read._containers import Container
-    from scfm.read._source import CountSource
     from scfm.read.checks import Look
 
 __all__ = ["open_counts"]
@@ -119,23 +119,23 @@ def _found(container: Container) -> CountSource:
     """Choose X if it holds counts, else raw if that does, else X."""
     x, x_look, text = None, None, "is None"
     if container.has_x:
-        x = container.source(Element("X"))
+        x = CountSource(container, Element("X"))
         x_look = look_at(x)
         if x_look.integers:
             return x
         text = f"holds {x_look.text}"
     if container.has_raw:
-        raw = container.source(Element("raw"))
+        raw = CountSource(container, Element("raw"))
         if look_at(raw).integers:
             logger.info("X %s; reading raw.X, which holds counts (use_raw=False reads X).", text)
             return raw
     if x is None or x_look is None:
-        x = container.source(_asked(container, None, False))
+        x = CountSource(container, _asked(container, None, False))
     return _judged(container, Element("X"), x, x_look or look_at(x))
 
 
 def _chosen(container: Container, element: Element) -> CountSource:
-    source = container.source(element)
+    source = CountSource(container, element)
     return _judged(container, element, source, look_at(source))
 
 
@@ -171,7 +171,7 @@ def _advice(container: Container, element: Element) -> str:
 
 def _holds_integers(container: Container, element: Element) -> bool:
     try:
-        return look_at(container.source(element)).integers
+        return look_at(CountSource(container, element)).integers
     except (TypeError, ValueError):  # a matrix that cannot be read is no advice
         return False
 

@@ -1,4 +1,4 @@
-"""Which cells are asked for, and a cheap look at a few of them: are these counts?"""
+"""A cheap look at a few cells: are these counts?"""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from scfm._types import CountBlock
-    from scfm.read._source import CountSource
+    from scfm.read.counts import CountSource
 
-__all__ = ["Look", "check_blocks", "check_range", "look_at", "spread"]
+__all__ = ["Look", "look_at", "spread"]
 
 SPAN_ROWS = 256
 
@@ -82,18 +82,3 @@ def _first_bad(block: CountBlock) -> tuple[int, int, float] | None:
     at = int(wrong[0])
     row = int(np.searchsorted(block.indptr, at, side="right")) - 1
     return block.row0 + row, int(block.indices[at]), float(data[at])
-
-
-def check_range(n_obs: int, start: int, stop: int) -> None:
-    """Raise a ValueError for cells that are not in a source."""
-    if not 0 <= start <= stop <= n_obs:
-        msg = f"Cells {start} to {stop} are not in a source of {n_obs} cells."
-        raise ValueError(msg)
-
-
-def check_blocks(n_obs: int, start: int, stop: int, rows: int, max_nnz: int | None) -> None:
-    """As :func:`check_range`, and for blocks that could not hold a cell."""
-    check_range(n_obs, start, stop)
-    if rows < 1 or (max_nnz is not None and max_nnz < 1):
-        msg = f"rows={rows} and max_nnz={max_nnz} must be at least 1."
-        raise ValueError(msg)

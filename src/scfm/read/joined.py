@@ -10,6 +10,10 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 import numpy as np
 import pandas as pd
 
+from scfm.read._containers import open_container
+from scfm.read.counts import CountSource
+from scfm.read.source import SourceFile
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
@@ -17,7 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from scfm._types import CountBlock
-    from scfm.read._source import CountSource
+    from scfm.read._containers import Element
 
 __all__ = ["JoinedSource"]
 
@@ -27,6 +31,8 @@ Fact = TypeVar("Fact")
 class JoinedSource(Generic[Fact]):
     """The cells of several files one after the other, each with its own genes; one file is open at a time.
 
+    Names and annotation are not to be read while :meth:`blocks` is under way, because that closes the file it reads.
+
     Parameters
     ----------
     paths
@@ -34,7 +40,10 @@ class JoinedSource(Generic[Fact]):
     learn
         Called once with the source of each file, in order; what it returns is kept in :attr:`facts`.
     open_file
-        Opens the counts of one of the files, as :func:`scfm.read.open_counts`.
+        Opens one of the files and chooses its matrix, as :func:`scfm.read.open_counts`; later the same matrix is opened
+        without judging it again.
+    modality
+        Which AnnData of MuData files.
 
     Raises
     ------
@@ -47,33 +56,62 @@ class JoinedSource(Generic[Fact]):
         paths: Sequence[str | Path],
         learn: Callable[[CountSource], Fact],
         open_file: Callable[[str], CountSource],
+        modality: str | None = None,
     ) -> None:
         self.paths = [str(path) for path in paths]
-        self._open_file = open_file
+        self._modality = modality
+        self._elements: list[Element] = []
         self._open: tuple[int, CountSource] | None = None
         self.facts: list[Fact] = []
         self.sizes: list[int] = []
         """Number of cells of each file."""
+        self.obs_columns: list[str] = []
+        """Names of the columns of :attr:`obs`: those that all files have."""
+        matrices: dict[str, None] = {}
         try:
             for number in range(len(paths)):
-                source = self.part(number)
+                self.close()
+                source = open_file(self.paths[number])
+                self._open = number, source
+                self._elements.append(source.element)
                 self.facts.append(learn(source))
                 self.sizes.append(source.n_obs)
+                known = source.obs_columns
+                self.obs_columns = [name for name in (self.obs_columns if number else known) if name in known]
+                matrices[source.matrix] = None
         except BaseException:
             self.close()
             raise
         self._starts = [0, *accumulate(self.sizes)]
         self.n_obs = self._starts[-1]
         """Number of cells."""
+        self.matrix = ", ".join(matrices)
+        """Which matrix is read; of files that differ in this, all of them."""
 
     @property
     def obs_names(self) -> pd.Index:
         """Names of the cells, in the order of the blocks; a name may occur in several files."""
         return pd.Index(self.names(0, self.n_obs))
 
+    @property
+    def files(self) -> list[SourceFile]:
+        """The files, in the order of the cells."""
+        return [SourceFile(*file) for file in zip(self.paths, self.sizes, strict=True)]
+
+    @property
+    def obs(self) -> pd.DataFrame:
+        """Annotation of the cells; every file is opened for it."""
+        return pd.concat([self.part(number).obs[self.obs_columns] for number in range(len(self.paths))])
+
+    def column(self, name: str) -> pd.Series:
+        """One column of :attr:`obs`, for which every file is opened. A KeyError if it is not in all of them."""
+        if name not in self.obs_columns:
+            raise KeyError(name)
+        return pd.concat([self.part(number).column(name) for number in range(len(self.paths))], ignore_index=True)
+
     def opened(self, number: int) -> CountSource:
         """One of the files, to be closed by the caller."""
-        return self._open_file(self.paths[number])
+        return CountSource(open_container(self.paths[number], self._modality), self._elements[number])
 
     def part(self, number: int) -> CountSource:
         """The source of one of the files; the one before it is closed."""

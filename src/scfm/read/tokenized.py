@@ -14,13 +14,15 @@ import pandas as pd
 
 from scfm._types import TokenBlock
 from scfm.read._arrow import ArrowFile, Cells, arrow, cells_of, reading
-from scfm.read.checks import check_blocks
 from scfm.read.paths import expand, is_url
+from scfm.read.source import check_blocks
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Sequence
 
     from numpy.typing import NDArray
+
+    from scfm.read.source import SourceFile
 
     Paths = str | PathLike[str] | Sequence[str | PathLike[str]]
 
@@ -118,6 +120,9 @@ class TokenizedSource:
     memory, so their pages are the cache of the system. One thread may run :meth:`blocks` while another uses the
     attributes.
     """
+
+    files: Sequence[SourceFile] = ()
+    """Empty: the files of a dataset are one source."""
 
     def __init__(self, files: list[ArrowFile], vocab_size: int | None) -> None:
         self._files = files

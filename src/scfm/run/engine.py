@@ -1,4 +1,4 @@
-"""The loop: blocks of counts in, batches through the network, results into a sink."""
+"""The loop: blocks of cells in, batches through the network, results into a sink."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
 
@@ -22,16 +22,15 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from scfm._types import CountBlock, TokenBatch, TokenBlock
-    from scfm.read import CountSource, JoinedSource
+    from scfm._types import TokenBatch, TokenBlock
+    from scfm.read import Source
     from scfm.run.progress import Advance
-    from scfm.run.sink import Sink
 
-__all__ = ["RunPlan", "RunStats", "free_memory", "out_of_memory", "run"]
+__all__ = ["RunPlan", "RunStats", "Sink", "free_memory", "out_of_memory", "run"]
 
 logger = logging.getLogger(__name__)
 
-Encode = Callable[["CountBlock"], "TokenBlock"]
+Block = TypeVar("Block")
 Forward = Callable[["TokenBatch"], "Tensor"]
 
 
@@ -71,9 +70,19 @@ class RunStats:
     """Duration."""
 
 
+class Sink(Protocol):
+    """Takes what the network returns for a batch."""
+
+    def write(self, batch: TokenBatch, output: Tensor) -> None:
+        """Store the output of one batch; called once a batch, in any order of the rows of a block."""
+
+    def end_block(self, stop: int, stats: RunStats) -> None:
+        """Take note that all cells before ``stop`` have come, as far as they belong to the run, with these totals."""
+
+
 def run(
-    source: CountSource | JoinedSource[Any],
-    encode: Encode,
+    source: Source[Block],
+    encode: Callable[[Block], TokenBlock],
     forwards: Sequence[Forward],
     sink: Sink,
     plan: RunPlan,
@@ -88,9 +97,9 @@ def run(
     Parameters
     ----------
     source
-        Counts.
+        Counts, or tokens.
     encode
-        Counts to tokens.
+        A block of the source to tokens.
     forwards
         Tokens of a batch to what the sink takes; called under ``torch.inference_mode``. Of several, each in a thread of
         its own, every one takes the next batch of a block when it is done with its last one.

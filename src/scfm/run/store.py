@@ -14,18 +14,19 @@ import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from scfm._keys import PARAMS, Keys
-from scfm.read import JoinedSource
 from scfm.read.paths import is_url
 from scfm.weights.card import read_json
 
 if TYPE_CHECKING:
     from filelock import FileLock
     from numpy.typing import NDArray
+
+    from scfm.read import Source
 
 __all__ = ["CHUNK_ROWS", "COUNTED", "EmbeddingStore", "Shard", "fingerprint", "plan_shards"]
 
@@ -123,7 +124,7 @@ class EmbeddingStore:
         cls,
         path: Path,
         keys: Keys,
-        cells: Cells,
+        source: Source[Any],
         n_features: int,
         shard_rows: int,
         identity: dict[str, Any],
@@ -139,13 +140,13 @@ class EmbeddingStore:
             "format": FORMAT,
             "obsm": keys.obsm,
             "uns": keys.uns,
-            "n_obs": cells.n_obs,
+            "n_obs": source.n_obs,
             "n_features": n_features,
             "shard_rows": shard_rows,
             "identity": identity,
         }
         try:
-            _write_empty(work / path.name, keys, cells, n_features, min(shard_rows, CHUNK_ROWS), params)
+            _write_empty(work / path.name, keys, source, n_features, min(shard_rows, CHUNK_ROWS), params)
             folder = work / path.name / "obsm" / keys.obsm
             (folder / SHARDS_FOLDER).mkdir()
             (folder / PLAN_FILE).write_text(json.dumps(plan), encoding="utf-8")
@@ -302,17 +303,8 @@ class EmbeddingStore:
         return lock
 
 
-class Cells(Protocol):
-    """Where the names of cells come from."""
-
-    n_obs: int
-
-    def names(self, start: int, stop: int) -> NDArray[Any]:
-        """Names of some cells."""
-
-
 def _write_empty(
-    path: Path, keys: Keys, cells: Cells, n_features: int, chunk_rows: int, params: dict[str, Any]
+    path: Path, keys: Keys, source: Source[Any], n_features: int, chunk_rows: int, params: dict[str, Any]
 ) -> None:
     """Write an AnnData of nothing but names and NaN; names are copied a piece at a time."""
     import pandas as pd
@@ -323,23 +315,24 @@ def _write_empty(
 
     root = zarr.open_group(path, mode="w-", zarr_format=3)
     obs_table = pd.DataFrame(index=pd.Index([], dtype=str))
-    if isinstance(cells, JoinedSource):
-        obs_table["file"] = pd.Categorical([], categories=list(dict.fromkeys(cells.paths)))
+    if source.files:
+        obs_table["file"] = pd.Categorical([], categories=list(dict.fromkeys(file.path for file in source.files)))
     empty = AnnData(obs=obs_table, uns={keys.uns: {PARAMS: params}})
     write_elem(root, "/", empty, dataset_kwargs=UNSHARDED)
     obs: Any = root["obs"]
-    names = _replaced(obs, INDEX, cells.n_obs, VariableLengthUTF8())
-    for start in range(0, cells.n_obs, PIECE):
-        stop = min(start + PIECE, cells.n_obs)
-        names[start:stop] = cells.names(start, stop)
-    if isinstance(cells, JoinedSource):
+    names = _replaced(obs, INDEX, source.n_obs, VariableLengthUTF8())
+    for start in range(0, source.n_obs, PIECE):
+        stop = min(start + PIECE, source.n_obs)
+        names[start:stop] = source.names(start, stop)
+    if source.files:
         categories = list(obs["file/categories"][:])
-        codes = _replaced(obs["file"], "codes", cells.n_obs, "int32")
-        stops = np.cumsum(cells.sizes).tolist()
-        for file, start, stop in zip(cells.paths, [0, *stops], stops, strict=False):
-            codes[start:stop] = categories.index(file)
+        codes = _replaced(obs["file"], "codes", source.n_obs, "int32")
+        start = 0
+        for file in source.files:
+            codes[start : start + file.n_obs] = categories.index(file.path)
+            start += file.n_obs
     obsm: Any = root["obsm"]
-    shape, chunks = (cells.n_obs, n_features), (chunk_rows, n_features)
+    shape, chunks = (source.n_obs, n_features), (chunk_rows, n_features)
     array = obsm.create_array(keys.obsm, shape=shape, chunks=chunks, dtype="f4", fill_value=np.nan)
     array.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
 

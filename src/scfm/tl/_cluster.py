@@ -13,7 +13,7 @@ from distributed import WorkerPlugin, as_completed, get_worker
 from scfm._settings import settings
 from scfm.model import load
 from scfm.run.progress import cells_bar
-from scfm.run.shard_sink import ShardSink
+from scfm.run.sinks import ShardSink
 from scfm.run.store import EmbeddingStore
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ import pandas as pd
 from anndata import AnnData
 
 from scfm._keys import PARAMS, result_keys
-from scfm.metrics._input import entry_of
+from scfm.metrics.input import entry_of
 from scfm.tl._target import check_own, check_writable
 
 if TYPE_CHECKING:

@@ -15,11 +15,11 @@ from scfm._keys import result_keys
 from scfm.model import FoundationModel, load
 from scfm.model.arguments import Arguments
 from scfm.model.session import counts_of
-from scfm.read import JoinedSource, expand, is_tokenized
+from scfm.read import expand, is_tokenized
 from scfm.read.paths import is_url
 from scfm.run import RunStats
 from scfm.run.device import local_device
-from scfm.run.shard_sink import ShardSink
+from scfm.run.sinks import ShardSink
 from scfm.run.store import CHUNK_ROWS, COUNTED, EmbeddingStore, fingerprint
 
 if TYPE_CHECKING:
@@ -237,7 +237,7 @@ def _shard_rows(asked: int | None, n_features: int) -> int:
 def _identity(paths: Sequence[str], session: Session, description: dict[str, Any]) -> dict[str, Any]:
     """What makes a run the same run: the cells and the parameters, but not the machine and its versions."""
     parameters = {name: value for name, value in description.items() if name not in ("device", "versions", "files")}
-    sizes = session.source.sizes if isinstance(session.source, JoinedSource) else [session.source.n_obs]
+    sizes = [file.n_obs for file in session.source.files] or [session.source.n_obs]
     files = [fingerprint(path) | {"n_obs": size} for path, size in zip(paths, sizes, strict=True)]
     found: dict[str, Any] = json.loads(json.dumps({"source": files, "parameters": parameters}, default=str))
     return found

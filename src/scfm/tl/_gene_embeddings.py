@@ -11,7 +11,7 @@ from scfm._docs import with_parameters
 from scfm._files import replace
 from scfm.model import load
 from scfm.model.arguments import Arguments
-from scfm.run.gene_sink import GeneStatesSink, SparseStates, ZarrStates
+from scfm.run.sinks import GeneStatesSink, SparseStates, ZarrStates
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from scfm._types import Compat
     from scfm.model import FoundationModel
-    from scfm.model.session import Session
+    from scfm.model.session import CountSession
 
 __all__ = ["gene_embeddings"]
 
@@ -114,7 +114,7 @@ def gene_embeddings(
         options=options,
     )
     target = None if out is None else _checked_target(Path(out).expanduser(), overwrite=overwrite)
-    with load(model).session(data, arguments) as session:
+    with load(model).count_session(data, arguments) as session:
         columns = session.columns_of(genes)
         if target is None:
             states = SparseStates((session.source.n_obs, len(columns), session.model.n_features))
@@ -123,7 +123,7 @@ def gene_embeddings(
         return _stream(session, columns, target)
 
 
-def _run(session: Session, columns: np.ndarray, writer: SparseStates | ZarrStates) -> dict[str, Any]:
+def _run(session: CountSession, columns: np.ndarray, writer: SparseStates | ZarrStates) -> dict[str, Any]:
     """Read few cells at a time, because the states of a block are held until it is complete."""
     at_most = min(len(columns), session.model.max_genes(session.options))
     rows = max(1, BLOCK_BYTES // max(1, 4 * at_most * session.model.n_features))
@@ -131,7 +131,7 @@ def _run(session: Session, columns: np.ndarray, writer: SparseStates | ZarrState
     return session.params(session.into(sink, block_rows=rows))
 
 
-def _stream(session: Session, columns: np.ndarray, target: Path) -> Path:
+def _stream(session: CountSession, columns: np.ndarray, target: Path) -> Path:
     work = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.absolute().parent))
     try:
         writer = ZarrStates(work / target.name, session.source.n_obs, session.model.n_features)

@@ -172,7 +172,7 @@ def score_markers(
     if is_tokenized(data):
         msg = f"Marker genes are those of counts, and {data} is tokenised already."
         raise TypeError(msg)
-    with loaded.session(data, arguments) as session:
+    with loaded.count_session(data, arguments) as session:
         if session.options.pooling == "gene":
             msg = "pooling='gene' gives no embedding of cells; leave pooling out, or use 'cls' or 'mean'."
             raise ValueError(msg)

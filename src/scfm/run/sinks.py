@@ -1,25 +1,158 @@
-"""Where the states of single genes in single cells go."""
+"""Where results of batches go: arrays, means of genes, states of genes, shards of a store."""
 
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 
+from scfm.run.store import COUNTED
+
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     import sparse
+    from filelock import FileLock
     from numpy.typing import NDArray
     from torch import Tensor
 
     from scfm._types import TokenBatch
     from scfm.run.engine import RunStats
+    from scfm.run.store import EmbeddingStore, Shard
 
-__all__ = ["GeneStatesSink", "SparseStates", "StatesWriter", "ZarrStates"]
+__all__ = ["ArraySink", "GeneMeansSink", "GeneStatesSink", "ShardSink", "SparseStates", "StatesWriter", "ZarrStates"]
 
 CHUNK_BYTES = 2**24
+"""Of the states that are written to zarr."""
+
+
+class ArraySink:
+    """One row per cell, in the order of the source; NaN for cells that never came.
+
+    Parameters
+    ----------
+    n_obs, n_features
+        Shape of the array, which is float32.
+    """
+
+    def __init__(self, n_obs: int, n_features: int) -> None:
+        self.values: NDArray[np.float32] = np.full((n_obs, n_features), np.nan, dtype=np.float32)
+
+    def write(self, batch: TokenBatch, output: Tensor) -> None:
+        """Store one vector per cell, shape ``(n_cells, n_features)``."""
+        self.values[batch.rows] = output.float().cpu().numpy()
+
+    def end_block(self, stop: int, stats: RunStats) -> None:
+        """Nothing is held back."""
+
+
+class GeneMeansSink:
+    """Mean of the hidden states of each gene over cells, or over the cells of each group.
+
+    Parameters
+    ----------
+    column_tokens
+        Token of each column of the source, −1 for none.
+    n_features
+        Features of a hidden state.
+    groups
+        Group of each cell of the source, −1 for none; one group of all cells by default.
+    n_groups
+        Number of groups.
+    """
+
+    def __init__(
+        self,
+        column_tokens: NDArray[np.int32],
+        n_features: int,
+        groups: NDArray[np.int64] | None = None,
+        n_groups: int = 1,
+    ) -> None:
+        from scfm.nn import GeneMeans
+
+        self._tokens, self._columns = np.unique(column_tokens, return_inverse=True)
+        self._known = column_tokens >= 0
+        self._groups, self._n_groups = groups, n_groups
+        self._means = GeneMeans(n_groups * len(self._tokens), n_features)
+
+    def write(self, batch: TokenBatch, output: Tensor) -> None:
+        """Add hidden states of shape ``(n_tokens, n_features)``."""
+        import torch
+
+        place = np.minimum(np.searchsorted(self._tokens, batch.tokens), len(self._tokens) - 1)
+        used = self._tokens[place] == batch.tokens
+        if self._groups is not None:
+            group = np.repeat(self._groups[batch.rows], batch.lengths)
+            used &= group >= 0
+            place = place + group * len(self._tokens)
+        at = torch.from_numpy(np.flatnonzero(used))
+        self._means.add(output[at.to(output.device)], torch.from_numpy(place[used]))
+
+    def end_block(self, stop: int, stats: RunStats) -> None:
+        """Nothing is held back."""
+
+    def values(self) -> NDArray[np.float32]:
+        """Means by column, ``(n_columns, n_groups, n_features)``; NaN where it has no token or was never seen."""
+        means = self._means.means()[0].numpy().reshape(self._n_groups, len(self._tokens), -1)
+        values = means.transpose(1, 0, 2)[self._columns]
+        values[~self._known] = np.nan
+        return values
+
+
+class ShardSink:
+    """Collect the embeddings of shards, one after the other, and store each when it is complete.
+
+    A context manager: the shard at hand is locked, from before the first of them comes.
+
+    Parameters
+    ----------
+    store
+        Where they go.
+    shards
+        The shards of the run, one at least, in the order in which their cells come.
+    wait
+        Seconds to wait for a shard that another process is computing.
+    """
+
+    def __init__(self, store: EmbeddingStore, shards: Sequence[Shard], wait: float = 0) -> None:
+        self._store = store
+        self._waiting = list(shards)
+        self._wait = wait
+        self._lock: FileLock | None = None
+        self._before = dict.fromkeys(COUNTED, 0)
+        self._values = self._empty()
+
+    def __enter__(self) -> Self:
+        self._lock = self._store.lock(self._waiting[0], self._wait)
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        if self._lock is not None:
+            self._lock.release()
+
+    def write(self, batch: TokenBatch, output: Tensor) -> None:
+        """Keep one vector per cell, shape ``(n_cells, n_features)``."""
+        self._values[batch.rows - self._waiting[0].start] = output.float().cpu().numpy()
+
+    def end_block(self, stop: int, stats: RunStats) -> None:
+        """Store the shard if this was its last block."""
+        if stop < self._waiting[0].stop:
+            return
+        now = {name: getattr(stats, name) for name in COUNTED}
+        facts = {name: now[name] - self._before[name] for name in COUNTED}
+        shard = self._waiting.pop(0)
+        # the next lock comes before the marker, so that a second run always finds one
+        following = self._store.lock(self._waiting[0], self._wait) if self._waiting else None
+        self._store.write(shard, self._values, facts)
+        self.__exit__()
+        self._lock = following
+        self._before, self._values = now, self._empty()
+
+    def _empty(self) -> NDArray[np.float32]:
+        n_rows = self._waiting[0].stop - self._waiting[0].start if self._waiting else 0
+        return np.full((n_rows, self._store.n_features), np.nan, dtype=np.float32)
 
 
 class StatesWriter(Protocol):

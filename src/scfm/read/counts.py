@@ -1,4 +1,4 @@
-"""What the rest of the package reads counts from."""
+"""A matrix of counts as a source, wherever it is stored."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ import numpy as np
 
 from scfm._types import CountBlock
 from scfm.read._rows import canonical, cut, join, native, select
-from scfm.read.checks import check_blocks, check_range
+from scfm.read.source import check_blocks, check_range
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     import pandas as pd
     from numpy.typing import NDArray
 
-    from scfm.read._containers import Container
-    from scfm.read._rows import MatrixRows, Parts, Rows
+    from scfm.read._containers import Container, Element
+    from scfm.read._rows import Parts
+    from scfm.read.source import SourceFile
 
 __all__ = ["CountSource"]
 
@@ -33,39 +34,33 @@ class CountSource:
     ----------
     container
         The object or file the matrix belongs to.
-    matrix
-        Reader of the stored matrix.
-    name
-        Which matrix of the container it is: ``"X"``, ``"raw.X"`` or ``"layers['counts']"``.
-    rows
-        Stored row of each cell.
-    cols
-        Stored column of each gene; ``None``: all columns in order.
-    var
-        Annotation of the genes.
+    element
+        Which of its matrices is read.
+
+    Raises
+    ------
+    TypeError
+        If that matrix is on a GPU, or neither numeric nor boolean.
+    ValueError
+        If it is stored by columns in a file, or does not fit the annotation.
     """
 
-    def __init__(
-        self,
-        container: Container,
-        matrix: MatrixRows,
-        name: str,
-        *,
-        rows: Rows,
-        cols: NDArray[np.int64] | None,
-        var: pd.DataFrame,
-    ) -> None:
+    files: Sequence[SourceFile] = ()
+    """Empty: the cells are those of one object or file."""
+
+    def __init__(self, container: Container, element: Element) -> None:
         self._container = container
+        matrix, self._rows, self._cols, var = container.stored(element)
         self._matrix = matrix
-        self._rows = rows
-        self._cols = cols
-        self.matrix = name
+        self.element = element
+        """Which of the matrices of the container it is."""
+        self.matrix = element.name
         """Which matrix is read: ``"X"``, ``"raw.X"`` or ``"layers['counts']"``."""
         self.var = var
         """Annotation of the genes of the matrix that is read, which is that of raw for ``"raw.X"``."""
-        self.n_obs = len(rows)
+        self.n_obs = len(self._rows)
         """Number of cells."""
-        self.n_vars = matrix.shape[1] if cols is None else len(cols)
+        self.n_vars = matrix.shape[1] if self._cols is None else len(self._cols)
         """Number of genes."""
         for axis, found, expected in (("cells", container.n_obs, self.n_obs), ("genes", len(var), self.n_vars)):
             if found != expected:
