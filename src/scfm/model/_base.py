@@ -5,11 +5,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
-from numbers import Integral
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import numpy as np
 
+from scfm._checks import is_int
 from scfm._settings import settings
 from scfm.genes import positions_of
 from scfm.model._citations import cite
@@ -340,14 +340,14 @@ class FoundationModel(ABC):
             msg = f"pooling={pooling!r} is not known to {self.card.id}; use one of {', '.join(map(repr, usable))}."
             raise ValueError(msg)
         layer = self.card.hidden_layer if hidden_layer is None else hidden_layer
-        if not _is_int(layer) or not -self.n_layers <= layer <= 0:
+        if not is_int(layer) or not -self.n_layers <= layer <= 0:
             msg = (
                 f"hidden_layer={layer!r} does not exist: 0 is the last of {self.n_layers} layers, -1 the one before it, "
                 f"down to {-self.n_layers} for the input of the first."
             )
             raise ValueError(msg)
         tokens = self.card.max_tokens if max_tokens is None else max_tokens
-        if not _is_int(tokens) or not 3 <= tokens <= self.card.max_tokens:
+        if not is_int(tokens) or not 3 <= tokens <= self.card.max_tokens:
             msg = f"max_tokens={tokens!r} is out of range: {self.card.id} takes 3 to {self.card.max_tokens} tokens a cell."
             raise ValueError(msg)
         family = self._family_options(options)
@@ -370,10 +370,6 @@ class FoundationModel(ABC):
             made = [self.build_network(n_layers).to(device=device, dtype=dtype).eval() for device in devices]
             self._built = key, made
         return self._built[1]
-
-
-def _is_int(value: object) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def _gene_means(session: Session, groupby: str | None) -> Embedding:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from scfm._checks import is_int
 from scfm._keys import PARAMS, Keys
 from scfm.read import JoinedSource
 from scfm.read.paths import is_url
@@ -54,7 +55,7 @@ class Shard:
 
 
 def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    return is_int(value) and value >= 0
 
 
 def _is_plan(plan: dict[str, Any], folder: str) -> bool:
