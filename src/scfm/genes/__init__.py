@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from scfm.genes.align import GeneMap, MatchReport, align, match_upstream
-from scfm.genes.columns import first_of_each, match_column, positions_of
+from scfm.genes.columns import match_column
 from scfm.genes.exact import match_exact
+from scfm.genes.first import first_index, first_of_each
 from scfm.genes.vocabulary import Vocabulary
 
 __all__ = [
@@ -12,9 +13,9 @@ __all__ = [
     "MatchReport",
     "Vocabulary",
     "align",
+    "first_index",
     "first_of_each",
     "match_column",
     "match_exact",
     "match_upstream",
-    "positions_of",
 ]

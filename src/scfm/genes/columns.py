@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from scfm.genes.align import INDEX, GeneMap, ids_of, no_match_message, report_of
+from scfm.genes.first import first_of_each
 
 if TYPE_CHECKING:
     import pandas as pd
-    from numpy.typing import NDArray
 
     from scfm.genes.vocabulary import Vocabulary
 
-__all__ = ["UPSTREAM_COLUMN", "first_of_each", "match_column"]
+__all__ = ["UPSTREAM_COLUMN", "match_column"]
 
 UPSTREAM_COLUMN = "ensembl_id"
 logger = logging.getLogger(__name__)
@@ -73,17 +73,3 @@ def match_column(
         raise ValueError(no_match_message([key], var, vocabulary))
     logger.info("%s", report)
     return GeneMap(tokens, report)
-
-
-def positions_of(wanted: pd.Index, names: pd.Index) -> NDArray[np.intp]:
-    """Where each of the wanted names stands first among all, −1 where it does not; names may repeat."""
-    first = np.flatnonzero(~names.duplicated())
-    at = names[first].get_indexer(wanted)
-    return np.where(at >= 0, first[at], -1) if len(first) else at
-
-
-def first_of_each(tokens: np.ndarray) -> np.ndarray:
-    """Tokens of columns, with −2 for every column with a token but the first of it."""
-    first = np.zeros(len(tokens), bool)
-    first[np.unique(tokens, return_index=True)[1]] = True
-    return np.where(first | (tokens < 0), tokens, np.int32(-2)).astype(np.int32)

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from scfm._files import replace
-from scfm.genes import positions_of
+from scfm.genes import first_index
 from scfm.model import FoundationModel, load
 from scfm.run.gene_sink import GeneStatesSink, SparseStates, ZarrStates
 from scfm.tl._target import check_options
@@ -143,7 +143,7 @@ def columns_of(names: pd.Index, genes: Sequence[str] | None) -> np.ndarray:
             f"{len(missing)} genes are not in var_names, such as {missing[0]!r}; var_names look like {list(names[:3])}."
         )
         raise KeyError(msg)
-    return positions_of(wanted, names)
+    return first_index(names, wanted)
 
 
 def _checked_target(out: Path, *, overwrite: bool) -> Path:
