@@ -13,7 +13,7 @@ SRC = Path(__file__).parents[1] / "src" / "scfm"
 
 # Lowest first. A module imports from its own level and from the ones before it, at module level and inside functions.
 LEVELS = (
-    ("_types", "_keys", "_text", "_checks", "_compat", "_settings"),
+    ("_types", "_keys", "_paths", "_text", "_checks", "_compat", "_settings"),
     ("read",),
     ("genes",),
     ("encode",),

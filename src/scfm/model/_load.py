@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from scfm._paths import read_json
 from scfm.genes import Vocabulary
 from scfm.genes.vocabulary import vocabulary_files
 from scfm.model._fetch import fetch, fetch_tables
 from scfm.model._registry import card_of, families, family_class, find_card
-from scfm.weights.card import CARD_FILE, ModelCard, read_json
+from scfm.weights.card import CARD_FILE, ModelCard
 from scfm.weights.tensors import check_sha256, open_tensors, sha256
 
 if TYPE_CHECKING:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from scfm._files import replace
+from scfm._paths import atomic, check_new
 from scfm.genes import first_index
 from scfm.model import FoundationModel, load
 from scfm.run.gene_sink import GeneStatesSink, SparseStates, ZarrStates
@@ -99,7 +97,10 @@ def gene_embeddings(
     (10, 2, 128)
     """
     check_options(options, "tl.gene_embeddings", "pooling", "groupby", "key_added")
-    target = None if out is None else _checked_target(Path(out).expanduser(), overwrite=overwrite)
+    target = None if out is None else Path(out).expanduser()
+    if target is not None:
+        replaceable = overwrite and (target / "zarr.json").exists()
+        check_new(target, overwrite=replaceable, hint="replace a zarr group with overwrite=True")
     loaded = model if isinstance(model, FoundationModel) else load(model)
     where: dict[str, Any] = {"modality": modality, "layer": layer, "use_raw": use_raw, "gene_key": gene_key}
     how: dict[str, Any] = {"hidden_layer": hidden_layer, "max_tokens": max_tokens, "compat": compat, **options}
@@ -121,14 +122,10 @@ def _run(session: Session, columns: np.ndarray, writer: SparseStates | ZarrState
 
 
 def _stream(session: Session, columns: np.ndarray, target: Path) -> Path:
-    work = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.absolute().parent))
-    try:
-        writer = ZarrStates(work / target.name, session.source.n_obs, session.model.n_features)
+    with atomic(target, overwrite=True) as work:
+        writer = ZarrStates(work, session.source.n_obs, session.model.n_features)
         params = _run(session, columns, writer)
         writer.finish(session.source.obs_names, session.source.var.index[columns], params)
-        replace(target, work / target.name)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
     return target
 
 
@@ -144,13 +141,3 @@ def columns_of(names: pd.Index, genes: Sequence[str] | None) -> np.ndarray:
         )
         raise KeyError(msg)
     return first_index(names, wanted)
-
-
-def _checked_target(out: Path, *, overwrite: bool) -> Path:
-    if out.exists() and (not overwrite or not (out / "zarr.json").exists()):
-        msg = f"{out} exists already; choose another name, or replace a zarr group with overwrite=True."
-        raise FileExistsError(msg)
-    if not out.absolute().parent.is_dir():
-        msg = f"There is no folder {out.absolute().parent}."
-        raise FileNotFoundError(msg)
-    return out
