@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from scfm.genes.align import GeneMap, MatchReport, align, match_upstream
-from scfm.genes.columns import match_column
-from scfm.genes.exact import match_exact
+from scfm.genes.align import GeneMap, MatchReport, align
 from scfm.genes.first import first_index, first_of_each
+from scfm.genes.upstream import match_column, match_exact, match_upstream
 from scfm.genes.vocabulary import Vocabulary
 
 __all__ = [
