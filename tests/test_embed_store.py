@@ -217,7 +217,7 @@ def test_wrong_places(source: Path, tmp_path: Path) -> None:
     with pytest.raises(FileExistsError, match="is no store of embeddings"):
         embed(source, tmp_path / "mine")
     out = embed(source, tmp_path / "emb.zarr", shard="1/20")
-    with pytest.raises(FileExistsError, match="exists already"):
+    with pytest.raises(FileExistsError, match="exists already; choose another name, or go on with it by resume=True"):
         embed(source, out, resume=False)
 
 

@@ -309,7 +309,7 @@ def test_conversions_that_are_refused(sources: dict[str, Path], tmp_path: Path) 
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("mine")
     for out in (tmp_path / "full", tmp_path / "full" / "mine.txt"):
-        with pytest.raises(FileExistsError, match="exists already; choose another folder"):
+        with pytest.raises(FileExistsError, match="exists already; choose another name, or remove it first"):
             scfm.model.convert(sources["published"], out)
     assert [path.name for path in tmp_path.rglob("*")] == ["full", "mine.txt"]
     (tmp_path / "empty").mkdir()

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import shutil
 import stat
-import tempfile
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from scfm._keys import PARAMS
+from scfm._paths import atomic, check_new
 from scfm.read import open_container
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
 
     import numpy as np
     from anndata import AnnData
@@ -27,7 +27,6 @@ __all__ = [
     "check_output",
     "merge_store",
     "read_frame",
-    "replace",
     "write_with_embedding",
     "write_with_fields",
     "write_with_scores",
@@ -56,17 +55,7 @@ def check_output(source: Path, out: Path, *, overwrite: bool) -> None:
     if source.suffix not in SUFFIXES or out.suffix != source.suffix:
         msg = f"Cannot make {out.name} of {source.name}: both must end in the same of {', '.join(SUFFIXES)}."
         raise ValueError(msg)
-    check_place(out, overwrite=overwrite)
-
-
-def check_place(out: Path, *, overwrite: bool) -> None:
-    """Raise an OSError if ``out`` exists and is not to be overwritten, or its folder does not exist."""
-    if out.exists() and not overwrite:
-        msg = f"{out} exists already; choose another name or allow it with --overwrite."
-        raise FileExistsError(msg)
-    if not out.absolute().parent.is_dir():
-        msg = f"There is no folder {out.absolute().parent}."
-        raise FileNotFoundError(msg)
+    check_new(out, overwrite=overwrite, hint="pass --overwrite")
 
 
 def write_with_embedding(source: Path, out: Path, embedding: Embedding, keys: Keys, modality: str | None) -> None:
@@ -202,9 +191,7 @@ def _pieces(n_rows: int) -> list[tuple[int, int]]:
 @contextmanager
 def _completed_copy(source: Path, out: Path) -> Iterator[Any]:
     """Open a copy of ``source`` for writing, and put it in the place of ``out`` when that went well."""
-    folder = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.absolute().parent))
-    work = folder / out.name
-    try:
+    with atomic(out, overwrite=True) as work:
         if source.is_dir():
             shutil.copytree(source, work)
         else:
@@ -212,9 +199,6 @@ def _completed_copy(source: Path, out: Path) -> Iterator[Any]:
             work.chmod(source.stat().st_mode | stat.S_IWUSR)
         with _opened(work) as root:
             yield root
-        replace(out, work)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _add_mappings(group: Any, *names: str) -> None:
@@ -234,20 +218,6 @@ def _copy_rows(obsm: Any, store: EmbeddingStore, file: Shard) -> None:
     for start, stop in _pieces(n_obs):
         array[start:stop] = store.read(file.start + start, file.start + stop)
     array.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
-
-
-def replace(out: Path, work: Path) -> None:
-    """Put ``work`` in the place of ``out``; a folder cannot be replaced in one step, but it is not lost on the way."""
-    if not out.is_dir():
-        work.replace(out)
-        return
-    aside = work.with_name("replaced")
-    out.rename(aside)
-    try:
-        work.replace(out)
-    except BaseException:
-        aside.rename(out)
-        raise
 
 
 @contextmanager

@@ -93,7 +93,7 @@ def test_files(tables: dict[str, pd.DataFrame], drugs: pd.DataFrame, tmp_path: P
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
-        ("ic50", lambda t: t.T, "share no line: rows of expression are 'L4', 'L2', 'L1', .*transposed"),
+        ("ic50", lambda t: t.T, "share no line: rows of expression are 'L4', 'L2', 'L1' and 1 more, .*transposed"),
         ("expression", lambda t: pd.concat([t, t[:1]]), "expression holds 'L4' twice"),
         ("expression", lambda t: t.set_axis(["A", "A"], axis=1), "expression holds 'A' twice"),
         ("expression", lambda t: t - 3, "expression of 'MYC' in 'L1' is -3.0"),

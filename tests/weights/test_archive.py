@@ -94,7 +94,7 @@ def test_what_is_there_stays(tmp_path: Path) -> None:
     path = tmp_path / "a.tar"
     path.write_bytes(packed(GOOD))
     (tmp_path / "tf").mkdir()
-    with pytest.raises(FileExistsError, match="tf exists already; remove it first"):
+    with pytest.raises(FileExistsError, match="tf exists already; choose another name, or remove it first"):
         unpack(path, tmp_path)
     (tmp_path / "tf").rmdir()
     (tmp_path / "tf").symlink_to(tmp_path / "nowhere")

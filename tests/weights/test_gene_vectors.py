@@ -245,12 +245,14 @@ def test_damage_is_a_value_error(data: st.DataObject, tmp_path_factory: pytest.T
 
 def test_a_file_is_replaced_only_when_asked(path: Path) -> None:
     before = path.read_bytes()
-    with pytest.raises(FileExistsError, match="a_gene.h5 exists already.*overwrite=True"):
+    with pytest.raises(
+        FileExistsError, match="a_gene.h5 exists already; choose another name, or replace a file with overwrite=True"
+    ):
         write_gene_vectors(path, ["x"], VECTORS[:1])
     assert path.read_bytes() == before
     write_gene_vectors(path, ["x"], VECTORS[:1], overwrite=True)
     assert read_gene_names(path) == ["x"]
-    with pytest.raises(FileExistsError, match="it is a folder"):
+    with pytest.raises(FileExistsError, match="exists already; choose another name, or replace a file"):
         write_gene_vectors(path.parent, ["x"], VECTORS[:1], overwrite=True)
     with pytest.raises(FileNotFoundError, match="There is no folder .*nowhere"):
         write_gene_vectors(path.parent / "nowhere" / "a.h5", ["x"], VECTORS[:1])

@@ -51,23 +51,23 @@ def _annotate(
     **arguments: Any,
 ) -> None:
     from scfm._files import check_output, read_frame, write_with_fields
+    from scfm._keys import annotation_keys, colors_key, provenance_keys
     from scfm.tl import annotate
 
     log_progress()
+    keys = annotation_keys(key_added)
     check_output(source, out, overwrite=overwrite)
-    stored = (use_rep, use_rep.removeprefix("X_"), f"{labels_key}_colors")
+    stored = (*provenance_keys(use_rep), colors_key(labels_key))
     mine = None if reference is not None and _is_mudata(reference) and not _is_mudata(source) else modality
     cells, known = read_frame(source, mine, obsm=use_rep, uns=stored), None
     if reference is not None:
         known = read_frame(reference, modality if _is_mudata(reference) else None, obsm=use_rep, uns=stored)
     annotate(cells, known, labels_key=labels_key, use_rep=use_rep, key_added=key_added, **arguments)
-    columns = (key_added, *(f"{key_added}_{part}" for part in ("score", "novelty", "cl")))
+    columns = (keys.label, keys.score, keys.novelty, keys.term)
     obs = [name for name in columns if name in cells.obs]
-    write_with_fields(
-        source, out, cells, mine, obs=obs, obsm=f"{key_added}_probabilities", uns=(key_added, f"{key_added}_colors")
-    )
-    print(cells.obs[key_added].value_counts(dropna=False).to_string())
-    print(f"wrote {out} with obs[{key_added!r}] and obsm['{key_added}_probabilities']")
+    write_with_fields(source, out, cells, mine, obs=obs, obsm=keys.probabilities, uns=(keys.uns, keys.colors))
+    print(cells.obs[keys.label].value_counts(dropna=False).to_string())
+    print(f"wrote {out} with obs[{keys.label!r}] and obsm[{keys.probabilities!r}]")
 
 
 def _is_mudata(path: Path) -> bool:

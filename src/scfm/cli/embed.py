@@ -150,24 +150,20 @@ def _embed_tokenized(
     source: str, model: FoundationModel, out: Path, *, overwrite: bool, key_added: str | None, **values: Any
 ) -> None:
     import scfm
-    from scfm._files import check_place
+    from scfm._paths import atomic, check_new
 
     if out.suffix != ".h5ad":
         msg = f"A tokenised dataset becomes an .h5ad file with its annotation and the embedding; OUT is {out}."
         raise ValueError(msg)
-    check_place(out, overwrite=overwrite)
+    check_new(out, overwrite=overwrite, hint="pass --overwrite")
     known = ("pooling", "hidden_layer", "max_tokens", "device", "dtype")
     unused = [name for name, value in values.items() if name not in known and value is not None]
     if unused:
         msg = f"--{unused[0]} chooses among counts, and {source} is tokenised already."
         raise ValueError(msg)
     adata = scfm.tl.embed_tokenized(source, model, key_added=key_added, **{name: values[name] for name in known})
-    work = out.with_name(f".{out.name}")
-    try:
+    with atomic(out) as work:
         adata.write_h5ad(work)
-        work.replace(out)
-    finally:
-        work.unlink(missing_ok=True)
     print(f"wrote {out} with obsm[{next(iter(adata.obsm))!r}] {adata.shape[0]} cells")
 
 

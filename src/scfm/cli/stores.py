@@ -7,6 +7,8 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
+from scfm._text import some
+
 __all__ = ["commands", "progress"]
 
 
@@ -34,9 +36,7 @@ def progress(path: Path) -> str:
     cells = sum(shard.stop - shard.start for shard in missing)
     text = f"{path}: {len(store.shards) - len(missing)} of {len(store.shards)} shards, {store.n_obs - cells:,} of {store.n_obs:,} cells"
     if missing:
-        text += (
-            f"; missing shards {', '.join(str(shard.number) for shard in missing[:10])}{' ...' * (len(missing) > 10)}"
-        )
+        text += f"; missing shards {some((shard.number for shard in missing), 10)}"
     return text
 
 

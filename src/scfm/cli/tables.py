@@ -98,13 +98,16 @@ def _metrics(
 
 
 def _check_table(out: Path, *, overwrite: bool) -> None:
-    from scfm._files import check_place
+    from scfm._paths import check_new
 
     if out.suffix not in (".csv", ".tsv"):
         msg = f"OUT must be a .csv or .tsv file, got {out}."
         raise ValueError(msg)
-    check_place(out, overwrite=overwrite)
+    check_new(out, overwrite=overwrite, hint="pass --overwrite")
 
 
 def _write_table(table: pd.DataFrame, out: Path) -> None:
-    table.to_csv(out, sep="\t" if out.suffix == ".tsv" else ",")
+    from scfm._paths import atomic
+
+    with atomic(out) as work:
+        table.to_csv(work, sep="\t" if out.suffix == ".tsv" else ",")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pandas as pd
 import requests
 
+from scfm._checks import is_int
 from scfm._settings import settings
 from scfm.weights.download import RemoteFile
 
@@ -158,9 +159,11 @@ def _text(value: Any) -> str:
 
 def _number(value: Any) -> int | None:
     """A count; the catalogue has −1 and null for what is not known."""
-    if not isinstance(value, int | None) or isinstance(value, bool) or (value or 0) > LARGEST:
+    if value is None:
+        return None
+    if not is_int(value) or value > LARGEST:
         raise TypeError
-    return value if value is None or value >= 0 else None
+    return value if value >= 0 else None
 
 
 def wanted_keys(name: str, values: str | Sequence[str], entries: Sequence[Entry]) -> set[str]:

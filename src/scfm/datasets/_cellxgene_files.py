@@ -15,9 +15,9 @@ import pandas as pd
 from filelock import FileLock
 
 from scfm._compat import bar_hidden
+from scfm._paths import read_json, replace
 from scfm._settings import settings
 from scfm.datasets._cellxgene_catalogue import COLUMNS, HOSTS, UUID, catalogue, table_of
-from scfm.weights.card import read_json
 from scfm.weights.download import RemoteFile, download
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ def _fetch_one(folder: Path, name: str, row: dict[str, Any]) -> int:
     note = work.with_suffix(".json")
     with FileLock(folder / f".{name}.lock"):
         if note.exists() and target.exists() and not work.exists():
-            note.replace(marker)  # an earlier call was stopped between the two
+            replace(note, marker)  # an earlier call was stopped between the two
         if not is_done(target, row["version"]):
             _check_replaceable(target, marker)
             digest = download(RemoteFile(row["url"], hosts=HOSTS), work, offline=settings.offline, progress=False)
@@ -172,8 +172,8 @@ def _fetch_one(folder: Path, name: str, row: dict[str, Any]) -> int:
                 raise ValueError(msg)
             text = json.dumps({"dataset_id": name, **row, "bytes": size, "sha256": digest}, indent=2)
             note.write_text(text + "\n", encoding="utf-8")
-            work.replace(target)
-            note.replace(marker)
+            replace(work, target)
+            replace(note, marker)
         for path in folder.glob(f".{name}.*.*"):  # what is left of this and earlier versions
             path.unlink(missing_ok=True)
         return target.stat().st_size

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from scfm._text import some
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -95,8 +97,8 @@ def drug_response(
     lines = [line for line in response.columns if line in values.index and line in types.index]
     if not lines:
         msg = (
-            f"The tables share no line: rows of expression are {_some(values.index)}, columns of ic50 "
-            f"{_some(response.columns)}, annotated {_some(types.index)}. A table may need to be transposed (.T)."
+            f"The tables share no line: rows of expression are {some(map(repr, values.index), 3)}, columns of ic50 "
+            f"{some(map(repr, response.columns), 3)}, annotated {some(map(repr, types.index), 3)}. A table may need to be transposed (.T)."
         )
         raise ValueError(msg)
     x = values.loc[lines].to_numpy(np.float32)
@@ -126,7 +128,7 @@ def _table(source: pd.DataFrame | str | Path, name: str) -> pd.DataFrame:
     table = table.set_axis(table.index.astype(str), axis=0).set_axis(table.columns.astype(str), axis=1)
     for axis in (table.index, table.columns):
         if not axis.is_unique:
-            msg = f"{name} holds {_some(axis[axis.duplicated()].unique())} twice; names of rows and columns must be unique."
+            msg = f"{name} holds {some(map(repr, axis[axis.duplicated()].unique()), 3)} twice; names of rows and columns must be unique."
             raise ValueError(msg)
     try:
         return table.astype(np.float64)
@@ -157,12 +159,7 @@ def _drugs_of(drugs: pd.DataFrame | str | Path, names: pd.Index) -> pd.DataFrame
     table = _columns(drugs, "drugs", ",", "drug_id", "Name", "PubCHEM").drop_duplicates("drug_id", keep="last")
     found = table.set_index("drug_id").reindex(names.str.rpartition(":").get_level_values(-1))
     if found["Name"].isna().any():
-        msg = f"drugs has no {_some(names[found['Name'].isna()])}; its drug_id are {_some(table['drug_id'])}."
+        msg = f"drugs has no {some(map(repr, names[found['Name'].isna()]), 3)}; its drug_id are {some(map(repr, table['drug_id']), 3)}."
         raise ValueError(msg)
     found = found.set_axis(names, axis=0).set_axis(["name", "pubchem"], axis=1)
     return found[found["pubchem"].str.isdigit()]
-
-
-def _some(names: pd.Index | pd.Series) -> str:
-    """The first few names."""
-    return ", ".join(map(repr, names[:3])) + (", ..." if len(names) > 3 else "")

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from scfm._paths import atomic, check_new
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -60,6 +62,8 @@ def synthetic(
         If a size is out of range or ``genes`` has not ``n_genes`` entries.
     FileExistsError
         If ``path`` exists.
+    FileNotFoundError
+        If its folder does not exist.
 
     Examples
     --------
@@ -135,17 +139,16 @@ def _written(path: Path, blocks: Iterator[sparse.csr_matrix], n_cells: int, var:
     import h5py
     from scipy import sparse
 
-    if path.exists():
-        msg = f"{path} exists already; choose another path or remove it first."
-        raise FileExistsError(msg)
+    check_new(path)
     totals = [np.empty(0, np.float32)]
     empty = ad.AnnData(sparse.csr_matrix((0, len(var)), dtype=np.float32), var=var)
-    empty.write_h5ad(path)
-    with h5py.File(path, "r+") as file:
-        x = ad.io.sparse_dataset(file["X"])
-        for block in blocks:
-            x.append(block)
-            totals.append(np.asarray(block.sum(axis=1)).ravel())
-        del file["obs"]
-        ad.io.write_elem(file, "obs", _obs(n_cells, np.concatenate(totals)))
+    with atomic(path) as work:
+        empty.write_h5ad(work)
+        with h5py.File(work, "r+") as file:
+            x = ad.io.sparse_dataset(file["X"])
+            for block in blocks:
+                x.append(block)
+                totals.append(np.asarray(block.sum(axis=1)).ravel())
+            del file["obs"]
+            ad.io.write_elem(file, "obs", _obs(n_cells, np.concatenate(totals)))
     return ad.read_h5ad(path, backed="r")

@@ -10,7 +10,6 @@ __all__ = ["BY_COLUMN", "BY_VALUE", "SHUFFLED", "order_rows"]
 
 BY_COLUMN, BY_VALUE, SHUFFLED = 0, 1, 2
 _INFINITY_BITS = np.uint32(0x7F800000)
-_TOKEN_BITS = np.uint64(24)
 _TOKEN_MASK = np.uint64((1 << 24) - 1)
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from scfm.genes.align import GeneMap, MatchReport, align, match_upstream
-from scfm.genes.columns import first_of_each, match_column, positions_of
-from scfm.genes.exact import match_exact
+from scfm.genes.align import GeneMap, MatchReport, align
+from scfm.genes.first import first_index, first_of_each
 from scfm.genes.names import columns_of
+from scfm.genes.upstream import match_column, match_exact, match_upstream
 from scfm.genes.vocabulary import Vocabulary
 
 __all__ = [
@@ -14,9 +14,9 @@ __all__ = [
     "Vocabulary",
     "align",
     "columns_of",
+    "first_index",
     "first_of_each",
     "match_column",
     "match_exact",
     "match_upstream",
-    "positions_of",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import asdict, dataclass
 from itertools import repeat
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from scfm.genes.vocabulary import Vocabulary
 
-__all__ = ["GeneMap", "MatchReport", "align", "match_upstream"]
+__all__ = ["GeneMap", "Match", "MatchReport", "align", "ids_of", "report_of"]
 
 logger = logging.getLogger(__name__)
 
@@ -105,6 +105,19 @@ class GeneMap:
     """Whether counts of columns with the same token are added (otherwise each keeps its own token)."""
 
 
+class Match(NamedTuple):
+    """What a rule found for the ids in one place."""
+
+    key: str
+    """``"index"`` or a column of ``var``."""
+    ids: Sequence[str]
+    """The ids there."""
+    tokens: NDArray[np.int32]
+    """Token of each, negative where there is none."""
+    routes: Sequence[str]
+    """What each token was found by: ``"id"``, ``"version"``, ``"alias"`` or ``"symbol"``."""
+
+
 def align(var: pd.DataFrame, vocabulary: Vocabulary, *, gene_key: str | None = None) -> GeneMap:
     """Give every gene of ``var`` the token of the model, by id, alias or symbol.
 
@@ -129,62 +142,17 @@ def align(var: pd.DataFrame, vocabulary: Vocabulary, *, gene_key: str | None = N
         raise KeyError(msg)
     keys = [gene_key] if gene_key is not None else _candidates(var)
     look_up = _look_up(vocabulary)
-    best: tuple[str, list[str], NDArray[np.int32], list[str]] | None = None
-    for key in keys:
-        ids = ids_of(var, key)
-        tokens, routes = look_up(ids)
-        if best is None or np.count_nonzero(tokens >= 0) > np.count_nonzero(best[2] >= 0):
-            best = key, ids, tokens, routes
-    assert best is not None
-    key, ids, tokens, routes = best
-    report = report_of(key, ids, tokens, routes, vocabulary)
-    if report.matched == 0:
-        raise ValueError(no_match_message(keys, var, vocabulary))
+    ids_in = {key: ids_of(var, key) for key in keys}
+    matches = [Match(key, ids, *look_up(ids)) for key, ids in ids_in.items()]
+    best = max(matches, key=lambda match: np.count_nonzero(match.tokens >= 0))
+    report = report_of(best, keys, var, vocabulary)
     if report.matched < LOW_SHARE * report.n_genes and report.n_tokens < HIGH_SHARE * report.n_vocabulary:
         warn(
             f"Only {report}. Unmatched ids look like {', '.join(report.examples_unmatched)}. "
             "Check the species and `gene_key=`."
         )
     logger.info("%s", report)
-    return GeneMap(tokens, report)
-
-
-def match_upstream(var: pd.DataFrame, vocabulary: Vocabulary, *, gene_key: str | None = None) -> GeneMap:
-    """Match genes as the Geneformer tokenizer does.
-
-    Ids (``var["ensembl_id"]``, else the index) are upper-cased and looked up in the published mapping; versions stay
-    on; symbols count only where the mapping has them. Columns that meet in one gene are added only if the number of
-    distinct ids and of distinct mapped genes differ, so exact duplicates alone keep one token each.
-
-    Raises
-    ------
-    KeyError, ValueError
-        As :func:`align`.
-    """
-    key = upstream_key(var, gene_key, "ensembl_id")
-    ids = ids_of(var, key)
-    mapped = [vocabulary.mapping.get(gene.upper()) for gene in ids]
-    tokens = np.asarray([-1 if gene is None else vocabulary.token_of[gene] for gene in mapped], dtype=np.int32)
-    as_written = {gene for gene in ids if gene in vocabulary.mapping}
-    sums = len(as_written) != len({vocabulary.mapping[gene] for gene in as_written})
-    routes = [
-        "" if gene is None else ("id" if gene == written.upper() else "alias")
-        for gene, written in zip(mapped, ids, strict=True)
-    ]
-    report = report_of(key, ids, tokens, routes, vocabulary)
-    if report.matched == 0:
-        raise ValueError(no_match_message([key], var, vocabulary))
-    logger.info("%s", report)
-    return GeneMap(tokens, report, sums)
-
-
-def upstream_key(var: pd.DataFrame, gene_key: str | None, usual: str) -> str:
-    """Where upstream finds gene ids: in its usual column, else in the index, unless ``gene_key`` names another place."""
-    key = gene_key or (usual if usual in var else INDEX)
-    if key != INDEX and key not in var:
-        msg = f"gene_key={key!r} is not a column of var; found {list(var.columns)}."
-        raise KeyError(msg)
-    return key
+    return GeneMap(best.tokens, report)
 
 
 def _candidates(var: pd.DataFrame) -> list[str]:
@@ -253,19 +221,20 @@ def _finder(vocabulary: Vocabulary) -> Callable[[str, bool], tuple[int, str]]:
     return find
 
 
-def report_of(
-    key: str, ids: Sequence[str], tokens: NDArray[np.int32], routes: Sequence[str], vocabulary: Vocabulary
-) -> MatchReport:
-    """Count what was found, by route."""
-    found = tokens[tokens >= 0]
-    unmatched = [gene for gene, token in zip(ids, tokens.tolist(), strict=True) if token < 0]
+def report_of(match: Match, keys: Sequence[str], var: pd.DataFrame, vocabulary: Vocabulary) -> MatchReport:
+    """Count what was found, by route; a ValueError about all ``keys`` that were tried if nothing was."""
+    tokens = match.tokens.tolist()
+    unmatched = [gene for gene, token in zip(match.ids, tokens, strict=True) if token < 0]
+    if len(unmatched) == len(tokens):
+        raise ValueError(_no_match_message(keys, var, vocabulary))
+    routes = [route for route, token in zip(match.routes, tokens, strict=True) if token >= 0]
     return MatchReport(
-        gene_key=key,
-        n_genes=len(ids),
+        gene_key=match.key,
+        n_genes=len(tokens),
         n_vocabulary=len(vocabulary.genes),
-        matched=len(found),
+        matched=len(routes),
         unmatched=len(unmatched),
-        merged=len(found) - len(np.unique(found)),
+        merged=len(routes) - len(np.unique(match.tokens[match.tokens >= 0])),
         by_id=routes.count("id"),
         by_version=routes.count("version"),
         by_alias=routes.count("alias"),
@@ -274,7 +243,7 @@ def report_of(
     )
 
 
-def no_match_message(keys: Sequence[str], var: pd.DataFrame, vocabulary: Vocabulary) -> str:
+def _no_match_message(keys: Sequence[str], var: pd.DataFrame, vocabulary: Vocabulary) -> str:
     """Say what the ids look like and what the model expects."""
     if not len(var):
         msg = "No gene of the data is known to the model: the data has no genes."

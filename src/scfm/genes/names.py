@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from scfm.genes.align import find_token, ids_of, name_columns
-from scfm.genes.columns import positions_of
+from scfm.genes.first import first_index
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -64,7 +64,7 @@ def columns_of(
     found = np.full(len(wanted), -1, np.intp)
     for names in _names_of(var):
         missing = found < 0
-        found[missing] = positions_of(pd.Index(wanted[missing]), names)
+        found[missing] = first_index(names, pd.Index(wanted[missing]))
     for at in np.flatnonzero(found < 0):
         token = find_token(str(wanted[at]), vocabulary)
         columns = np.flatnonzero(tokens == token) if token >= 0 else np.empty(0, np.intp)

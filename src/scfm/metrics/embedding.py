@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
+from scfm._checks import entry_of
 from scfm.metrics.clustering import check_clustering, nmi_ari
-from scfm.metrics.input import check_compat, codes_of, entry_of, points_of
+from scfm.metrics.input import check_compat, codes_of, points_of
 from scfm.metrics.neighbors import check_neighbors, graph_connectivity
 from scfm.metrics.silhouette import silhouette_batch, silhouette_label
 

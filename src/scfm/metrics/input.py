@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["check_compat", "codes_of", "entry_of", "import_scib", "points_of"]
+__all__ = ["check_compat", "codes_of", "import_scib", "points_of"]
 
 
 def import_scib() -> ModuleType:
@@ -93,11 +93,3 @@ def codes_of(values: ArrayLike, n_cells: int, name: str = "labels") -> NDArray[n
         msg = f"{name}: of {n_cells:,} cells, {what}; needed are two different ones, and one that occurs twice."
         raise ValueError(msg)
     return codes.astype(np.int64)
-
-
-def entry_of(table: Any, key: str, where: str) -> Any:
-    """An entry of ``obs`` or ``obsm``; a KeyError that lists those there are."""
-    if key not in table:
-        msg = f"{key!r} is not in {where}; found {sorted(map(str, table.keys()))}."
-        raise KeyError(msg)
-    return table[key]

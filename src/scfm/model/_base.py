@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from scfm._docs import with_parameters
-from scfm.genes import positions_of
+from scfm.genes import first_index
 from scfm.model._citations import cite
 from scfm.model._joined import FileFacts, GeneMaps, JoinedSession
 from scfm.model._tokenized import tokenized_session
@@ -58,7 +58,7 @@ class Embedding:
         """Rows for ``names``: those of ``raw`` may be more, or in another order; NaN for a name that is not there."""
         if self.names.equals(names):
             return self.values
-        at = positions_of(names, self.names)
+        at = first_index(self.names, names)
         values = np.full((len(names), *self.values.shape[1:]), np.nan, dtype=np.float32)
         values[at >= 0] = self.values[at[at >= 0]]
         return values

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from scfm._paths import atomic, check_new
 from scfm.genes.vocabulary import vocabulary_files
 from scfm.model._published import WEIGHTS_FILE, Dictionaries, PublishedFolder
 from scfm.weights.archive import unpack
@@ -66,9 +67,7 @@ def convert_known(
 ) -> Path:
     """As :func:`convert`, for the weights of a known model if ``known`` is given."""
     out = out.expanduser()
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        msg = f"{out} exists already; choose another folder or remove it first."
-        raise FileExistsError(msg)
+    check_new(out, overwrite=out.is_dir() and not any(out.iterdir()), parents=True)
     folder = source.expanduser()
     if (folder / CARD_FILE).exists():
         msg = f"{folder} is a converted model already; load it as it is."
@@ -90,8 +89,8 @@ def convert_known(
 
 def _write(published: PublishedFolder, dictionaries: Dictionaries, known: ModelCard | None, out: Path) -> None:
     model = published.open(dictionaries, known)
-    work = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    try:
+    with atomic(out) as work:
+        work.mkdir()
         if published.weights.suffix == ".safetensors":
             shutil.copyfile(published.weights, work / WEIGHTS_FILE)
         else:
@@ -100,11 +99,6 @@ def _write(published: PublishedFolder, dictionaries: Dictionaries, known: ModelC
         hashes = {"weights_sha256": sha256(work / WEIGHTS_FILE), "vocabulary_sha256": sha256(*vocabulary_files(work))}
         model.card.with_(**hashes).write(work)
         work.chmod(0o755)
-        if out.exists():
-            out.rmdir()
-        work.replace(out)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
 
 
 def _save(tensors: Mapping[str, Tensor], path: Path) -> None:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from scfm._paths import read_json
 from scfm.genes import Vocabulary
-from scfm.weights.card import read_json
 from scfm.weights.gene_vectors import read_gene_names, read_gene_vectors, vector_size
 
 if TYPE_CHECKING:

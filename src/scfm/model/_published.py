@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from scfm._paths import read_json
 from scfm.model.registry import card_of, families, family_class, find_card, list_models
-from scfm.weights.card import CARD_FILE, ModelCard, read_json
+from scfm.weights.card import CARD_FILE, ModelCard
 from scfm.weights.tensors import open_tensors, sha256
 
 if TYPE_CHECKING:

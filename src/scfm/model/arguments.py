@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from numbers import Integral
 from typing import TYPE_CHECKING, Any, Self
 
+from scfm._checks import is_int
 from scfm.model.recipe import RunOptions
 from scfm.read import open_counts
 
@@ -95,14 +95,14 @@ class Arguments:
             msg = f"pooling={pooling!r} is not known to {card.id}; use one of {', '.join(map(repr, usable))}."
             raise ValueError(msg)
         layer = card.hidden_layer if self.hidden_layer is None else self.hidden_layer
-        if not _is_int(layer) or not -n_layers <= layer <= 0:
+        if not is_int(layer) or not -n_layers <= layer <= 0:
             msg = (
                 f"hidden_layer={layer!r} does not exist: 0 is the last of {n_layers} layers, -1 the one before it, "
                 f"down to {-n_layers} for the input of the first."
             )
             raise ValueError(msg)
         tokens = card.max_tokens if self.max_tokens is None else self.max_tokens
-        if not _is_int(tokens) or not 3 <= tokens <= card.max_tokens:
+        if not is_int(tokens) or not 3 <= tokens <= card.max_tokens:
             msg = f"max_tokens={tokens!r} is out of range: {card.id} takes 3 to {card.max_tokens} tokens a cell."
             raise ValueError(msg)
         return RunOptions(pooling, layer, n_layers + layer, tokens, self.compat, recipe.family_options(self.options))
@@ -114,7 +114,3 @@ class Arguments:
 
 
 _NAMES = frozenset(one.name for one in fields(Arguments)) - {"options"}
-
-
-def _is_int(value: object) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool)

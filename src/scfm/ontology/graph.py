@@ -10,6 +10,7 @@ import numpy as np
 from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 
+from scfm._text import some
 from scfm.ontology.labels import LabelIndex
 from scfm.ontology.pagerank import personalised_pagerank
 
@@ -94,7 +95,7 @@ class CellOntology:
             raise ValueError(msg)
         bad = self.ids[(counts > 1) | (self.ids == "")]
         if len(bad):
-            msg = f"Ids must be unique and not empty; found more than once or empty: {_some(map(repr, bad.tolist()))}."
+            msg = f"Ids must be unique and not empty; found more than once or empty: {some(map(repr, bad.tolist()))}."
             raise ValueError(msg)
         names, synonyms = names or {}, synonyms or {}
         self._position = {id: i for i, id in enumerate(self.ids.tolist())}
@@ -129,7 +130,7 @@ class CellOntology:
         known = self._position.keys()
         absent = [f"{child} → {parent}" for child, parent in pairs.tolist() if not {child, parent} <= known]
         if absent:
-            msg = f"{len(absent)} edges lead to terms that are absent or obsolete: {_some(absent)}."
+            msg = f"{len(absent)} edges lead to terms that are absent or obsolete: {some(absent)}."
             raise ValueError(msg)
         rows = np.array([[self._position[id] for id in pair] for pair in pairs.tolist()], dtype=np.int64).reshape(-1, 2)
         if self.relation == "upstream":
@@ -144,7 +145,7 @@ class CellOntology:
         _, part = connected_components(graph, connection="strong")
         cyclic = (np.bincount(part, minlength=len(self))[part] > 1) | (graph.diagonal() > 0)
         if cyclic.any():
-            msg = f"is_a edges form a cycle through {_some(self._show(i) for i in np.flatnonzero(cyclic).tolist())}."
+            msg = f"is_a edges form a cycle through {some(self._show(i) for i in np.flatnonzero(cyclic).tolist())}."
             raise ValueError(msg)
 
     def __len__(self) -> int:
@@ -328,7 +329,7 @@ class CellOntology:
             part = seeds[start : start + SEEDS_AT_ONCE]
             ranks, unfinished = personalised_pagerank(self._undirected, part, alpha=alpha, tol=tol, max_iter=max_iter)
             if len(unfinished):
-                which = _some(self._show(i) for i in part[unfinished].tolist())
+                which = some(self._show(i) for i in part[unfinished].tolist())
                 msg = f"PageRank did not converge in {max_iter=} iterations at {tol=}, from {which}. Raise either."
                 raise RuntimeError(msg)
             found[start : start + SEEDS_AT_ONCE] = np.where(columns >= 0, ranks[:, columns], 0.0)
@@ -393,8 +394,3 @@ def _reachable(neighbours: list[NDArray[np.int64]], start: int) -> NDArray[np.in
         seen |= new
         queue.extend(new)
     return np.array(sorted(seen - {start}), dtype=np.int64)
-
-
-def _some(items: Iterable[object], n: int = 5) -> str:
-    shown = [str(item) for item in items]
-    return ", ".join(shown[:n]) + (f" and {len(shown) - n} more" if len(shown) > n else "")

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from scfm._text import some
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
@@ -70,10 +72,9 @@ class LabelIndex:
         ids = {text: next(iter(found)) for text, found in candidates.items() if found and len(found) == 1}
         if len(ids) < len(candidates):
             problems = [f"{text!r} {self._problem(text)}" for text in candidates if text not in ids]
-            more = f" and {len(problems) - MAX_REPORTED} more" if len(problems) > MAX_REPORTED else ""
             msg = (
                 f"{len(problems)} of {len(candidates)} labels do not name one term of this ontology: "
-                f"{'; '.join(problems[:MAX_REPORTED])}{more}. Give ids (CL:0000084), names or exact synonyms of terms."
+                f"{some(problems, MAX_REPORTED, '; ')}. Give ids (CL:0000084), names or exact synonyms of terms."
             )
             raise ValueError(msg)
         return np.array([ids[text] for text in texts], dtype=np.str_)

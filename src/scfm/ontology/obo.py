@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from typing import TYPE_CHECKING, BinaryIO
 
+from scfm._text import some
 from scfm.ontology.graph import CellOntology
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def read_obo(stream: BinaryIO) -> CellOntology:
     defined = Counter(_STANZA_ID.findall(text))
     twice = [id for id, n in defined.items() if n > 1]
     if twice:
-        msg = f"it defines {', '.join(twice[:5])} more than once."
+        msg = f"it defines {some(twice)} more than once."
         raise ValueError(msg)
     try:
         graph = obonet.read_obo(io.StringIO(text), ignore_obsolete=False)

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
+from scfm._paths import check_new
 from scfm.run.device import resolve_device
 from scfm.weights.archive import GZIP, read_head
-from scfm.weights.gene_vectors import check_gene_names, check_target, write_gene_vectors
+from scfm.weights.gene_vectors import check_gene_names, write_gene_vectors
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -105,7 +106,7 @@ def protein_vectors(
         if value < 1:
             msg = f"{name}={value} must be 1 or more."
             raise ValueError(msg)
-    check_target(out, overwrite=overwrite)
+    check_new(out, overwrite=overwrite and not out.is_dir(), hint="replace a file with overwrite=True")
     proteins = _read_fasta(Path(fasta).expanduser(), max_residues, first=combine == "first")
     genes = list(dict.fromkeys(gene for gene, _ in proteins))
     check_gene_names(genes)

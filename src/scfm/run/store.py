@@ -10,17 +10,16 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from scfm._checks import is_int
 from scfm._keys import PARAMS, Keys
+from scfm._paths import atomic, read_json
 from scfm.read.paths import is_url
-from scfm.weights.card import read_json
 
 if TYPE_CHECKING:
     from filelock import FileLock
@@ -55,7 +54,7 @@ class Shard:
 
 
 def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    return is_int(value) and value >= 0
 
 
 def _is_plan(plan: dict[str, Any], folder: str) -> bool:
@@ -135,7 +134,6 @@ class EmbeddingStore:
         If another process makes it at the same moment, the one that was first stays. ``identity["source"]`` has an
         entry with the number of cells ``"n_obs"`` for each file.
         """
-        work = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.absolute().parent))
         plan = {
             "format": FORMAT,
             "obsm": keys.obsm,
@@ -146,17 +144,14 @@ class EmbeddingStore:
             "identity": identity,
         }
         try:
-            _write_empty(work / path.name, keys, source, n_features, min(shard_rows, CHUNK_ROWS), params)
-            folder = work / path.name / "obsm" / keys.obsm
-            (folder / SHARDS_FOLDER).mkdir()
-            (folder / PLAN_FILE).write_text(json.dumps(plan), encoding="utf-8")
-            try:
-                (work / path.name).rename(path)
-            except OSError:
-                if not path.is_dir():
-                    raise
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
+            with atomic(path) as work:
+                _write_empty(work, keys, source, n_features, min(shard_rows, CHUNK_ROWS), params)
+                folder = work / "obsm" / keys.obsm
+                (folder / SHARDS_FOLDER).mkdir()
+                (folder / PLAN_FILE).write_text(json.dumps(plan), encoding="utf-8")
+        except OSError:
+            if not path.is_dir():
+                raise
         return cls.open(path)
 
     @classmethod
@@ -223,13 +218,10 @@ class EmbeddingStore:
 
         zarr.open_array(self.folder, mode="r+")[shard.start : shard.stop] = values
         marker = {"start": shard.start, "stop": shard.stop, "sha256": hashlib.sha256(values.tobytes()).hexdigest()}
-        file = self._marker(shard)
-        beside = file.with_suffix(f".{os.getpid()}")
-        with beside.open("w", encoding="utf-8") as text:
+        with atomic(self._marker(shard)) as work, work.open("w", encoding="utf-8") as text:
             json.dump({**marker, **facts}, text)
             text.flush()
             os.fsync(text.fileno())
-        beside.replace(file)
 
     def read(self, start: int, stop: int) -> NDArray[np.float32]:
         """Read the rows of some cells."""
@@ -266,9 +258,8 @@ class EmbeddingStore:
         """Take a file for the one of this number: it was changed by nothing but these embeddings."""
         known = self.identity["source"]
         known[number] = fingerprint(path) | {"n_obs": known[number]["n_obs"]}
-        beside = self.folder / f"{PLAN_FILE}.{os.getpid()}"
-        beside.write_text(json.dumps(self._plan), encoding="utf-8")
-        beside.replace(self.folder / PLAN_FILE)
+        with atomic(self.folder / PLAN_FILE) as work:
+            work.write_text(json.dumps(self._plan), encoding="utf-8")
 
     def set_params(self, values: dict[str, Any]) -> None:
         """Change entries of the provenance in place."""

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from scfm._keys import PARAMS, check_key
+from scfm._keys import PARAMS, AnnotationKeys, annotation_keys, colors_key
 from scfm._warn import warn
 from scfm.annotate import Metric, Prediction, predict, predict_types
 from scfm.tl._annotate_cells import Cells, adata_of, provenance
@@ -152,7 +152,7 @@ def annotate(
     'Dendritic'
     """
     check_container(data, "tl.annotate", "the command `scfm annotate`")
-    check_key(key_added)
+    keys = annotation_keys(key_added)
     names = None if candidates is None else _names(candidates)
     _check_arguments(method, names, ontology, reject, batch_key, metric)
     if modality is not None and isinstance(data, AnnData) and isinstance(reference, AnnData | None):
@@ -198,7 +198,7 @@ def annotate(
     choices |= {} if graph is None else {"ontology_sha256": _hash(graph)}
     palette = _known_colors(source, labels_key)
     data = data.copy() if copy else data
-    _store(adata_of(data, modality, "data"), key_added, cells, found, labels, terms, palette, choices)
+    _store(adata_of(data, modality, "data"), keys, cells, found, labels, terms, palette, choices)
     return data if copy else None
 
 
@@ -276,7 +276,7 @@ def _ids(candidates: list[str], terms: Mapping[str, str]) -> list[str]:
 
 def _store(
     adata: AnnData,
-    key: str,
+    keys: AnnotationKeys,
     cells: Cells,
     found: Prediction,
     labels: list[str],
@@ -284,8 +284,8 @@ def _store(
     colors: Mapping[str, str],
     choices: Mapping[str, Any],
 ) -> None:
-    if key in adata.obs:
-        logger.info("overwriting .obs[%r]", key)
+    if keys.label in adata.obs:
+        logger.info("overwriting .obs[%r]", keys.label)
     said = np.isfinite(found.novelty)
     best = found.probabilities.argmax(axis=1)
     texts = np.asarray(cells.own.astype(object))
@@ -293,13 +293,13 @@ def _store(
     texts[cells.rows[found.rejected]] = UNKNOWN
     rejecting = [] if found.limit is None else [UNKNOWN]
     kinds = list(dict.fromkeys([*cells.own.categories, *labels, *rejecting]))
-    adata.obs[key] = pd.Categorical(texts, categories=kinds)
-    adata.obs[f"{key}_score"] = _spread(found.probabilities.max(axis=1), cells, adata.n_obs)
-    adata.obs[f"{key}_novelty"] = _spread(found.novelty, cells, adata.n_obs)
-    if terms or f"{key}_cl" in adata.obs:  # ids of an earlier run would contradict the labels
-        adata.obs[f"{key}_cl"] = pd.Categorical(pd.Series(texts).map(terms))
-    adata.obsm[f"{key}_probabilities"] = _spread(found.probabilities, cells, adata.n_obs)
-    adata.uns[f"{key}_colors"] = _colors(kinds, colors)
+    adata.obs[keys.label] = pd.Categorical(texts, categories=kinds)
+    adata.obs[keys.score] = _spread(found.probabilities.max(axis=1), cells, adata.n_obs)
+    adata.obs[keys.novelty] = _spread(found.novelty, cells, adata.n_obs)
+    if terms or keys.term in adata.obs:  # ids of an earlier run would contradict the labels
+        adata.obs[keys.term] = pd.Categorical(pd.Series(texts).map(terms))
+    adata.obsm[keys.probabilities] = _spread(found.probabilities, cells, adata.n_obs)
+    adata.uns[keys.colors] = _colors(kinds, colors)
     n_rejected, n_unsaid = int(found.rejected.sum()), int((~said).sum())
     if n_rejected > MANY * len(cells.rows):
         warn(
@@ -315,7 +315,7 @@ def _store(
     }
     made_by = {name: value for name, value in provenance(adata, choices["use_rep"]).items() if name in EMBEDDING}
     versions = {name: version(name) for name in ("scfm", "scikit-learn", "torch")}
-    adata.uns[key] = {
+    adata.uns[keys.uns] = {
         PARAMS: {
             **choices,
             **counts,
@@ -324,7 +324,9 @@ def _store(
             "versions": versions,
         }
     }
-    logger.info("added .obs[%r] for %d cells, %d rejected, and .uns[%r]", key, len(cells.rows), n_rejected, key)
+    logger.info(
+        "added .obs[%r] for %d cells, %d rejected, and .uns[%r]", keys.label, len(cells.rows), n_rejected, keys.uns
+    )
 
 
 def _spread(values: NDArray[np.float32], cells: Cells, n_obs: int) -> NDArray[np.float32]:
@@ -336,7 +338,7 @@ def _spread(values: NDArray[np.float32], cells: Cells, n_obs: int) -> NDArray[np
 
 def _known_colors(adata: AnnData, labels_key: str) -> dict[str, str]:
     """Colours that labels already have."""
-    column, stored = adata.obs[labels_key], adata.uns.get(f"{labels_key}_colors")
+    column, stored = adata.obs[labels_key], adata.uns.get(colors_key(labels_key))
     if stored is None or not isinstance(column.dtype, pd.CategoricalDtype):
         return {}
     return dict(zip(map(str, column.cat.categories), map(str, stored), strict=False))

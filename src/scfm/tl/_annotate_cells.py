@@ -13,7 +13,7 @@ from anndata import AnnData
 from mudata import MuData
 from scipy import sparse
 
-from scfm._keys import PARAMS
+from scfm._keys import PARAMS, provenance_keys
 from scfm._warn import warn
 from scfm.annotate import Reference
 
@@ -111,7 +111,7 @@ def adata_of(data: object, modality: str | None, what: str) -> AnnData:
 
 def provenance(adata: AnnData, use_rep: str) -> Mapping[str, Any]:
     """What is stored about how an embedding was made; empty if nothing is."""
-    for key in (use_rep, use_rep.removeprefix("X_")):
+    for key in provenance_keys(use_rep):
         stored = adata.uns.get(key)
         params = stored.get(PARAMS) if isinstance(stored, Mapping) else None
         if isinstance(params, Mapping) and "model" in params:

@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
+from scfm._checks import entry_of
 from scfm._keys import PARAMS, result_keys
-from scfm.metrics.input import entry_of
 from scfm.tl._target import check_own, check_writable
 
 if TYPE_CHECKING:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from scfm._docs import with_parameters
 from scfm._files import merge_store
 from scfm._keys import result_keys
+from scfm._paths import check_new
 from scfm.model import FoundationModel, load
 from scfm.model.arguments import Arguments
 from scfm.model.session import counts_of
@@ -177,12 +178,7 @@ def _checked_paths(source: Any, out: Path, *, resume: bool, into_source: bool) -
     if not isinstance(source, str | Path | Sequence):
         msg = f"tl.embed_store reads files, got {type(source).__name__}; scfm.tl.embed takes an AnnData."
         raise TypeError(msg)
-    if out.exists() and not resume:
-        msg = f"{out} exists already; choose another name, remove it, or go on with it by resume=True."
-        raise FileExistsError(msg)
-    if not out.absolute().parent.is_dir():
-        msg = f"There is no folder {out.absolute().parent}."
-        raise FileNotFoundError(msg)
+    check_new(out, overwrite=resume, hint="go on with it by resume=True")
     found = expand(source)
     paths = found if isinstance(found, list) else [found]
     if len(paths) > 1 and is_tokenized(paths):

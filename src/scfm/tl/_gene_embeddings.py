@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scfm._docs import with_parameters
-from scfm._files import replace
+from scfm._paths import atomic, check_new
 from scfm.model import load
 from scfm.model.arguments import Arguments
 from scfm.run.sinks import GeneStatesSink, SparseStates, ZarrStates
@@ -113,7 +111,10 @@ def gene_embeddings(
         compat=compat,
         options=options,
     )
-    target = None if out is None else _checked_target(Path(out).expanduser(), overwrite=overwrite)
+    target = None if out is None else Path(out).expanduser()
+    if target is not None:
+        replaceable = overwrite and (target / "zarr.json").exists()
+        check_new(target, overwrite=replaceable, hint="replace a zarr group with overwrite=True")
     with load(model).count_session(data, arguments) as session:
         columns = session.columns_of(genes)
         if target is None:
@@ -132,22 +133,8 @@ def _run(session: CountSession, columns: np.ndarray, writer: SparseStates | Zarr
 
 
 def _stream(session: CountSession, columns: np.ndarray, target: Path) -> Path:
-    work = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.absolute().parent))
-    try:
-        writer = ZarrStates(work / target.name, session.source.n_obs, session.model.n_features)
+    with atomic(target, overwrite=True) as work:
+        writer = ZarrStates(work, session.source.n_obs, session.model.n_features)
         params = _run(session, columns, writer)
         writer.finish(session.source.obs_names, session.source.var.index[columns], params)
-        replace(target, work / target.name)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
     return target
-
-
-def _checked_target(out: Path, *, overwrite: bool) -> Path:
-    if out.exists() and (not overwrite or not (out / "zarr.json").exists()):
-        msg = f"{out} exists already; choose another name, or replace a zarr group with overwrite=True."
-        raise FileExistsError(msg)
-    if not out.absolute().parent.is_dir():
-        msg = f"There is no folder {out.absolute().parent}."
-        raise FileNotFoundError(msg)
-    return out

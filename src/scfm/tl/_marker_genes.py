@@ -9,7 +9,7 @@ import numpy as np
 
 from scfm._docs import with_parameters
 from scfm._keys import MARKER_GENES, PARAMS, check_key
-from scfm.genes import positions_of
+from scfm.genes import first_index
 from scfm.model import FoundationModel, load
 from scfm.model.arguments import Arguments
 from scfm.model.masking import check_masks, check_reads_ranks, masked_scores
@@ -205,7 +205,7 @@ def _in_order_of(scores: sparse.csr_matrix, names: pd.Index, wanted: pd.Index) -
         return scores
     from scipy import sparse
 
-    at = positions_of(wanted, names)
+    at = first_index(names, wanted)
     found = np.flatnonzero(at >= 0)
     picked = scores[:, at[found]].tocoo()
     shape = (scores.shape[0], len(wanted))

@@ -7,14 +7,16 @@ import re
 import reprlib
 import shutil
 import tarfile
-import tempfile
 import unicodedata
 from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, BinaryIO, cast
+
+from scfm._paths import atomic, check_new
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 __all__ = ["read_head", "unpack"]
 
@@ -71,17 +73,11 @@ def unpack(archive: Path, folder: Path, *, max_bytes: int = 50_000_000_000) -> P
             _check_end(stream, archive)
             _check_tree(members, archive)
             target = folder / members[0][0][0]
-            if target.is_symlink() or target.exists():
-                msg = f"{target} exists already; remove it first, or unpack {archive.name} into another folder."
-                raise FileExistsError(msg)
+            check_new(target, parents=True)
             folder.mkdir(parents=True, exist_ok=True)
-            work = Path(tempfile.mkdtemp(prefix=".unpack-", dir=folder))
-            try:
+            with atomic(target) as work:
                 for parts, member in members:
-                    _write(tar, member, work.joinpath(*parts))
-                (work / target.name).rename(target)
-            finally:
-                shutil.rmtree(work, ignore_errors=True)
+                    _write(tar, member, work.joinpath(*parts[1:]))
     return target
 
 

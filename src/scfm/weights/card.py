@@ -6,6 +6,8 @@ import json
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Self
 
+from scfm._paths import read_json
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -13,7 +15,6 @@ __all__ = ["CARD_FILE", "ModelCard"]
 
 CARD_FILE = "card.json"
 CARD_FORMAT = 1
-MAX_JSON_BYTES = 1_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,29 +99,6 @@ class ModelCard:
     def with_(self, **changes: Any) -> Self:
         """Copy with some fields changed."""
         return replace(self, **changes)
-
-
-def read_json(path: Path, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
-    """Read a JSON object of a bounded size.
-
-    Raises
-    ------
-    ValueError
-        If the file is too large, no JSON, or no object.
-    """
-    size = path.stat().st_size
-    if size > max_bytes:
-        msg = f"{path} has {size:,} bytes; a config or card has at most {max_bytes:,}."
-        raise ValueError(msg)
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        msg = f"{path} is no valid JSON: {error}. It may be cut off, or a web page saved in its place."
-        raise ValueError(msg) from error
-    if not isinstance(values, dict):
-        msg = f"{path} holds a JSON {type(values).__name__}, expected an object."
-        raise ValueError(msg)
-    return values
 
 
 _TEXT = ("id", "family", "pooling", "species", "source", "source_file", "license", "paper", "description")

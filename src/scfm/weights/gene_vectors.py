@@ -5,25 +5,23 @@ A dataset ``keys`` holds the gene ids; a group ``arrays`` holds one vector for e
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from scfm._paths import atomic, check_new
 from scfm.weights.archive import read_head
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
     import h5py
     from numpy.typing import NDArray
 
 __all__ = [
     "check_gene_names",
-    "check_target",
     "read_gene_names",
     "read_gene_vectors",
     "vector_size",
@@ -142,7 +140,7 @@ def write_gene_vectors(
     """
     import h5py
 
-    check_target(path, overwrite=overwrite)
+    check_new(path, overwrite=overwrite and not path.is_dir(), hint="replace a file with overwrite=True")
     check_gene_names(names)
     with np.errstate(over="ignore"):  # becomes infinite, and is refused for that
         values = np.asarray(vectors, dtype=np.float32)
@@ -153,36 +151,12 @@ def write_gene_vectors(
     if bad.size:
         msg = f"{bad.size} vectors hold values that are not finite in float32, the first that of {names[bad[0]]}."
         raise ValueError(msg)
-    work = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.absolute().parent))
-    try:
-        with h5py.File(work / path.name, "w") as file:
-            file.create_dataset(KEYS, data=np.asarray([name.encode() for name in names], dtype="S"))
-            arrays = file.create_group(ARRAYS)
-            for name, vector in zip(names, values, strict=True):
-                arrays.create_dataset(name, data=vector)
-        (work / path.name).replace(path)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+    with atomic(path) as work, h5py.File(work, "w") as file:
+        file.create_dataset(KEYS, data=np.asarray([name.encode() for name in names], dtype="S"))
+        arrays = file.create_group(ARRAYS)
+        for name, vector in zip(names, values, strict=True):
+            arrays.create_dataset(name, data=vector)
     return path
-
-
-def check_target(path: Path, *, overwrite: bool) -> None:
-    """Find out before long work whether a file can be written.
-
-    Raises
-    ------
-    FileExistsError
-        If it exists and is not to be overwritten, or is a folder.
-    FileNotFoundError
-        If its folder does not exist.
-    """
-    if path.is_dir() or (path.exists() and not overwrite):
-        hint = "it is a folder; choose another name" if path.is_dir() else "choose another name or pass overwrite=True"
-        msg = f"{path} exists already: {hint}."
-        raise FileExistsError(msg)
-    if not path.absolute().parent.is_dir():
-        msg = f"There is no folder {path.absolute().parent}; make it first."
-        raise FileNotFoundError(msg)
 
 
 def check_gene_names(names: Sequence[str]) -> None:

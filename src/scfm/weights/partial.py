@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Self
 
-from scfm.weights.card import read_json
+from scfm._paths import read_json, replace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -129,7 +129,7 @@ class Part:
         with on_disk(self.path.parent):
             os.fsync(self._file.fileno())
             self._file.close()
-            self.path.replace(self.target)
+            replace(self.path, self.target)
             self._note.unlink(missing_ok=True)
 
     def remove(self) -> None:

@@ -1,0 +1,24 @@
+"""Checks of single values."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from scfm._checks import entry_of, is_int
+
+
+@pytest.mark.parametrize("value", [0, -3, np.int64(2), np.uint8(2)])
+def test_whole_numbers(value: object) -> None:
+    assert is_int(value)
+
+
+@pytest.mark.parametrize("value", [True, np.True_, 2.0, np.float32(2), "2", None])
+def test_no_whole_numbers(value: object) -> None:
+    assert not is_int(value)
+
+
+def test_an_entry_or_those_there_are() -> None:
+    assert entry_of({"a": 1}, "a", "obs") == 1
+    with pytest.raises(KeyError, match=r"'c' is not in obs; found \['a', 'b'\]"):
+        entry_of({"b": 1, "a": 2}, "c", "obs")

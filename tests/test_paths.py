@@ -1,0 +1,175 @@
+"""Files and folders appear in their place in one step, when they are complete."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from scfm._paths import atomic, check_new, read_json, replace
+
+
+def write(path: Path, text: str, kind: str) -> None:
+    if kind == "folder":
+        path.mkdir()
+        path /= "part"
+    path.write_text(text)
+
+
+def put(path: Path, text: str, kind: str, error: BaseException | None = None) -> None:
+    """Write in a block that fails at its end if there is an error."""
+    with atomic(path, overwrite=True) as work:
+        write(work, text, kind)
+        if error is not None:
+            raise error
+
+
+def text_of(path: Path) -> str:
+    return (path / "part" if path.is_dir() else path).read_text()
+
+
+@pytest.fixture(params=["file", "folder"])
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def test_it_appears_when_the_block_ends(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "out"
+    with atomic(path) as work:
+        write(work, "new", kind)
+        assert work.name == "out"
+        assert not path.exists()
+    assert text_of(path) == "new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_relative_path(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with atomic(Path("out")) as work:
+        write(work, "new", kind)
+    assert text_of(tmp_path / "out") == "new"
+
+
+@pytest.mark.parametrize("name", ["replaced", "n" * 255])
+def test_any_name(name: str, kind: str, tmp_path: Path) -> None:
+    for text in ("old", "new"):
+        put(tmp_path / name, text, kind)
+    assert text_of(tmp_path / name) == "new"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_what_is_there_is_replaced(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "out"
+    write(path, "old", kind)
+    with atomic(path, overwrite=True) as work:
+        write(work, "new", kind)
+        assert text_of(path) == "old"
+    assert text_of(path) == "new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_link_is_replaced_and_not_followed(kind: str, tmp_path: Path) -> None:
+    other, path = tmp_path / "other", tmp_path / "out"
+    write(other, "other", kind)
+    path.symlink_to(other)
+    put(path, "new", kind)
+    assert not path.is_symlink()
+    assert (text_of(path), text_of(other)) == ("new", "other")
+    assert sorted(tmp_path.iterdir()) == [other, path]
+
+
+def test_a_folder_gives_way_only_when_asked_or_empty(tmp_path: Path) -> None:
+    path = tmp_path / "out"
+    path.mkdir()
+    with atomic(path) as work:
+        write(work, "first", "folder")
+    with pytest.raises(OSError, match="not empty"), atomic(path) as work:
+        write(work, "second", "folder")
+    assert text_of(path) == "first"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    "error", [OSError("disk full"), KeyboardInterrupt("disk full")], ids=lambda e: type(e).__name__
+)
+@pytest.mark.parametrize("before", [True, False])
+def test_a_failure_leaves_what_was_there(before: bool, error: BaseException, kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "out"
+    if before:
+        write(path, "old", kind)
+    with pytest.raises(type(error), match="disk full"):
+        put(path, "new", kind, error)
+    assert [(found, text_of(found)) for found in tmp_path.iterdir()] == [(path, "old")] * before
+
+
+@pytest.mark.parametrize(
+    "error", [OSError("disk full"), KeyboardInterrupt("disk full")], ids=lambda e: type(e).__name__
+)
+def test_a_folder_comes_back_if_the_new_one_cannot_be_moved(
+    error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Path) -> None:
+        assert not path.exists()
+        raise error
+
+    path = tmp_path / "out"
+    write(path, "old", "folder")
+    monkeypatch.setattr("scfm._paths.replace", fail)
+    with pytest.raises(type(error), match="disk full"):
+        put(path, "new", "folder")
+    assert text_of(path) == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_block_that_writes_nothing_is_an_error(tmp_path: Path) -> None:
+    write(tmp_path / "out", "old", "folder")
+    with pytest.raises(FileNotFoundError), atomic(tmp_path / "out", overwrite=True):
+        pass
+    assert text_of(tmp_path / "out") == "old"
+
+
+def test_the_folder_must_exist(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), atomic(tmp_path / "no" / "out"):
+        pytest.fail("the block was entered")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_with_a_name_of_its_own_is_moved(tmp_path: Path) -> None:
+    write(tmp_path / "out.part", "new", "file")
+    write(tmp_path / "out", "old", "file")
+    replace(tmp_path / "out.part", tmp_path / "out")
+    assert [(path.name, text_of(path)) for path in tmp_path.iterdir()] == [("out", "new")]
+
+
+def test_what_is_new(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "out"
+    check_new(path)
+    write(path, "old", kind)
+    with pytest.raises(FileExistsError, match=r"out exists already; choose another name, or remove it first\."):
+        check_new(path)
+    with pytest.raises(FileExistsError, match="another name, or pass --overwrite"):
+        check_new(path, hint="pass --overwrite")
+    check_new(path, overwrite=True)
+
+
+def test_a_link_to_nowhere_is_not_new(tmp_path: Path) -> None:
+    path = tmp_path / "out"
+    path.symlink_to(tmp_path / "nowhere")
+    with pytest.raises(FileExistsError, match="out exists already"):
+        check_new(path)
+
+
+def test_a_folder_is_needed(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for parent in ("nowhere", "file"):
+        with pytest.raises(FileNotFoundError, match=f"There is no folder .*{parent}; make it first"):
+            check_new(tmp_path / parent / "out", overwrite=True)
+    check_new(tmp_path / "nowhere" / "out", parents=True)
+
+
+def test_json_objects_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text('{"a": 1}')
+    assert read_json(path) == {"a": 1}
+    with pytest.raises(ValueError, match="has 8 bytes; a config or card has at most 7"):
+        read_json(path, 7)
