@@ -55,7 +55,7 @@ def _score(source: Path, model: str, out: Path, *, overwrite: bool, key_added: s
     from scfm._files import check_output, write_with_scores
     from scfm._keys import score_keys
     from scfm.model.arguments import Arguments
-    from scfm.tl._score import scores_of
+    from scfm.model.scores import scores_of
 
     log_progress()
     check_output(source, out, overwrite=overwrite)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from contextlib import contextmanager
 from dataclasses import fields
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_type_hints
 
@@ -17,10 +18,10 @@ from scfm.read import is_tokenized
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from scfm.model import FoundationModel
 
 __all__ = ["commands", "family_options"]
 
+_WITH_STORE = ("shard", "shard_rows", "into_source", "scheduler", "local_cluster")
 _NOT_ON_THE_COMMAND_LINE = {"data", "model", "device", "dtype", "copy", "options"}
 
 
@@ -92,62 +93,94 @@ def family_options(*, scored: bool = False) -> dict[str, tuple[Any, str]]:
     return found
 
 
-def _embed(**values: Any) -> None:
+def _embed(
+    source: str,
+    model: str,
+    out: Path,
+    *,
+    family: str | None,
+    emb_type: Literal["cell", "cge"],
+    store: bool,
+    shard: str | None,
+    shard_rows: int | None,
+    into_source: bool,
+    scheduler: str | None,
+    local_cluster: int | None,
+    overwrite: bool,
+    device: str | None,
+    **keywords: Any,
+) -> None:
+    """Decide which of four things the command is asked for; ``keywords`` are those of :func:`scfm.tl.embed`."""
+    import scfm
+
+    log_progress()
+    keywords["device"] = device.split(",") if device is not None and "," in device else device
+    if store:
+        del keywords["groupby"]
+        with _resumable(out), _client(scheduler, local_cluster) as client:
+            loaded = model if client is not None and family is None else scfm.model.load(model, family=family)
+            scfm.tl.embed_store(
+                source,
+                loaded,
+                out,
+                shard=shard,
+                shard_rows=shard_rows,
+                into_source=into_source,
+                client=client,
+                **keywords,
+            )
+        print(progress(out))
+        return
+    for name, value in zip(_WITH_STORE, (shard, shard_rows, into_source, scheduler, local_cluster), strict=True):
+        if value:
+            msg = f"--{name} goes with --store."
+            raise ValueError(msg)
+    if emb_type == "cge":
+        _embed_genes(source, model, family, out, overwrite=overwrite, **keywords)
+    elif is_tokenized(source):
+        _embed_tokenized(source, model, family, out, overwrite=overwrite, **keywords)
+    else:
+        _embed_cells(Path(source), model, family, out, overwrite=overwrite, **keywords)
+
+
+def _embed_cells(
+    source: Path,
+    model: str,
+    family: str | None,
+    out: Path,
+    *,
+    overwrite: bool,
+    key_added: str | None,
+    groupby: str | None,
+    **keywords: Any,
+) -> None:
     import scfm
     from scfm._files import check_output, write_with_embedding
     from scfm._keys import result_keys
     from scfm.model.arguments import Arguments
 
-    source, out, name = values.pop("source"), values.pop("out"), values.pop("model")
-    overwrite, key_added, kind = values.pop("overwrite"), values.pop("key_added"), values.pop("emb_type")
-    family, whole = values.pop("family"), values.pop("store")
-    sharding = {name: values.pop(name) for name in ("shard", "shard_rows", "into_source")}
-    cluster = {name: values.pop(name) for name in ("scheduler", "local_cluster")}
-    if values["device"] is not None and "," in values["device"]:
-        values["device"] = values["device"].split(",")
-    log_progress()
-    if whole:
-        del values["groupby"]
-        try:
-            with _client(**cluster) as client:
-                model = name if client is not None and family is None else scfm.model.load(name, family=family)
-                scfm.tl.embed_store(source, model, out, client=client, key_added=key_added, **sharding, **values)
-        except KeyboardInterrupt:
-            if out.exists():
-                print(f"{progress(out)}. The same command goes on with it.", file=sys.stderr)
-            raise
-        print(progress(out))
-        return
-    given = [name for name, value in {**sharding, **cluster}.items() if value]
-    if given:
-        msg = f"--{given[0]} goes with --store."
-        raise ValueError(msg)
-    if kind == "cge":
-        unused = [name for name in ("pooling", "groupby") if values.pop(name) is not None]
-        unused += ["key_added"] * (key_added is not None)
-        if unused:
-            msg = f"--{unused[0]} does not go with --emb_type cge, which writes every gene of every cell."
-            raise ValueError(msg)
-        model = scfm.model.load(name, family=family)
-        print(f"wrote {scfm.tl.gene_embeddings(source, model, out=out, overwrite=overwrite, **values)}")
-        return
-    if is_tokenized(source):
-        _embed_tokenized(
-            source, scfm.model.load(name, family=family), out, overwrite=overwrite, key_added=key_added, **values
-        )
-        return
-    source = Path(source)
+    arguments = Arguments.of(keywords)
     check_output(source, out, overwrite=overwrite)
-    model = scfm.model.load(name, family=family)
-    keys = result_keys(model.family, key_added)
-    groupby = values.pop("groupby")
-    embedding = model.run(source, Arguments.of(values), groupby=groupby)
-    write_with_embedding(source, out, embedding, keys, values["modality"])
+    loaded = scfm.model.load(model, family=family)
+    keys = result_keys(loaded.family, key_added)
+    embedding = loaded.run(source, arguments, groupby=groupby)
+    write_with_embedding(source, out, embedding, keys, arguments.modality)
     print(f"wrote {out} with {embedding.axis}m[{keys.obsm!r}] {embedding.values.shape} and uns[{keys.uns!r}]")
 
 
+def _embed_genes(source: str, model: str, family: str | None, out: Path, *, overwrite: bool, **keywords: Any) -> None:
+    import scfm
+
+    for name in ("pooling", "groupby", "key_added"):
+        if keywords.pop(name) is not None:
+            msg = f"--{name} does not go with --emb_type cge, which writes every gene of every cell."
+            raise ValueError(msg)
+    loaded = scfm.model.load(model, family=family)
+    print(f"wrote {scfm.tl.gene_embeddings(source, loaded, out=out, overwrite=overwrite, **keywords)}")
+
+
 def _embed_tokenized(
-    source: str, model: FoundationModel, out: Path, *, overwrite: bool, key_added: str | None, **values: Any
+    source: str, model: str, family: str | None, out: Path, *, overwrite: bool, **keywords: Any
 ) -> None:
     import scfm
     from scfm._paths import atomic, check_new
@@ -156,15 +189,28 @@ def _embed_tokenized(
         msg = f"A tokenised dataset becomes an .h5ad file with its annotation and the embedding; OUT is {out}."
         raise ValueError(msg)
     check_new(out, overwrite=overwrite, hint="pass --overwrite")
-    known = ("pooling", "hidden_layer", "max_tokens", "device", "dtype")
-    unused = [name for name, value in values.items() if name not in known and value is not None]
+    taken = signature(scfm.tl.embed_tokenized).parameters
+    unused = [name for name, value in keywords.items() if name not in taken and value is not None]
     if unused:
         msg = f"--{unused[0]} chooses among counts, and {source} is tokenised already."
         raise ValueError(msg)
-    adata = scfm.tl.embed_tokenized(source, model, key_added=key_added, **{name: values[name] for name in known})
+    loaded = scfm.model.load(model, family=family)
+    given = {name: value for name, value in keywords.items() if name in taken}
+    adata = scfm.tl.embed_tokenized(source, loaded, **given)
     with atomic(out) as work:
         adata.write_h5ad(work)
     print(f"wrote {out} with obsm[{next(iter(adata.obsm))!r}] {adata.shape[0]} cells")
+
+
+@contextmanager
+def _resumable(out: Path) -> Iterator[None]:
+    """Say after an interruption how far a store has got."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if out.exists():
+            print(f"{progress(out)}. The same command goes on with it.", file=sys.stderr)
+        raise
 
 
 @contextmanager

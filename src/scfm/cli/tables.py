@@ -61,7 +61,7 @@ def _marker_genes(
     import scfm
     from scfm.get import table_of
     from scfm.model.arguments import Arguments
-    from scfm.tl._marker_genes import score_markers
+    from scfm.model.masking import score_markers
 
     log_progress()
     _check_table(out, overwrite=overwrite)

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from scfm._paths import atomic
 from scfm._settings import settings
 from scfm.model._convert import convert_known
 from scfm.model.registry import card_of, family_class
@@ -200,9 +201,8 @@ def _from_hub_cache(card: ModelCard, path: str, remote: RemoteFile, target: Path
     if not isinstance(cached, str) or sha256(Path(cached)) != remote.sha256:
         return False
     _make(target.parent)
-    work = target.with_name(f".{target.name}.copy")
-    shutil.copyfile(cached, work)
-    work.replace(target)
+    with atomic(target) as work:
+        shutil.copyfile(cached, work)
     return True
 
 

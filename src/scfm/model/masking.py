@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from scfm._keys import PARAMS
+from scfm.metrics.ranking import cells_of_groups, ranked_table
 from scfm.model._rank_bert import RankBert
 from scfm.model.registry import family_class
 from scfm.run.device import default_batch_tokens
@@ -15,16 +17,23 @@ from scfm.run.engine import free_memory, out_of_memory
 from scfm.run.sinks import GeneStatesSink
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    import pandas as pd
     import torch
+    from anndata import AnnData
+    from mudata import MuData
     from numpy.typing import NDArray
     from scipy import sparse
 
     from scfm._types import TokenBatch
     from scfm.model._base import FoundationModel
+    from scfm.model.arguments import Arguments
     from scfm.model.session import CountSession
     from scfm.weights import ModelCard
 
-__all__ = ["MaskedGenes", "check_masks", "check_reads_ranks", "masked_scores"]
+__all__ = ["MaskedGenes", "check_reads_ranks", "score_markers"]
 
 logger = logging.getLogger("scfm")
 
@@ -159,3 +168,42 @@ def masked_scores(
     # a cell of n genes is n copies of n genes: batches of cells stay as large as batches of copies
     stats = session.into(sink, scorer, batch_tokens=isqrt(budget), spans=spans, empty="without scores")
     return rows.matrix((session.source.n_obs, len(tokens))), session.params(stats)
+
+
+def score_markers(
+    loaded: FoundationModel,
+    data: AnnData | MuData | str | Path,
+    arguments: Arguments,
+    *,
+    groupby: str | None,
+    genes: Sequence[str] | None,
+    n_cells: int | None,
+    seed: int,
+) -> tuple[sparse.csr_matrix, pd.Index, dict[str, Any]]:
+    """Scores, shape ``(n_obs, n_vars)`` of the source, the names of its genes, and what goes to ``uns``."""
+    check_masks(loaded)
+    with loaded.count_session(data, arguments) as session:
+        if session.options.pooling == "gene":
+            msg = "pooling='gene' gives no embedding of cells; leave pooling out, or use 'cls' or 'mean'."
+            raise ValueError(msg)
+        source = session.source
+        names = source.var.index
+        columns = session.columns_of(genes)
+        if not len(columns):
+            msg = "genes is empty, so there is nothing to mask; leave it out to mask all genes."
+            raise ValueError(msg)
+        labels = None if groupby is None else session.groups(groupby)
+        cells = cells_of_groups(labels, source.n_obs, n_cells, seed)
+        scores, params = masked_scores(session, columns, _spans(cells))
+    params |= {"method": "masking", "reference": "rest", "use_raw": False, "n_cells_scored": len(cells), "seed": seed}
+    if labels is None:
+        return scores, names, {PARAMS: params}
+    params |= {"groupby": groupby}
+    return scores, names, {PARAMS: params, **ranked_table(scores[cells], labels[cells], names)}
+
+
+def _spans(cells: np.ndarray) -> list[tuple[int, int]]:
+    """Runs of neighbouring cells."""
+    borders = np.flatnonzero(np.diff(cells, prepend=-2) > 1)
+    stops = np.append(borders[1:], len(cells))
+    return [(int(cells[start]), int(cells[stop - 1]) + 1) for start, stop in zip(borders, stops, strict=True)]

@@ -8,14 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scfm._docs import with_parameters
-from scfm._keys import MARKER_GENES, PARAMS, check_key
+from scfm._keys import MARKER_GENES, check_key
 from scfm.genes import first_index
 from scfm.model import FoundationModel, load
 from scfm.model.arguments import Arguments
-from scfm.model.masking import check_masks, check_reads_ranks, masked_scores
+from scfm.model.masking import check_reads_ranks, score_markers
 from scfm.model.registry import find_card
-from scfm.read import is_tokenized
-from scfm.tl._marker_table import cells_of_groups, ranked_table
 from scfm.tl._target import check_container, check_own, check_writable, find_target, target_of
 
 if TYPE_CHECKING:
@@ -30,7 +28,7 @@ if TYPE_CHECKING:
 
     from scfm._types import Compat
 
-__all__ = ["marker_genes", "score_markers"]
+__all__ = ["marker_genes"]
 
 logger = logging.getLogger("scfm")
 
@@ -155,48 +153,6 @@ def marker_genes(
     target.uns[key_added] = result
     logger.info("added .layers[%r] and .uns[%r]", key_added, key_added)
     return data if copy else None
-
-
-def score_markers(
-    loaded: FoundationModel,
-    data: AnnData | MuData | str | Path,
-    arguments: Arguments,
-    *,
-    groupby: str | None,
-    genes: Sequence[str] | None,
-    n_cells: int | None,
-    seed: int,
-) -> tuple[sparse.csr_matrix, pd.Index, dict[str, Any]]:
-    """Scores, shape ``(n_obs, n_vars)`` of the source, the names of its genes, and what goes to ``uns``."""
-    check_masks(loaded)
-    if is_tokenized(data):
-        msg = f"Marker genes are those of counts, and {data} is tokenised already."
-        raise TypeError(msg)
-    with loaded.count_session(data, arguments) as session:
-        if session.options.pooling == "gene":
-            msg = "pooling='gene' gives no embedding of cells; leave pooling out, or use 'cls' or 'mean'."
-            raise ValueError(msg)
-        source = session.source
-        names = source.var.index
-        columns = session.columns_of(genes)
-        if not len(columns):
-            msg = "genes is empty, so there is nothing to mask; leave it out to mask all genes."
-            raise ValueError(msg)
-        labels = None if groupby is None else session.groups(groupby)
-        cells = cells_of_groups(labels, source.n_obs, n_cells, seed)
-        scores, params = masked_scores(session, columns, _spans(cells))
-    params |= {"method": "masking", "reference": "rest", "use_raw": False, "n_cells_scored": len(cells), "seed": seed}
-    if labels is None:
-        return scores, names, {PARAMS: params}
-    params |= {"groupby": groupby}
-    return scores, names, {PARAMS: params, **ranked_table(scores[cells], labels[cells], names)}
-
-
-def _spans(cells: np.ndarray) -> list[tuple[int, int]]:
-    """Runs of neighbouring cells."""
-    borders = np.flatnonzero(np.diff(cells, prepend=-2) > 1)
-    stops = np.append(borders[1:], len(cells))
-    return [(int(cells[start]), int(cells[stop - 1]) + 1) for start, stop in zip(borders, stops, strict=True)]
 
 
 def _in_order_of(scores: sparse.csr_matrix, names: pd.Index, wanted: pd.Index) -> sparse.csr_matrix:

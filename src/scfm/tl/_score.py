@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from scfm._docs import with_parameters
 from scfm._keys import PARAMS, score_keys
 from scfm.model import load
 from scfm.model.arguments import Arguments
-from scfm.run import ArraySink
+from scfm.model.scores import scores_of
 from scfm.tl._target import check_container, check_writable, target_of
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import numpy as np
     import torch
     from anndata import AnnData
     from mudata import MuData
-    from numpy.typing import NDArray
 
     from scfm._types import Compat
     from scfm.model import FoundationModel
 
-__all__ = ["score", "scores_of"]
+__all__ = ["score"]
 
 logger = logging.getLogger("scfm")
 
@@ -121,18 +118,3 @@ def score(
     target.uns[keys.uns] = {PARAMS: params}
     logger.info("added .obs[%r], .obs[%r] and .uns[%r]", keys.count_llh, keys.gene_llh, keys.uns)
     return data if copy else None
-
-
-def scores_of(
-    loaded: FoundationModel, data: AnnData | MuData | str | Path, arguments: Arguments
-) -> tuple[NDArray[np.float32], dict[str, Any]]:
-    """Log-likelihoods of counts and genes of each cell, ``(n_obs, 2)``, and everything needed to repeat the run."""
-    if not loaded.has_scores:
-        msg = f"{loaded.card.id} has no likelihood; TranscriptFormer models (tf-sapiens, tf-exemplar, tf-metazoa) have."
-        raise TypeError(msg)
-    with loaded.session(data, replace(arguments, pooling="gene", hidden_layer=0)) as session:
-        scorer = session.model.scorer(session.options, session.device, session.dtype)
-        sink = ArraySink(session.source.n_obs, len(scorer.names))
-        params = session.params(session.into(sink, scorer, empty="NaN"))
-    del params["pooling"]
-    return sink.values, params

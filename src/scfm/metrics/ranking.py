@@ -1,4 +1,4 @@
-"""From scores of genes in cells to ranked genes of groups."""
+"""From scores of genes in cells to ranked genes of groups of cells."""
 
 from __future__ import annotations
 

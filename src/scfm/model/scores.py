@@ -1,0 +1,36 @@
+"""How likely cells are under a model."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from scfm.run import ArraySink
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy as np
+    from anndata import AnnData
+    from mudata import MuData
+    from numpy.typing import NDArray
+
+    from scfm.model._base import FoundationModel
+    from scfm.model.arguments import Arguments
+
+__all__ = ["scores_of"]
+
+
+def scores_of(
+    loaded: FoundationModel, data: AnnData | MuData | str | Path, arguments: Arguments
+) -> tuple[NDArray[np.float32], dict[str, Any]]:
+    """Log-likelihoods of counts and genes of each cell, ``(n_obs, 2)``, and everything needed to repeat the run."""
+    if not loaded.has_scores:
+        msg = f"{loaded.card.id} has no likelihood; TranscriptFormer models (tf-sapiens, tf-exemplar, tf-metazoa) have."
+        raise TypeError(msg)
+    with loaded.session(data, replace(arguments, pooling="gene", hidden_layer=0)) as session:
+        scorer = session.model.scorer(session.options, session.device, session.dtype)
+        sink = ArraySink(session.source.n_obs, len(scorer.names))
+        params = session.params(session.into(sink, scorer, empty="NaN"))
+    del params["pooling"]
+    return sink.values, params
