@@ -1,10 +1,19 @@
 from __future__ import annotations
 
 import os
+import re
+import tomllib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+    from typing import TypeVar
+
+    Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
 
 # xdist already fills the cores with processes. These are read when torch is first imported, so torch need not be
 # imported here.
@@ -23,6 +32,33 @@ collect_ignore = ["example_package"]  # which would register its model for all t
 settings.register_profile("scfm", deadline=None)
 settings.register_profile("scfm-ci", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("scfm-ci" if os.environ.get("CI") else "scfm")
+
+
+def must_be_importable() -> set[str]:
+    """Modules of the packages, and of the extras of packages, in the dependency group ``test``."""
+    text = (Path(__file__).resolve().parents[1] / "pyproject.toml").read_text(encoding="utf-8")
+    requirements = tomllib.loads(text)["dependency-groups"]["test"]
+    return {name.replace("-", "_") for text in requirements for name in re.findall(r"[A-Za-z][\w-]*", text)}
+
+
+def failed_if_missing(report: Report) -> Report:
+    """Make a skip for want of a package that CI has to install a failure."""
+    if os.environ.get("CI") and report.skipped:
+        reason = str(report.longrepr)
+        missing = re.search(r"could not import '(\w+)", reason)
+        if missing and missing[1] in must_be_importable():
+            report.outcome, report.longrepr = "failed", f"{reason}\nCI has to install the dependency group test."
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    return failed_if_missing((yield))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    return failed_if_missing((yield))
 
 
 @pytest.fixture(scope="session")

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import pytest
 
-from scfm.annotate import OntologyScores, Reference, predict_types
-from scfm.ontology import CellOntology, read_ontology
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from scfm.annotate import Reference, predict_types
+from scfm.ontology import CellOntology
 
 NAMES = {
     "CL:0000000": "cell", "CL:0000542": "lymphocyte", "CL:0000084": "T cell", "CL:0000624": "CD4 T cell",
@@ -38,24 +33,6 @@ def reference() -> Reference:
     codes = np.arange(80) % 4
     means = np.array([[5.0, 0, 0, 0], [2, 5, 0, 0], [0, 0, 5, 0], [4, 0, 0, 3]])
     return Reference(means[codes] + 0.3 * rng.normal(size=(80, 4)), codes, KNOWN)
-
-
-def test_equals_upstream(shared: Path) -> None:
-    folder = shared / "reference" / "fixtures" / "sccello"
-    expected = np.load(folder / "expected.npz")
-    known = [id.decode() for id in expected["nct_pretrain_clid"]]
-    known[int(np.flatnonzero((expected["nct_voting_sim"] == 0).all(axis=0))[0])] = ""  # upstream finds no term for it
-    codes = np.flatnonzero(expected["nct_prototypes"].any(axis=1))  # one label has no cell
-    reference = Reference(expected["nct_prototypes"][codes], codes, known)
-    ontology = read_ontology(folder / "cl_small.owl", edges="upstream")
-    targets = [id.decode() for id in expected["nct_target_clid"]]
-    query = expected["nct_query_repr"]
-    scores = OntologyScores(ontology, reference).scores(query, targets)
-    np.testing.assert_allclose(scores, expected["nct_scores"], atol=1e-9, rtol=0)
-    found = predict_types(reference, query, ontology, targets)
-    np.testing.assert_array_equal(found.probabilities.argmax(axis=1), expected["nct_pred"])
-    np.testing.assert_allclose(found.probabilities, expected["nct_prob"], atol=1e-7, rtol=0)
-    np.testing.assert_allclose(found.novelty, 1 - expected["nct_scores"].max(axis=1), atol=1e-7, rtol=0)
 
 
 def test_relatives_decide(ontology: CellOntology, reference: Reference) -> None:

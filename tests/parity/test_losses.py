@@ -91,8 +91,8 @@ class Step:
 
 
 @pytest.fixture(scope="module")
-def folder(shared: Path) -> Path:
-    return shared / "reference" / "fixtures" / "sccello"
+def folder(reference: Path) -> Path:
+    return reference / "fixtures" / "sccello"
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +146,7 @@ def gradients(training: Pretraining, expected: dict[str, np.ndarray]) -> dict[st
     ids, labels, types = batch(expected)
     training(ids, labels, types, masked=False).total.backward()
     ours = {name: weight.grad for name, weight in training.named_parameters() if weight.grad is not None}
-    return {name: gradient_of(name, ours, ids) for name in expected["grad_names"].tolist()}
+    return {name: gradient_of(name, ours, ids) for name in expected["grad_names"].astype(str).tolist()}
 
 
 def gradient_of(name: str, ours: dict[str, torch.Tensor], ids: torch.Tensor) -> torch.Tensor:
@@ -190,7 +190,7 @@ def word_gradient(training: Pretraining, gradient: torch.Tensor, expected: dict[
 def test_norms_of_gradients(
     training: Pretraining, gradients: dict[str, torch.Tensor], expected: dict[str, np.ndarray]
 ) -> None:
-    norms = dict(zip(expected["grad_names"].tolist(), expected["grad_norms"].tolist(), strict=True))
+    norms = dict(zip(expected["grad_names"].astype(str).tolist(), expected["grad_norms"].tolist(), strict=True))
     assert len(norms) == 118
     words = "bert.embeddings.word_embeddings.weight"
     ours = gradients | {words: word_gradient(training, gradients[words], expected)}
@@ -213,5 +213,6 @@ def test_norms_of_gradients(
     ],
 )
 def test_gradients(gradients: dict[str, torch.Tensor], expected: dict[str, np.ndarray], array: str, name: str) -> None:
-    ours, wanted = gradients[name].numpy(), expected[f"grad_{array}"]
+    wanted = expected[f"grad_{array}"]
+    ours = gradients[name][: len(wanted)].numpy()
     assert np.linalg.norm(ours - wanted) <= 1e-3 * np.linalg.norm(wanted)
