@@ -10,118 +10,29 @@ and ``x₀ = LayerNorm(word[token] + token_type[0] + position[0 … n - 1])``; t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeGuard, cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from scfm.nn.attention import AttentionPath, Lengths, Packing, attend, attend_first
+from scfm.nn.linear import linear
 from scfm.nn.move import moved
-
-from . import published
-from .attention import AttentionPath, Lengths, Packing, attend, attend_first
-from .linear import linear
+from scfm.nn.published import WORDS, check_names, check_tied
+from scfm.nn.state_dict import copy_into, weight_and_bias
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["Activation", "BertConfig", "BertEncoder", "BertLayer"]
+    from scfm.nn.bert_config import BertConfig
 
-Activation = Literal["relu", "gelu"]
+__all__ = ["BertEncoder", "BertLayer", "encoder_targets", "init_weights"]
+
 INIT_STD = 0.02
 
 CHUNK = 1024
 """Tokens that go through the feed-forward block together on the CPU."""
-
-_HF_KEYS = {
-    "vocab_size": "vocab_size",
-    "hidden_size": "hidden_size",
-    "n_layers": "num_hidden_layers",
-    "n_heads": "num_attention_heads",
-    "intermediate_size": "intermediate_size",
-    "max_positions": "max_position_embeddings",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class BertConfig:
-    """Sizes of a BERT encoder.
-
-    Raises
-    ------
-    ValueError
-        If a size is not a positive integer, ``hidden_size`` is not a multiple of ``n_heads``, ``layer_norm_eps`` is
-        not positive, the activation is unknown, or ``pad_token_id`` is not in the vocabulary.
-    """
-
-    vocab_size: int
-    """Number of tokens, special tokens included."""
-    hidden_size: int
-    """Features of a hidden state."""
-    n_layers: int
-    """Number of encoder layers of the published model."""
-    n_heads: int
-    """Number of attention heads."""
-    intermediate_size: int
-    """Width of the feed-forward block."""
-    max_positions: int
-    """Largest number of tokens of a cell."""
-    type_vocab_size: int = 2
-    """Rows of the token type table; only row 0 is used."""
-    layer_norm_eps: float = 1e-12
-    """Added to the variance in every layer norm."""
-    hidden_act: Activation = "relu"
-    """Activation of the feed-forward block and of the language-model head; ``"gelu"`` is the exact one (erf)."""
-    pad_token_id: int = 0
-    """Token that upstream pads with; packed cells hold none."""
-
-    def __post_init__(self) -> None:
-        for name in (*_HF_KEYS, "type_vocab_size"):
-            value: object = getattr(self, name)
-            if not _is_int(value) or value < 1:
-                msg = f"{_HF_KEYS.get(name, name)} must be a positive integer, got {value!r}."
-                raise ValueError(msg)
-        if self.hidden_size % self.n_heads:
-            msg = f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads {self.n_heads}."
-            raise ValueError(msg)
-        eps: object = self.layer_norm_eps  # from a file: the annotation promises nothing
-        if not isinstance(eps, float) or not 0 < eps < 1:
-            msg = f"layer_norm_eps must be a number between 0 and 1, got {eps!r}."
-            raise ValueError(msg)
-        if self.hidden_act not in ("relu", "gelu"):
-            msg = f"hidden_act must be 'relu' or 'gelu', got {self.hidden_act!r}."
-            raise ValueError(msg)
-        pad: object = self.pad_token_id
-        if not _is_int(pad) or not 0 <= pad < self.vocab_size:
-            msg = f"pad_token_id must be an integer from 0 to {self.vocab_size - 1}, got {pad!r}."
-            raise ValueError(msg)
-
-    @classmethod
-    def from_dict(cls, config: Mapping[str, Any]) -> BertConfig:
-        """Read the ``config.json`` of a published model; keys that do not shape the encoder are ignored.
-
-        Parameters
-        ----------
-        config
-            Content of a Hugging Face ``config.json`` of a BERT model.
-
-        Raises
-        ------
-        ValueError
-            If a key is missing, a value is out of bounds, or the positions are not absolute.
-        """
-        missing = [key for key in _HF_KEYS.values() if key not in config]
-        if missing:
-            msg = f"The model config lacks {', '.join(missing)}."
-            raise ValueError(msg)
-        positions = config.get("position_embedding_type", "absolute")
-        if positions != "absolute":
-            msg = f"position_embedding_type must be 'absolute', got {positions!r}."
-            raise ValueError(msg)
-        optional = ("type_vocab_size", "layer_norm_eps", "hidden_act", "pad_token_id")
-        given = {key: config[key] for key in optional if key in config}
-        return cls(**{name: config[key] for name, key in _HF_KEYS.items()}, **{"hidden_act": "gelu", **given})
 
 
 class BertLayer(nn.Module):
@@ -291,11 +202,11 @@ class BertEncoder(nn.Module):
         ValueError
             If names are missing or unexpected, or a tensor has another shape; the weights are then undefined.
         """
-        published.check_names(tensors, self.config, head=head)
+        check_names(tensors, self.config, head=head)
         if self.word_embeddings.weight.is_meta:
             self.to_empty(device="cpu")
-        published.copy_into(published.encoder_targets(self), tensors)
-        published.check_tied(tensors)
+        copy_into(encoder_targets(self), tensors)
+        check_tied(tensors)
 
     def _pack(self, tokens: Tensor, lengths: Lengths) -> Packing:
         packing = Packing(lengths, self.word_embeddings.weight.device, self.attention)
@@ -318,13 +229,37 @@ def _add(new: Tensor, x: Tensor) -> Tensor:
     return new + x if new.requires_grad else new.add_(x)
 
 
-def _is_int(value: object) -> TypeGuard[int]:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
 def init_weights(module: nn.Module) -> None:
     """Draw the weights of one module: normal with standard deviation 0.02, biases zero (Devlin et al. 2019)."""
     if isinstance(module, nn.Linear | nn.Embedding):
         nn.init.normal_(module.weight, std=INIT_STD)
     if isinstance(module, nn.Linear):
         nn.init.zeros_(module.bias)
+
+
+def encoder_targets(encoder: BertEncoder) -> dict[str, Tensor]:
+    """The parameters of an encoder (or parts of them, sharing memory) by published name."""
+    targets: dict[str, Tensor] = {
+        WORDS: encoder.word_embeddings.weight,
+        "bert.embeddings.position_embeddings.weight": encoder.position_embeddings.weight,
+        "bert.embeddings.token_type_embeddings.weight": encoder.token_type_embeddings.weight,
+        **weight_and_bias("bert.embeddings.LayerNorm", encoder.norm),
+    }
+    for i, layer in enumerate(encoder.layers):
+        targets |= _layer_targets(f"bert.encoder.layer.{i}", layer)  # type: ignore[arg-type]
+    return targets
+
+
+def _layer_targets(name: str, layer: BertLayer) -> dict[str, Tensor]:
+    d = layer.out.in_features
+    targets: dict[str, Tensor] = {}
+    for i, part in enumerate(("query", "key", "value")):
+        rows = slice(i * d, (i + 1) * d)
+        targets[f"{name}.attention.self.{part}.weight"] = layer.qkv.weight.detach()[rows]
+        targets[f"{name}.attention.self.{part}.bias"] = layer.qkv.bias.detach()[rows]
+    targets |= weight_and_bias(f"{name}.attention.output.dense", layer.out)
+    targets |= weight_and_bias(f"{name}.attention.output.LayerNorm", layer.norm1)
+    targets |= weight_and_bias(f"{name}.intermediate.dense", layer.up)
+    targets |= weight_and_bias(f"{name}.output.dense", layer.down)
+    targets |= weight_and_bias(f"{name}.output.LayerNorm", layer.norm2)
+    return targets

@@ -9,12 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from . import published
-from .linear import linear
-from .transcriptformer import GeneMLP, TranscriptFormerConfig, mlp_targets
+from scfm.nn.linear import linear
+from scfm.nn.state_dict import copy_into
+from scfm.nn.transcriptformer import GeneMLP, mlp_targets
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from scfm.nn.transcriptformer_config import TranscriptFormerConfig
 
 __all__ = ["GeneScores", "TranscriptFormerHeads"]
 
@@ -120,4 +122,4 @@ class TranscriptFormerHeads(nn.Module):
             **mlp_targets("mu.mlp", self.count_mlp),
             **mlp_targets("gene_id_head", self.gene_mlp),
         }
-        published.copy_into(targets, tensors)
+        copy_into(targets, tensors)

@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor
 
-from .attention import Packing
-from .linear import linear
-from .move import moved
+from scfm.nn.attention import Packing
+from scfm.nn.linear import linear
+from scfm.nn.move import moved
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from .bert import BertEncoder, BertLayer
+    from scfm.nn.bert import BertEncoder, BertLayer
 
 __all__ = ["masked_outputs"]
 
