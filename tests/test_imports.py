@@ -22,7 +22,7 @@ LEVELS = (
     ("weights",),
     ("run",),
     ("model",),
-    ("annotate", "metrics", "ontology", "train"),
+    ("annotate", "metrics", "ontology"),
     ("datasets", "get", "pl", "pp", "tl", "_files"),
     ("accessor", "_console", "cli", "testing", "__init__"),
 )

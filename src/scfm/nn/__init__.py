@@ -1,4 +1,4 @@
-"""The networks, in plain torch: packed tokens in, hidden states out, pooled to one vector per cell or gene."""
+"""The networks, in plain torch: packed tokens in, hidden states out, pooled to one vector per cell or gene; and losses."""
 
 from scfm.nn.attention import AttentionPath, Lengths, Packing
 from scfm.nn.bert import BertEncoder, BertLayer
@@ -7,6 +7,14 @@ from scfm.nn.causal import CausalPath
 from scfm.nn.count_heads import GeneScores, TranscriptFormerHeads
 from scfm.nn.gene_rows import GeneRows, GeneVectors
 from scfm.nn.heads import MaskedLMHead
+from scfm.nn.losses import (
+    CellTypeCoherenceLoss,
+    LossAndAccuracy,
+    MaskedGeneLoss,
+    OntologyAlignmentLoss,
+    RegularisationLoss,
+    cell_representation,
+)
 from scfm.nn.pooling import GeneMeans, pool_mean, pool_sum
 from scfm.nn.published import check_shapes, published_keys
 from scfm.nn.sccello import ProjectionHead, ScCelloNetwork, check_sccello
@@ -19,18 +27,24 @@ __all__ = [
     "BertEncoder",
     "BertLayer",
     "CausalPath",
+    "CellTypeCoherenceLoss",
     "GeneMeans",
     "GeneRows",
     "GeneScores",
     "GeneVectors",
     "Lengths",
+    "LossAndAccuracy",
+    "MaskedGeneLoss",
     "MaskedLMHead",
+    "OntologyAlignmentLoss",
     "Packing",
     "ProjectionHead",
+    "RegularisationLoss",
     "ScCelloNetwork",
     "TranscriptFormer",
     "TranscriptFormerConfig",
     "TranscriptFormerHeads",
+    "cell_representation",
     "check_sccello",
     "check_shapes",
     "pool_mean",
