@@ -181,7 +181,7 @@ def _attend_tiles(qkv: Tensor, n_heads: int) -> Tensor:
     """
     n, d = len(qkv), qkv.shape[1] // 3
     q, k, v = qkv.view(n, 3, n_heads, -1).permute(1, 2, 0, 3).contiguous().unbind(0)
-    q *= (d // n_heads) ** -0.5
+    q = q * (d // n_heads) ** -0.5  # a copy: of one token q is a view of what came in
     out = qkv.new_empty(n, n_heads, d // n_heads)
     rows = max(64, torch.get_num_threads() * TILE_BYTES // (n * qkv.itemsize))
     for head in range(n_heads):

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from scfm.nn.attention import AttentionPath, Lengths, Packing, attend, attend_first
-from scfm.nn.linear import linear
+from scfm.nn.linear import affine, is_plain, linear
 from scfm.nn.move import moved
 from scfm.nn.published import WORDS, check_names, check_tied
 from scfm.nn.state_dict import copy_into, weight_and_bias
@@ -38,6 +38,9 @@ CHUNK = 1024
 class BertLayer(nn.Module):
     """One post-norm encoder layer on packed tokens.
 
+    Its modules are called, so adapters and hooks take effect; on the CPU without gradients all but ``qkv`` see pieces of
+    up to 1024 tokens.
+
     Parameters
     ----------
     config
@@ -57,17 +60,26 @@ class BertLayer(nn.Module):
         self.down = nn.Linear(config.intermediate_size, d)
         self.norm2 = nn.LayerNorm(d, eps=eps)
 
-    def forward(self, x: Tensor, packing: Packing) -> Tensor:
-        """Hidden states of the next layer, shape ``(T, d)`` like ``x``."""
-        qkv = linear(x, self.qkv.weight, self.qkv.bias)
-        return self._after_attention(attend(qkv, packing, self.n_heads), x)
+    def forward(self, x: Tensor, packing: Packing, *, first_only: bool = False) -> Tensor:
+        """Hidden states of the next layer, shape ``(T, d)`` like ``x``, or of first tokens only, ``(n_cells, d)``."""
+        if first_only and self.is_splittable:
+            return self._forward_first(x, packing)
+        attended = attend(linear(self.qkv, x), packing, self.n_heads)
+        if first_only:
+            first = packing.first()
+            attended, x = attended[first], x[first]
+        return self._after_attention(attended, x)
 
-    def forward_first(self, x: Tensor, packing: Packing) -> Tensor:
-        """Hidden state of the next layer for the first token of each cell, shape ``(n_cells, d)``."""
+    @property
+    def is_splittable(self) -> bool:
+        """Whether queries, keys and values may be computed apart, from the rows of the weights of ``qkv``."""
+        return is_plain(self.qkv) and self.qkv.bias is not None
+
+    def _forward_first(self, x: Tensor, packing: Packing) -> Tensor:
         first = x[packing.first()]
         (wq, wk, wv), (bq, _, bv) = self.qkv.weight.chunk(3), self.qkv.bias.chunk(3)
         by_head = (self.n_heads, -1, x.shape[1])
-        q = linear(first, wq, bq).unflatten(1, (self.n_heads, -1))
+        q = affine(first, wq, bq).unflatten(1, (self.n_heads, -1))
         # (W x) · q = x · (Wᵀ q): one query and one value a cell are projected, not all keys and values. The bias of the
         # keys adds the same to all scores of a query, which softmax does not see.
         queries = torch.einsum("che,hed->chd", q, wk.view(by_head))
@@ -83,10 +95,11 @@ class BertLayer(nn.Module):
         return torch.cat([self._feed_forward(*piece) for piece in pieces])
 
     def _feed_forward(self, attended: Tensor, x: Tensor) -> Tensor:
-        x = self.norm1(_add(linear(attended, self.out.weight, self.out.bias), x))
-        wide = linear(x, self.up.weight, self.up.bias)
-        wide = F.relu(wide, inplace=not wide.requires_grad) if self.hidden_act == "relu" else F.gelu(wide)
-        return cast("Tensor", self.norm2(_add(linear(wide, self.down.weight, self.down.bias), x)))
+        x = self.norm1(_added(self.out, attended, x))
+        wide = linear(self.up, x)
+        in_place = is_plain(self.up) and not wide.requires_grad
+        wide = F.relu(wide, inplace=in_place) if self.hidden_act == "relu" else F.gelu(wide)
+        return cast("Tensor", self.norm2(_added(self.down, wide, x)))
 
 
 class BertEncoder(nn.Module):
@@ -157,15 +170,9 @@ class BertEncoder(nn.Module):
     def after(self, x: Tensor, packing: Packing, start: int, *, first_only: bool = False) -> Tensor:
         """Send hidden states through the layers from ``start`` on; arguments and result as in :meth:`forward`."""
         layers = list(self.layers)[start:]
-        if not first_only:
-            for layer in layers:
-                x = layer(x, packing)
-            return x
-        for layer in layers[:-1]:
-            x = layer(x, packing)
-        if not layers:
-            return x[packing.first()]
-        return cast("BertLayer", layers[-1]).forward_first(x, packing)
+        for i, layer in enumerate(layers, 1):
+            x = layer(x, packing, first_only=first_only and i == len(layers))
+        return x if layers or not first_only else x[packing.first()]
 
     def hidden_states(self, tokens: Tensor, lengths: Lengths) -> list[Tensor]:
         """Hidden states after the embedding block and after each built layer.
@@ -220,13 +227,15 @@ class BertEncoder(nn.Module):
         return packing
 
     def _embed(self, tokens: Tensor, packing: Packing) -> Tensor:
-        x = self.word_embeddings(moved(tokens, packing.device)) + self.token_type_embeddings.weight[0]
+        first_type = torch.zeros(1, dtype=torch.int64, device=packing.device)
+        x = self.word_embeddings(moved(tokens, packing.device)) + self.token_type_embeddings(first_type)
         return cast("Tensor", self.norm(x + self.position_embeddings(packing.positions())))
 
 
-def _add(new: Tensor, x: Tensor) -> Tensor:
-    """``new + x``, into the memory of ``new`` where autograd does not need it."""
-    return new + x if new.requires_grad else new.add_(x)
+def _added(layer: nn.Module, x: Tensor, residual: Tensor) -> Tensor:
+    """``layer(x) + residual``, into the memory of the product where neither autograd nor a hook may hold it."""
+    new = linear(layer, x)
+    return new.add_(residual) if is_plain(layer) and not new.requires_grad else new + residual
 
 
 def init_weights(module: nn.Module) -> None:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from scfm.nn.causal import CausalPacking, CausalPath, attend_causal
 from scfm.nn.gene_rows import GENE_VECTORS, GeneRows, gene_vectors
-from scfm.nn.linear import linear
+from scfm.nn.linear import is_plain, linear
 from scfm.nn.move import moved
 from scfm.nn.state_dict import check_layers, compare_names, compare_shapes, copy_into
 
@@ -53,12 +53,22 @@ class GeneMLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Shape ``(n, n_in)`` → ``(n, n_out)``."""
-        hidden = self.norm(linear(x, self.up.weight, self.up.bias, "relu"))
-        return linear(hidden, self.down.weight, self.down.bias)
+        return linear(self.down, self.hidden(x))
+
+    def hidden(self, x: Tensor) -> Tensor:
+        """What goes into the last linear layer, shape ``(n, n_hidden)``."""
+        return cast("Tensor", self.norm(linear(self.up, x, "relu")))
+
+
+_INPUT_MODULES = (GeneMLP, nn.Linear, nn.LayerNorm, nn.Embedding)
+"""What the input states of genes are made by, as long as nothing is put in its place."""
 
 
 class TranscriptFormerLayer(nn.Module):
     """One layer on packed tokens.
+
+    Its modules are called, so adapters and hooks take effect; on the CPU without gradients all but ``norm1`` and ``qkv``
+    see pieces of up to 1024 tokens.
 
     Parameters
     ----------
@@ -81,7 +91,7 @@ class TranscriptFormerLayer(nn.Module):
     def forward(self, x: Tensor, bias: Tensor, packing: CausalPacking, path: CausalPath) -> Tensor:
         """Hidden states of the next layer, shape ``(T, d)`` like ``x``; ``bias`` is that of each key, ``(T,)``."""
         y = self.norm1(x)
-        qkv = linear(y, self.qkv.weight, self.qkv.bias)
+        qkv = linear(self.qkv, y)
         attended = attend_causal(qkv, bias, packing, self.n_heads, self.softcap, path)
         if attended.requires_grad or attended.device.type != "cpu":
             return self._feed_forward(attended, y)
@@ -89,16 +99,17 @@ class TranscriptFormerLayer(nn.Module):
         return torch.cat([self._feed_forward(*piece) for piece in pieces])
 
     def _feed_forward(self, attended: Tensor, y: Tensor) -> Tensor:
-        w = self.norm2(linear(attended, self.out.weight, self.out.bias) + y)
-        wide = linear(w, self.up.weight, self.up.bias, "gelu")
-        return linear(wide, self.down.weight, self.down.bias) + cast("Tensor", w)
+        w = self.norm2(linear(self.out, attended) + y)
+        wide = linear(self.up, w, "gelu")
+        return linear(self.down, wide) + cast("Tensor", w)
 
 
 class TranscriptFormer(nn.Module):
     """The input block and the first layers of a TranscriptFormer, on packed cells.
 
     Tokens from ``vocab_size`` on are assays. Input states of genes are made when a gene first occurs, and kept; while
-    gradients are recorded they are made anew for the genes of each batch.
+    gradients are recorded, or where something wraps a module that makes them, they are made anew for the genes of each
+    batch.
 
     Parameters
     ----------
@@ -170,8 +181,10 @@ class TranscriptFormer(nn.Module):
 
     def gene_states(self, tokens: Tensor) -> Tensor:
         """Input states of tokens, shape ``(T, d)``."""
+        modules = [*self.gene_mlp.modules(), *self.assays.modules()]
+        plain = all(type(module) in _INPUT_MODULES and is_plain(module, type(module)) for module in modules)
         weights = chain(self.gene_mlp.parameters(), self.assays.parameters())
-        return self._rows(tokens, self._input_states, weights)
+        return self._rows(tokens, self._input_states, weights, keep=plain)
 
     def load_published(self, tensors: Mapping[str, Tensor]) -> None:
         """Load the weights of a published state dict; rows of the gene table are read when a gene first occurs.
