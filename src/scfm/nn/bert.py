@@ -59,12 +59,14 @@ class BertLayer(nn.Module):
         self.up = nn.Linear(d, config.intermediate_size)
         self.down = nn.Linear(config.intermediate_size, d)
         self.norm2 = nn.LayerNorm(d, eps=eps)
+        self.dropout = nn.Dropout(config.dropout)
+        """For attention weights and for what is added to ``x``."""
 
     def forward(self, x: Tensor, packing: Packing, *, first_only: bool = False) -> Tensor:
         """Hidden states of the next layer, shape ``(T, d)`` like ``x``, or of first tokens only, ``(n_cells, d)``."""
         if first_only and self.is_splittable:
             return self._forward_first(x, packing)
-        attended = attend(linear(self.qkv, x), packing, self.n_heads)
+        attended = attend(linear(self.qkv, x), packing, self.n_heads, self.dropout.p if self.dropout.training else 0.0)
         if first_only:
             first = packing.first()
             attended, x = attended[first], x[first]
@@ -73,7 +75,8 @@ class BertLayer(nn.Module):
     @property
     def is_splittable(self) -> bool:
         """Whether queries, keys and values may be computed apart, from the rows of the weights of ``qkv``."""
-        return is_plain(self.qkv) and self.qkv.bias is not None
+        drops = self.dropout.training and self.dropout.p > 0
+        return not drops and is_plain(self.qkv) and self.qkv.bias is not None
 
     def _forward_first(self, x: Tensor, packing: Packing) -> Tensor:
         first = x[packing.first()]
@@ -95,11 +98,17 @@ class BertLayer(nn.Module):
         return torch.cat([self._feed_forward(*piece) for piece in pieces])
 
     def _feed_forward(self, attended: Tensor, x: Tensor) -> Tensor:
-        x = self.norm1(_added(self.out, attended, x))
+        x = self.norm1(self._added(self.out, attended, x))
         wide = linear(self.up, x)
         in_place = is_plain(self.up) and not wide.requires_grad
         wide = F.relu(wide, inplace=in_place) if self.hidden_act == "relu" else F.gelu(wide)
-        return cast("Tensor", self.norm2(_added(self.down, wide, x)))
+        return cast("Tensor", self.norm2(self._added(self.down, wide, x)))
+
+    def _added(self, layer: nn.Module, x: Tensor, residual: Tensor) -> Tensor:
+        """``dropout(layer(x)) + residual``, into the memory of the product where neither autograd nor a hook holds it."""
+        new = self.dropout(linear(layer, x))
+        in_place = is_plain(layer) and is_plain(self.dropout, nn.Dropout) and not new.requires_grad
+        return cast("Tensor", new.add_(residual) if in_place else new + residual)
 
 
 class BertEncoder(nn.Module):
@@ -136,6 +145,7 @@ class BertEncoder(nn.Module):
         self.position_embeddings = nn.Embedding(config.max_positions, d)
         self.token_type_embeddings = nn.Embedding(config.type_vocab_size, d)
         self.norm = nn.LayerNorm(d, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.dropout)
         self.layers = nn.ModuleList(BertLayer(config) for _ in range(n_layers))
         self.apply(init_weights)
 
@@ -229,13 +239,7 @@ class BertEncoder(nn.Module):
     def _embed(self, tokens: Tensor, packing: Packing) -> Tensor:
         first_type = torch.zeros(1, dtype=torch.int64, device=packing.device)
         x = self.word_embeddings(moved(tokens, packing.device)) + self.token_type_embeddings(first_type)
-        return cast("Tensor", self.norm(x + self.position_embeddings(packing.positions())))
-
-
-def _added(layer: nn.Module, x: Tensor, residual: Tensor) -> Tensor:
-    """``layer(x) + residual``, into the memory of the product where neither autograd nor a hook may hold it."""
-    new = linear(layer, x)
-    return new.add_(residual) if is_plain(layer) and not new.requires_grad else new + residual
+        return cast("Tensor", self.dropout(self.norm(x + self.position_embeddings(packing.positions()))))
 
 
 def init_weights(module: nn.Module) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from scfm.nn.checks import is_int
+from scfm.nn.checks import check_dropout, is_int
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,7 +32,8 @@ class BertConfig:
     ------
     ValueError
         If a size is not a positive integer, ``hidden_size`` is not a multiple of ``n_heads``, ``layer_norm_eps`` is
-        not positive, the activation is unknown, or ``pad_token_id`` is not in the vocabulary.
+        not positive, the activation is unknown, ``pad_token_id`` is not in the vocabulary, or ``dropout`` is no
+        probability below 1.
     """
 
     vocab_size: int
@@ -55,6 +56,10 @@ class BertConfig:
     """Activation of the feed-forward block and of the language-model head; ``"gelu"`` is the exact one (erf)."""
     pad_token_id: int = 0
     """Token that upstream pads with; packed cells hold none."""
+    dropout: float = 0.0
+    """Share of the values that are dropped in training: of the embeddings after their norm, of the attention weights, and
+    of what attention and feed-forward block add to a hidden state. Upstream's ``hidden_dropout_prob`` and
+    ``attention_probs_dropout_prob``, which are equal in all published models; neither is read from a published config."""
 
     def __post_init__(self) -> None:
         for name in (*_HF_KEYS, "type_vocab_size"):
@@ -76,6 +81,11 @@ class BertConfig:
         if not is_int(pad) or not 0 <= pad < self.vocab_size:
             msg = f"pad_token_id must be an integer from 0 to {self.vocab_size - 1}, got {pad!r}."
             raise ValueError(msg)
+        check_dropout(self.dropout)
+
+    def architecture(self) -> dict[str, Any]:
+        """The sizes as a model card holds them: without dropout, on which no weight depends."""
+        return {name: value for name, value in asdict(self).items() if name != "dropout"}
 
     @classmethod
     def from_dict(cls, config: Mapping[str, Any]) -> BertConfig:

@@ -52,8 +52,8 @@ class TranscriptFormerHeads(nn.Module):
         d = config.hidden_size
         self.config = config
         self.count_bias = nn.Embedding(config.vocab_size, 1)
-        self.count_mlp = GeneMLP(2 * d, d // 2, 1)
-        self.gene_mlp = GeneMLP(d, config.gene_head_size, config.vocab_size)
+        self.count_mlp = GeneMLP(2 * d, d // 2, 1, config.dropout)
+        self.gene_mlp = GeneMLP(d, config.gene_head_size, config.vocab_size, config.dropout)
 
     def expected_counts(
         self, states: Tensor, genes: Tensor, gene_states: Tensor, counts: Tensor, lengths: list[int]

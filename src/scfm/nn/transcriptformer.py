@@ -7,7 +7,7 @@ every key has the bias ``log(1 + u + eps)`` in all layers, and the residual of a
     w = LayerNorm(attention(y) + y)
     x ← down(gelu(up(w))) + w
 
-There are no positions, and there is no norm after the last layer.
+There are no positions, and there is no norm after the last layer. In training, what goes into ``down`` is dropped at random.
 """
 
 from __future__ import annotations
@@ -43,12 +43,13 @@ CHUNK = 1024
 
 
 class GeneMLP(nn.Module):
-    """Linear, ReLU, layer norm, linear: from the vector of a gene to its input state."""
+    """Linear, ReLU, layer norm, dropout, linear: from the vector of a gene to its input state."""
 
-    def __init__(self, n_in: int, n_hidden: int, n_out: int) -> None:
+    def __init__(self, n_in: int, n_hidden: int, n_out: int, dropout: float = 0.0) -> None:
         super().__init__()
         self.up = nn.Linear(n_in, n_hidden)
         self.norm = nn.LayerNorm(n_hidden)
+        self.dropout = nn.Dropout(dropout)
         self.down = nn.Linear(n_hidden, n_out)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -57,11 +58,7 @@ class GeneMLP(nn.Module):
 
     def hidden(self, x: Tensor) -> Tensor:
         """What goes into the last linear layer, shape ``(n, n_hidden)``."""
-        return cast("Tensor", self.norm(linear(self.up, x, "relu")))
-
-
-_INPUT_MODULES = (GeneMLP, nn.Linear, nn.LayerNorm, nn.Embedding)
-"""What the input states of genes are made by, as long as nothing is put in its place."""
+        return cast("Tensor", self.dropout(self.norm(linear(self.up, x, "relu"))))
 
 
 class TranscriptFormerLayer(nn.Module):
@@ -86,6 +83,7 @@ class TranscriptFormerLayer(nn.Module):
         self.out = nn.Linear(d, d, bias=config.attn_bias)
         self.norm2 = nn.LayerNorm(d)
         self.up = nn.Linear(d, config.intermediate_size, bias=config.ffn_bias)
+        self.dropout = nn.Dropout(config.dropout)
         self.down = nn.Linear(config.intermediate_size, d, bias=config.ffn_bias)
 
     def forward(self, x: Tensor, bias: Tensor, packing: CausalPacking, path: CausalPath) -> Tensor:
@@ -100,7 +98,7 @@ class TranscriptFormerLayer(nn.Module):
 
     def _feed_forward(self, attended: Tensor, y: Tensor) -> Tensor:
         w = self.norm2(linear(self.out, attended) + y)
-        wide = linear(self.up, w, "gelu")
+        wide = self.dropout(linear(self.up, w, "gelu"))
         return linear(self.down, wide) + cast("Tensor", w)
 
 
@@ -137,7 +135,7 @@ class TranscriptFormer(nn.Module):
         self.config = config
         self.attention: CausalPath = attention
         d = config.hidden_size
-        self.gene_mlp = GeneMLP(config.gene_vector_size, d, d)
+        self.gene_mlp = GeneMLP(config.gene_vector_size, d, d, config.dropout)
         self.assays = nn.Embedding(config.n_assays, d)
         self.layers = nn.ModuleList(TranscriptFormerLayer(config) for _ in range(n_layers))
         self.gene_vectors = torch.zeros(config.vocab_size, config.gene_vector_size)
@@ -181,10 +179,9 @@ class TranscriptFormer(nn.Module):
 
     def gene_states(self, tokens: Tensor) -> Tensor:
         """Input states of tokens, shape ``(T, d)``."""
-        modules = [*self.gene_mlp.modules(), *self.assays.modules()]
-        plain = all(type(module) in _INPUT_MODULES and is_plain(module, type(module)) for module in modules)
+        modules = chain(self.gene_mlp.modules(), self.assays.modules())
         weights = chain(self.gene_mlp.parameters(), self.assays.parameters())
-        return self._rows(tokens, self._input_states, weights, keep=plain)
+        return self._rows(tokens, self._input_states, weights, keep=all(map(_follows_from_weights, modules)))
 
     def load_published(self, tensors: Mapping[str, Tensor]) -> None:
         """Load the weights of a published state dict; rows of the gene table are read when a gene first occurs.
@@ -208,6 +205,13 @@ class TranscriptFormer(nn.Module):
         return states.masked_scatter(
             ~where[:, None], self.assays((tokens[~is_gene] - self.config.vocab_size).to(weight.device))
         )
+
+
+def _follows_from_weights(module: nn.Module) -> bool:
+    """Whether a module that makes input states of genes is what was built, and drops nothing."""
+    kind = type(module)
+    drops = isinstance(module, nn.Dropout) and module.training and module.p > 0
+    return kind in (GeneMLP, nn.Linear, nn.LayerNorm, nn.Dropout, nn.Embedding) and is_plain(module, kind) and not drops
 
 
 def check_published(shapes: Mapping[str, tuple[int, ...]], config: TranscriptFormerConfig) -> None:

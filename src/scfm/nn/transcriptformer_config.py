@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from scfm.nn.checks import is_int
+from scfm.nn.checks import check_dropout, is_int
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -68,6 +68,9 @@ class TranscriptFormerConfig:
     """Whether the feed-forward block has biases."""
     softplus_approx: bool = True
     """Whether the zero-truncated likelihood is taken as it was in training, with softplus(−x) for log(1 − exp(−x))."""
+    dropout: float = 0.0
+    """Share of the values that are dropped in training, before the last linear layer of each feed-forward block and MLP;
+    not read from a published config."""
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "n_assays", "gene_vector_size", *_MODEL_KEYS):
@@ -88,6 +91,11 @@ class TranscriptFormerConfig:
             if not isinstance(flag, bool):
                 msg = f"{_OPTIONAL_KEYS.get(name, name)} must be true or false, got {flag!r}."
                 raise ValueError(msg)
+        check_dropout(self.dropout)
+
+    def architecture(self) -> dict[str, Any]:
+        """The sizes as a model card holds them: without dropout, on which no weight depends."""
+        return {name: value for name, value in asdict(self).items() if name != "dropout"}
 
     @classmethod
     def from_dict(
