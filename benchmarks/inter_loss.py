@@ -106,7 +106,7 @@ def timed(call: Callable[[], tuple[Any, Any]]) -> tuple[float, Any, Any]:
 def compare(n_cells: int, args: argparse.Namespace) -> str:
     import torch
 
-    from scfm.train import OntologyAlignmentLoss, cell_representation
+    from scfm.nn import OntologyAlignmentLoss, cell_representation
 
     similarity, ancestors = (matrix.to(args.device) for matrix in ontology(args.ontology))
     ours = OntologyAlignmentLoss(similarity, ancestors)

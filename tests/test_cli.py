@@ -243,7 +243,7 @@ def test_a_failure_leaves_no_files_and_the_old_output(
         msg = "disk full"
         raise OSError(msg)
 
-    names = {"reading": "scfm.model._session.run", "writing": "scfm._files._write", "replacing": "pathlib.Path.replace"}
+    names = {"reading": "scfm.model.session.run", "writing": "scfm._files._write", "replacing": "pathlib.Path.replace"}
     monkeypatch.setattr(names[moment], fail)
     assert embed(source, out, folder, "--overwrite") == 1
     monkeypatch.undo()

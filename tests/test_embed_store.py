@@ -146,7 +146,7 @@ def test_finished_shards_are_not_computed_again(source: Path, tmp_path: Path, mo
     embed(source, out)
     assert before
     assert all(path.stat().st_mtime_ns == time_ for path, time_ in before.items())
-    monkeypatch.setattr("scfm.model._session.run", lambda *_: pytest.fail("computed again"))
+    monkeypatch.setattr("scfm.model.session.run", lambda *_: pytest.fail("computed again"))
     embed(source, out)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from scfm import accessor as _accessor
 
 if TYPE_CHECKING:
-    from scfm import datasets, get, metrics, model, ontology, pl, pp, testing, tl, train
+    from scfm import datasets, get, metrics, model, nn, ontology, pl, pp, testing, tl
     from scfm._settings import settings
 
 __all__ = [
@@ -17,13 +17,13 @@ __all__ = [
     "get",
     "metrics",
     "model",
+    "nn",
     "ontology",
     "pl",
     "pp",
     "settings",
     "testing",
     "tl",
-    "train",
 ]
 
 __version__ = version("scfm")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from scfm.nn import GeneMeans, pool_first, pool_mean
+from scfm.nn import GeneMeans, pool_mean
 
 LENGTHS = [5, 1, 3, 2]
 
@@ -39,19 +39,9 @@ def test_mean_of_no_cells_and_empty_cells() -> None:
     assert torch.isfinite(pooled[1]).all()
 
 
-def test_first() -> None:
-    hidden = draw(sum(LENGTHS)).to(torch.bfloat16)
-    pooled = pool_first(hidden, np.array(LENGTHS))
-    assert pooled.dtype == torch.float32
-    assert torch.equal(pooled, hidden[[0, 5, 6, 9]].float())
-    with pytest.raises(ValueError, match="Cell 1 of the batch has no token"):
-        pool_first(draw(5), [2, 0, 3])
-
-
-@pytest.mark.parametrize("pool", [pool_first, pool_mean])
-def test_lengths_that_do_not_sum(pool: type) -> None:
+def test_lengths_that_do_not_sum() -> None:
     with pytest.raises(ValueError, match="lengths sum to 11, but there are 10 tokens"):
-        pool(draw(10), LENGTHS)
+        pool_mean(draw(10), LENGTHS)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

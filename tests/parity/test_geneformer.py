@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 import scfm
+from scfm.genes import match_upstream
+from scfm.model.arguments import Arguments
 from scfm.model.geneformer import Geneformer
 from scfm.read import open_counts
 
@@ -67,9 +69,9 @@ def case(request: pytest.FixtureRequest, cases: dict[str, Case]) -> Case:
 
 
 def encode(case: Case, data: ad.AnnData, compat: str | None) -> list[np.ndarray]:
-    options = case.model._choose(None, None, None, compat, {})
+    options = Arguments(compat=compat).resolved(case.model)
     with open_counts(data) as source:
-        genes = case.model.match_genes(source.var, case.model.vocabulary, gene_key=None, compat=compat)
+        genes = case.model.match(source.var, None, options)
         block = case.model.build_encoder(source, genes, options)(source.read(0, source.n_obs))
     return np.split(block.tokens, block.offsets[1:-1])
 
@@ -98,7 +100,7 @@ def test_tokens(cases: dict[str, Case], version: str, name: str, prefix: str) ->
 def test_default_tokens_differ_from_upstream_only_where_values_nearly_tie(cases: dict[str, Case]) -> None:
     case = cases["v2"]
     data = case.read("input_plain")
-    known = case.model.match_genes(data.var, case.model.vocabulary, gene_key=None, compat="upstream").tokens >= 0
+    known = match_upstream(data.var, case.model.vocabulary).tokens >= 0
     cells = encode(case, data[:, known].copy(), None)  # versions, symbols and the like match by default only
     for k, row in enumerate(case.expected["upstream_plain_tok_cell_index"]):
         at = case.sequence("upstream_plain_tok", k)
@@ -109,7 +111,7 @@ def test_default_tokens_differ_from_upstream_only_where_values_nearly_tie(cases:
 def test_kept_counts(case: Case) -> None:
     """``counts`` of keep_counts=True are counts per 10,000: from our totals and the float32 steps of the source."""
     data = case.read("input")
-    tokens = case.model.match_genes(data.var, case.model.vocabulary, gene_key=None, compat="upstream").tokens
+    tokens = match_upstream(data.var, case.model.vocabulary).tokens
     offsets = case.expected["upstream_keepcounts_offsets"]
     kept = case.expected["upstream_keepcounts_counts"]
     for k in range(len(offsets) - 1):
@@ -140,8 +142,8 @@ def test_cell_embeddings(
 def test_gene_embeddings(case: Case) -> None:
     data = case.read("input")
     rows = case.expected["kept_cells"][case.expected["gene_mode_rows"]]
-    embedding = case.model.run(data[rows].copy(), compat="upstream", pooling="gene")
-    tokens = case.model.match_genes(data.var, case.model.vocabulary, gene_key=None, compat="upstream").tokens
+    embedding = case.model.run(data[rows].copy(), Arguments(compat="upstream", pooling="gene"))
+    tokens = match_upstream(data.var, case.model.vocabulary).tokens
     by_token = {token: values for token, values in zip(tokens.tolist(), embedding.values, strict=True) if token >= 0}
     specials = set(case.model.vocabulary.special_tokens.values())
     for token, expected in zip(

@@ -15,12 +15,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from scfm.nn import BertConfig, ScCelloNetwork
-from scfm.train import (
+from scfm.nn import (
+    BertConfig,
     CellTypeCoherenceLoss,
     MaskedGeneLoss,
     OntologyAlignmentLoss,
     RegularisationLoss,
+    ScCelloNetwork,
     cell_representation,
 )
 

@@ -14,6 +14,8 @@ import pytest
 import torch
 
 import scfm
+from scfm.genes import align
+from scfm.model.arguments import Arguments
 from scfm.model.sccello import ASSAYS, ScCello
 from scfm.nn import ScCelloNetwork
 from scfm.nn.masking import masked_outputs
@@ -86,10 +88,10 @@ def case(reference: Path) -> Iterator[Case]:
 
 
 def encode(case: Case, data: ad.AnnData, compat: str | None, **options: bool) -> list[np.ndarray]:
-    choices = case.model._choose(None, None, None, compat, options)
+    chosen = Arguments(compat=compat, options=options).resolved(case.model)
     with open_counts(data, prefer_raw=compat is not None) as source:
-        genes = case.model.match_genes(source.var, case.model.vocabulary, gene_key=None, compat=compat)
-        block = case.model.build_encoder(source, genes, choices)(source.read(0, source.n_obs))
+        genes = case.model.match(source.var, None, chosen)
+        block = case.model.build_encoder(source, genes, chosen)(source.read(0, source.n_obs))
     return np.split(block.tokens, block.offsets[1:-1])
 
 
@@ -115,7 +117,7 @@ def test_tokens_of_the_cells_that_upstream_keeps(case: Case) -> None:
     with pytest.warns(
         UserWarning, match=f"{dropped} of {len(keep)} cells? w.* left out by the options cellxgene_filter"
     ):
-        run = case.model.run(case.adata, cellxgene_filter=True)
+        run = case.model.run(case.adata, Arguments(options={"cellxgene_filter": True}))
     np.testing.assert_array_equal(np.isnan(run.values).any(axis=1), ~keep)
     assert run.params["n_cells_dropped"] == dropped
 
@@ -123,7 +125,7 @@ def test_tokens_of_the_cells_that_upstream_keeps(case: Case) -> None:
 def test_values_that_are_ranked(case: Case) -> None:
     """Ours are counts over medians; upstream's differ by a factor of the cell."""
     with open_counts(case.adata) as source:
-        tokens = case.model.match_genes(source.var, case.model.vocabulary, gene_key=None, compat=None).tokens
+        tokens = align(source.var, case.model.vocabulary).tokens
     counts = case.adata.X.toarray().astype(np.float64)
     by_token = np.zeros((len(counts), case.model.vocabulary.size))
     by_token[:, tokens[tokens >= 0]] = counts[:, tokens >= 0]

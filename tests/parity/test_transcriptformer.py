@@ -12,6 +12,7 @@ import torch
 
 import scfm
 from scfm._types import TokenBatch
+from scfm.model.arguments import Arguments
 from scfm.model.esm2ce import ESM2CE
 from scfm.model.transcriptformer import TranscriptFormer
 from scfm.testing import TranscriptFormerOracle, transcriptformer_scores
@@ -110,8 +111,8 @@ def other(request: pytest.FixtureRequest, folder: Path) -> Other:
 
 def encode(model: TranscriptFormer, data: ad.AnnData, **arguments: Any) -> tuple[Cells, list[int]]:
     """Genes and counts of each cell, and the token of its assay (−1 for none)."""
-    with model.session(data, pooling="gene", **arguments) as session:
-        encoder = session.model.build_encoder(session.source, session.genes, session.choices)
+    with model.count_session(data, Arguments.of({"pooling": "gene", **arguments})) as session:
+        encoder = session.model.build_encoder(session.source, session.genes, session.options)
         block = encoder(session.source.read(0, session.source.n_obs))
     assert block.counts is not None
     cells, assays = [], []
@@ -159,9 +160,9 @@ class Collected:
 
 
 def scores_by_gene(model: TranscriptFormer, data: ad.AnnData, **arguments: Any) -> dict[str, NDArray[np.float32]]:
-    with model.session(data, pooling="gene", **arguments) as session:
+    with model.count_session(data, Arguments.of({"pooling": "gene", **arguments})) as session:
         sink = Collected(session.source.n_obs)
-        session.into(sink, cast("Scorer", session.model.scorer(session)).by_gene)
+        session.into(sink, cast("Scorer", session.model.scorer(session.options, session.device, session.dtype)).by_gene)
     return sink.values
 
 
@@ -263,7 +264,7 @@ def test_sorted_genes_with_ties(model: TranscriptFormer, read: Any, expected: di
 
 def test_embeddings_of_given_tokens(model: TranscriptFormer, expected: dict[str, Any]) -> None:
     network = model.networks(model.n_layers, [torch.device("cpu")], torch.float32)[0]
-    choices = model._choose(None, None, None, "upstream", {})
+    options = Arguments(compat="upstream").resolved(model)
     cells = unpadded(expected["sortties_tokens"], expected["sortties_counts"])
     tokens: list[NDArray[Any]] = []
     counts: list[NDArray[Any]] = []
@@ -274,7 +275,7 @@ def test_embeddings_of_given_tokens(model: TranscriptFormer, expected: dict[str,
     lengths = np.array([len(cell) for cell in tokens])
     batch = TokenBatch(np.arange(len(cells)), np.concatenate(tokens), lengths, np.concatenate(counts))
     with torch.inference_mode():
-        values = model.forward(network, batch, choices)
+        values = model.forward(network, batch, options)
     assert_close(values.numpy(), expected["sortties_embeddings"], CELL_TOLERANCE)
 
 

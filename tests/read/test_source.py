@@ -37,7 +37,7 @@ def source(request: pytest.FixtureRequest, files: list[Path], tmp_path: Path) ->
     if request.param == "counts":
         found: Any = open_counts(files[0])
     elif request.param == "joined":
-        found = JoinedSource(files, lambda source: source.n_vars, {})
+        found = JoinedSource(files, lambda source: source.n_vars, open_counts)
     else:
         table = pa.table({"input_ids": [[5], [6, 7], []], "cell_id": ["x", "y", "z"], "donor": ["d", "d", "e"]})
         pq.write_table(table, tmp_path / "cells.parquet")
@@ -72,7 +72,7 @@ def test_every_source_gives_its_cells_in_order(source: Source[Any]) -> None:
 
 
 def test_several_files_are_named_and_have_the_columns_that_all_have(files: list[Path]) -> None:
-    with JoinedSource(files, lambda source: source.matrix, {}) as source:
+    with JoinedSource(files, lambda source: source.matrix, open_counts) as source:
         assert [tuple(file) for file in source.files] == [(str(files[0]), 23), (str(files[1]), 5)]
         assert source.facts == ["X", "raw.X"]
         assert source.matrix == "X, raw.X"

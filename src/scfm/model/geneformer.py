@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -204,7 +203,7 @@ class Geneformer(RankBert):
         card = ModelCard(
             id=folder.resolve().name,
             family=cls.family,
-            architecture=asdict(sizes),
+            architecture=sizes.architecture(),
             pooling="cls" if "<cls>" in vocabulary.special_tokens else "mean",
             hidden_layer=-1,
             max_tokens=sizes.max_positions,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -131,7 +131,7 @@ class ScCello(RankBert):
         card = ModelCard(
             id=folder.resolve().name,
             family=cls.family,
-            architecture={**asdict(sizes), "tau": tau},
+            architecture={**sizes.architecture(), "tau": tau},
             pooling="cls",
             max_tokens=sizes.max_positions,
             special_tokens=dict(vocabulary.special_tokens),

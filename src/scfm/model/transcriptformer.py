@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
@@ -85,7 +85,7 @@ class TranscriptFormer(FoundationModel):
         card = ModelCard(
             id=folder.resolve().name,
             family=cls.family,
-            architecture=asdict(sizes),
+            architecture=sizes.architecture(),
             pooling="cell",
             max_tokens=sizes.max_genes + 1,
             special_tokens=dict(found.vocabulary.special_tokens),

@@ -1,15 +1,25 @@
-"""The networks, in plain torch: packed tokens in, hidden states out, pooled to one vector per cell or gene."""
+"""The networks, in plain torch: packed tokens in, hidden states out, pooled to one vector per cell or gene; and losses."""
 
-from .attention import AttentionPath, Lengths, Packing
-from .bert import BertConfig, BertEncoder, BertLayer
-from .causal import CausalPath
-from .count_heads import GeneScores, TranscriptFormerHeads
-from .gene_rows import GeneRows, GeneVectors
-from .heads import MaskedLMHead
-from .pooling import GeneMeans, pool_first, pool_mean, pool_sum
-from .published import check_shapes, published_keys
-from .sccello import ProjectionHead, ScCelloNetwork, check_sccello
-from .transcriptformer import TranscriptFormer, TranscriptFormerConfig
+from scfm.nn.attention import AttentionPath, Lengths, Packing
+from scfm.nn.bert import BertEncoder, BertLayer
+from scfm.nn.bert_config import BertConfig
+from scfm.nn.causal import CausalPath
+from scfm.nn.count_heads import GeneScores, TranscriptFormerHeads
+from scfm.nn.gene_rows import GeneRows, GeneVectors
+from scfm.nn.heads import MaskedLMHead
+from scfm.nn.losses import (
+    CellTypeCoherenceLoss,
+    LossAndAccuracy,
+    MaskedGeneLoss,
+    OntologyAlignmentLoss,
+    RegularisationLoss,
+    cell_representation,
+)
+from scfm.nn.pooling import GeneMeans, pool_mean, pool_sum
+from scfm.nn.published import check_shapes, published_keys
+from scfm.nn.sccello import ProjectionHead, ScCelloNetwork, check_sccello
+from scfm.nn.transcriptformer import TranscriptFormer
+from scfm.nn.transcriptformer_config import TranscriptFormerConfig
 
 __all__ = [
     "AttentionPath",
@@ -17,21 +27,26 @@ __all__ = [
     "BertEncoder",
     "BertLayer",
     "CausalPath",
+    "CellTypeCoherenceLoss",
     "GeneMeans",
     "GeneRows",
     "GeneScores",
     "GeneVectors",
     "Lengths",
+    "LossAndAccuracy",
+    "MaskedGeneLoss",
     "MaskedLMHead",
+    "OntologyAlignmentLoss",
     "Packing",
     "ProjectionHead",
+    "RegularisationLoss",
     "ScCelloNetwork",
     "TranscriptFormer",
     "TranscriptFormerConfig",
     "TranscriptFormerHeads",
+    "cell_representation",
     "check_sccello",
     "check_shapes",
-    "pool_first",
     "pool_mean",
     "pool_sum",
     "published_keys",

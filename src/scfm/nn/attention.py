@@ -99,7 +99,7 @@ class Packing:
         return _Padded((len(lengths), longest), moved(flat, self.device), mask)
 
 
-def attend(qkv: Tensor, packing: Packing, n_heads: int) -> Tensor:
+def attend(qkv: Tensor, packing: Packing, n_heads: int, dropout: float = 0.0) -> Tensor:
     """Self-attention of each cell.
 
     Parameters
@@ -110,6 +110,8 @@ def attend(qkv: Tensor, packing: Packing, n_heads: int) -> Tensor:
         Where each cell lies.
     n_heads
         Number of heads; each has ``d / n_heads`` features.
+    dropout
+        Share of the attention weights that are dropped.
 
     Returns
     -------
@@ -121,15 +123,15 @@ def attend(qkv: Tensor, packing: Packing, n_heads: int) -> Tensor:
         grid = packing.padded
         padded = qkv.new_zeros(grid.shape[0] * grid.shape[1], qkv.shape[1]).index_copy(0, grid.index, qkv)
         q, k, v = _heads(padded, grid.shape, 3, n_heads)
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=grid.mask)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=grid.mask, dropout_p=dropout)
         return out.transpose(1, 2).reshape(len(padded), -1)[grid.index]
-    if qkv.dtype == torch.bfloat16 and qkv.device.type == "cpu" and not qkv.requires_grad:
+    if qkv.dtype == torch.bfloat16 and qkv.device.type == "cpu" and not qkv.requires_grad and not dropout:
         cells = [cell for cell in qkv.split(packing.lengths) if len(cell)]
         return torch.cat([_attend_tiles(cell, n_heads) for cell in cells])
     parts = []
     for start, n_cells, length in packing.runs():
         q, k, v = _heads(qkv[start : start + n_cells * length], (n_cells, length), 3, n_heads)
-        out = F.scaled_dot_product_attention(q, k, v)
+        out = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
         parts.append(out.transpose(1, 2).reshape(n_cells * length, -1))
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
@@ -181,7 +183,7 @@ def _attend_tiles(qkv: Tensor, n_heads: int) -> Tensor:
     """
     n, d = len(qkv), qkv.shape[1] // 3
     q, k, v = qkv.view(n, 3, n_heads, -1).permute(1, 2, 0, 3).contiguous().unbind(0)
-    q *= (d // n_heads) ** -0.5
+    q = q * (d // n_heads) ** -0.5  # a copy: of one token q is a view of what came in
     out = qkv.new_empty(n, n_heads, d // n_heads)
     rows = max(64, torch.get_num_threads() * TILE_BYTES // (n * qkv.itemsize))
     for head in range(n_heads):

@@ -10,122 +10,36 @@ and ``x₀ = LayerNorm(word[token] + token_type[0] + position[0 … n - 1])``; t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeGuard, cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from scfm.nn.attention import AttentionPath, Lengths, Packing, attend, attend_first
+from scfm.nn.linear import affine, is_plain, linear
 from scfm.nn.move import moved
-
-from . import published
-from .attention import AttentionPath, Lengths, Packing, attend, attend_first
-from .linear import linear
+from scfm.nn.published import WORDS, check_names, check_tied
+from scfm.nn.state_dict import copy_into, weight_and_bias
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["Activation", "BertConfig", "BertEncoder", "BertLayer"]
+    from scfm.nn.bert_config import BertConfig
 
-Activation = Literal["relu", "gelu"]
+__all__ = ["BertEncoder", "BertLayer", "encoder_targets", "init_weights"]
+
 INIT_STD = 0.02
 
 CHUNK = 1024
 """Tokens that go through the feed-forward block together on the CPU."""
 
-_HF_KEYS = {
-    "vocab_size": "vocab_size",
-    "hidden_size": "hidden_size",
-    "n_layers": "num_hidden_layers",
-    "n_heads": "num_attention_heads",
-    "intermediate_size": "intermediate_size",
-    "max_positions": "max_position_embeddings",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class BertConfig:
-    """Sizes of a BERT encoder.
-
-    Raises
-    ------
-    ValueError
-        If a size is not a positive integer, ``hidden_size`` is not a multiple of ``n_heads``, ``layer_norm_eps`` is
-        not positive, the activation is unknown, or ``pad_token_id`` is not in the vocabulary.
-    """
-
-    vocab_size: int
-    """Number of tokens, special tokens included."""
-    hidden_size: int
-    """Features of a hidden state."""
-    n_layers: int
-    """Number of encoder layers of the published model."""
-    n_heads: int
-    """Number of attention heads."""
-    intermediate_size: int
-    """Width of the feed-forward block."""
-    max_positions: int
-    """Largest number of tokens of a cell."""
-    type_vocab_size: int = 2
-    """Rows of the token type table; only row 0 is used."""
-    layer_norm_eps: float = 1e-12
-    """Added to the variance in every layer norm."""
-    hidden_act: Activation = "relu"
-    """Activation of the feed-forward block and of the language-model head; ``"gelu"`` is the exact one (erf)."""
-    pad_token_id: int = 0
-    """Token that upstream pads with; packed cells hold none."""
-
-    def __post_init__(self) -> None:
-        for name in (*_HF_KEYS, "type_vocab_size"):
-            value: object = getattr(self, name)
-            if not _is_int(value) or value < 1:
-                msg = f"{_HF_KEYS.get(name, name)} must be a positive integer, got {value!r}."
-                raise ValueError(msg)
-        if self.hidden_size % self.n_heads:
-            msg = f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads {self.n_heads}."
-            raise ValueError(msg)
-        eps: object = self.layer_norm_eps  # from a file: the annotation promises nothing
-        if not isinstance(eps, float) or not 0 < eps < 1:
-            msg = f"layer_norm_eps must be a number between 0 and 1, got {eps!r}."
-            raise ValueError(msg)
-        if self.hidden_act not in ("relu", "gelu"):
-            msg = f"hidden_act must be 'relu' or 'gelu', got {self.hidden_act!r}."
-            raise ValueError(msg)
-        pad: object = self.pad_token_id
-        if not _is_int(pad) or not 0 <= pad < self.vocab_size:
-            msg = f"pad_token_id must be an integer from 0 to {self.vocab_size - 1}, got {pad!r}."
-            raise ValueError(msg)
-
-    @classmethod
-    def from_dict(cls, config: Mapping[str, Any]) -> BertConfig:
-        """Read the ``config.json`` of a published model; keys that do not shape the encoder are ignored.
-
-        Parameters
-        ----------
-        config
-            Content of a Hugging Face ``config.json`` of a BERT model.
-
-        Raises
-        ------
-        ValueError
-            If a key is missing, a value is out of bounds, or the positions are not absolute.
-        """
-        missing = [key for key in _HF_KEYS.values() if key not in config]
-        if missing:
-            msg = f"The model config lacks {', '.join(missing)}."
-            raise ValueError(msg)
-        positions = config.get("position_embedding_type", "absolute")
-        if positions != "absolute":
-            msg = f"position_embedding_type must be 'absolute', got {positions!r}."
-            raise ValueError(msg)
-        optional = ("type_vocab_size", "layer_norm_eps", "hidden_act", "pad_token_id")
-        given = {key: config[key] for key in optional if key in config}
-        return cls(**{name: config[key] for name, key in _HF_KEYS.items()}, **{"hidden_act": "gelu", **given})
-
 
 class BertLayer(nn.Module):
     """One post-norm encoder layer on packed tokens.
+
+    Its modules are called, so adapters and hooks take effect; on the CPU without gradients all but ``qkv`` see pieces of
+    up to 1024 tokens.
 
     Parameters
     ----------
@@ -145,18 +59,30 @@ class BertLayer(nn.Module):
         self.up = nn.Linear(d, config.intermediate_size)
         self.down = nn.Linear(config.intermediate_size, d)
         self.norm2 = nn.LayerNorm(d, eps=eps)
+        self.dropout = nn.Dropout(config.dropout)
+        """For attention weights and for what is added to ``x``."""
 
-    def forward(self, x: Tensor, packing: Packing) -> Tensor:
-        """Hidden states of the next layer, shape ``(T, d)`` like ``x``."""
-        qkv = linear(x, self.qkv.weight, self.qkv.bias)
-        return self._after_attention(attend(qkv, packing, self.n_heads), x)
+    def forward(self, x: Tensor, packing: Packing, *, first_only: bool = False) -> Tensor:
+        """Hidden states of the next layer, shape ``(T, d)`` like ``x``, or of first tokens only, ``(n_cells, d)``."""
+        if first_only and self.is_splittable:
+            return self._forward_first(x, packing)
+        attended = attend(linear(self.qkv, x), packing, self.n_heads, self.dropout.p if self.dropout.training else 0.0)
+        if first_only:
+            first = packing.first()
+            attended, x = attended[first], x[first]
+        return self._after_attention(attended, x)
 
-    def forward_first(self, x: Tensor, packing: Packing) -> Tensor:
-        """Hidden state of the next layer for the first token of each cell, shape ``(n_cells, d)``."""
+    @property
+    def is_splittable(self) -> bool:
+        """Whether queries, keys and values may be computed apart, from the rows of the weights of ``qkv``."""
+        drops = self.dropout.training and self.dropout.p > 0
+        return not drops and is_plain(self.qkv) and self.qkv.bias is not None
+
+    def _forward_first(self, x: Tensor, packing: Packing) -> Tensor:
         first = x[packing.first()]
         (wq, wk, wv), (bq, _, bv) = self.qkv.weight.chunk(3), self.qkv.bias.chunk(3)
         by_head = (self.n_heads, -1, x.shape[1])
-        q = linear(first, wq, bq).unflatten(1, (self.n_heads, -1))
+        q = affine(first, wq, bq).unflatten(1, (self.n_heads, -1))
         # (W x) · q = x · (Wᵀ q): one query and one value a cell are projected, not all keys and values. The bias of the
         # keys adds the same to all scores of a query, which softmax does not see.
         queries = torch.einsum("che,hed->chd", q, wk.view(by_head))
@@ -172,10 +98,17 @@ class BertLayer(nn.Module):
         return torch.cat([self._feed_forward(*piece) for piece in pieces])
 
     def _feed_forward(self, attended: Tensor, x: Tensor) -> Tensor:
-        x = self.norm1(_add(linear(attended, self.out.weight, self.out.bias), x))
-        wide = linear(x, self.up.weight, self.up.bias)
-        wide = F.relu(wide, inplace=not wide.requires_grad) if self.hidden_act == "relu" else F.gelu(wide)
-        return cast("Tensor", self.norm2(_add(linear(wide, self.down.weight, self.down.bias), x)))
+        x = self.norm1(self._added(self.out, attended, x))
+        wide = linear(self.up, x)
+        in_place = is_plain(self.up) and not wide.requires_grad
+        wide = F.relu(wide, inplace=in_place) if self.hidden_act == "relu" else F.gelu(wide)
+        return cast("Tensor", self.norm2(self._added(self.down, wide, x)))
+
+    def _added(self, layer: nn.Module, x: Tensor, residual: Tensor) -> Tensor:
+        """``dropout(layer(x)) + residual``, into the memory of the product where neither autograd nor a hook holds it."""
+        new = self.dropout(linear(layer, x))
+        in_place = is_plain(layer) and is_plain(self.dropout, nn.Dropout) and not new.requires_grad
+        return cast("Tensor", new.add_(residual) if in_place else new + residual)
 
 
 class BertEncoder(nn.Module):
@@ -212,6 +145,7 @@ class BertEncoder(nn.Module):
         self.position_embeddings = nn.Embedding(config.max_positions, d)
         self.token_type_embeddings = nn.Embedding(config.type_vocab_size, d)
         self.norm = nn.LayerNorm(d, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.dropout)
         self.layers = nn.ModuleList(BertLayer(config) for _ in range(n_layers))
         self.apply(init_weights)
 
@@ -246,15 +180,9 @@ class BertEncoder(nn.Module):
     def after(self, x: Tensor, packing: Packing, start: int, *, first_only: bool = False) -> Tensor:
         """Send hidden states through the layers from ``start`` on; arguments and result as in :meth:`forward`."""
         layers = list(self.layers)[start:]
-        if not first_only:
-            for layer in layers:
-                x = layer(x, packing)
-            return x
-        for layer in layers[:-1]:
-            x = layer(x, packing)
-        if not layers:
-            return x[packing.first()]
-        return cast("BertLayer", layers[-1]).forward_first(x, packing)
+        for i, layer in enumerate(layers, 1):
+            x = layer(x, packing, first_only=first_only and i == len(layers))
+        return x if layers or not first_only else x[packing.first()]
 
     def hidden_states(self, tokens: Tensor, lengths: Lengths) -> list[Tensor]:
         """Hidden states after the embedding block and after each built layer.
@@ -291,11 +219,11 @@ class BertEncoder(nn.Module):
         ValueError
             If names are missing or unexpected, or a tensor has another shape; the weights are then undefined.
         """
-        published.check_names(tensors, self.config, head=head)
+        check_names(tensors, self.config, head=head)
         if self.word_embeddings.weight.is_meta:
             self.to_empty(device="cpu")
-        published.copy_into(published.encoder_targets(self), tensors)
-        published.check_tied(tensors)
+        copy_into(encoder_targets(self), tensors)
+        check_tied(tensors)
 
     def _pack(self, tokens: Tensor, lengths: Lengths) -> Packing:
         packing = Packing(lengths, self.word_embeddings.weight.device, self.attention)
@@ -309,17 +237,9 @@ class BertEncoder(nn.Module):
         return packing
 
     def _embed(self, tokens: Tensor, packing: Packing) -> Tensor:
-        x = self.word_embeddings(moved(tokens, packing.device)) + self.token_type_embeddings.weight[0]
-        return cast("Tensor", self.norm(x + self.position_embeddings(packing.positions())))
-
-
-def _add(new: Tensor, x: Tensor) -> Tensor:
-    """``new + x``, into the memory of ``new`` where autograd does not need it."""
-    return new + x if new.requires_grad else new.add_(x)
-
-
-def _is_int(value: object) -> TypeGuard[int]:
-    return isinstance(value, int) and not isinstance(value, bool)
+        first_type = torch.zeros(1, dtype=torch.int64, device=packing.device)
+        x = self.word_embeddings(moved(tokens, packing.device)) + self.token_type_embeddings(first_type)
+        return cast("Tensor", self.dropout(self.norm(x + self.position_embeddings(packing.positions()))))
 
 
 def init_weights(module: nn.Module) -> None:
@@ -328,3 +248,31 @@ def init_weights(module: nn.Module) -> None:
         nn.init.normal_(module.weight, std=INIT_STD)
     if isinstance(module, nn.Linear):
         nn.init.zeros_(module.bias)
+
+
+def encoder_targets(encoder: BertEncoder) -> dict[str, Tensor]:
+    """The parameters of an encoder (or parts of them, sharing memory) by published name."""
+    targets: dict[str, Tensor] = {
+        WORDS: encoder.word_embeddings.weight,
+        "bert.embeddings.position_embeddings.weight": encoder.position_embeddings.weight,
+        "bert.embeddings.token_type_embeddings.weight": encoder.token_type_embeddings.weight,
+        **weight_and_bias("bert.embeddings.LayerNorm", encoder.norm),
+    }
+    for i, layer in enumerate(encoder.layers):
+        targets |= _layer_targets(f"bert.encoder.layer.{i}", layer)  # type: ignore[arg-type]
+    return targets
+
+
+def _layer_targets(name: str, layer: BertLayer) -> dict[str, Tensor]:
+    d = layer.out.in_features
+    targets: dict[str, Tensor] = {}
+    for i, part in enumerate(("query", "key", "value")):
+        rows = slice(i * d, (i + 1) * d)
+        targets[f"{name}.attention.self.{part}.weight"] = layer.qkv.weight.detach()[rows]
+        targets[f"{name}.attention.self.{part}.bias"] = layer.qkv.bias.detach()[rows]
+    targets |= weight_and_bias(f"{name}.attention.output.dense", layer.out)
+    targets |= weight_and_bias(f"{name}.attention.output.LayerNorm", layer.norm1)
+    targets |= weight_and_bias(f"{name}.intermediate.dense", layer.up)
+    targets |= weight_and_bias(f"{name}.output.dense", layer.down)
+    targets |= weight_and_bias(f"{name}.output.LayerNorm", layer.norm2)
+    return targets

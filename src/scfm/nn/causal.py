@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import torch
 from torch import Tensor
 
+from scfm.nn.attention import Lengths, Packing
 from scfm.nn.move import moved
-
-from .attention import Lengths, Packing
 
 if TYPE_CHECKING:
     from collections.abc import Callable

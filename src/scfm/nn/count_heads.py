@@ -9,12 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from . import published
-from .linear import linear
-from .transcriptformer import GeneMLP, TranscriptFormerConfig, mlp_targets
+from scfm.nn.linear import affine, is_plain
+from scfm.nn.state_dict import copy_into
+from scfm.nn.transcriptformer import GeneMLP, mlp_targets
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from scfm.nn.transcriptformer_config import TranscriptFormerConfig
 
 __all__ = ["GeneScores", "TranscriptFormerHeads"]
 
@@ -50,8 +52,8 @@ class TranscriptFormerHeads(nn.Module):
         d = config.hidden_size
         self.config = config
         self.count_bias = nn.Embedding(config.vocab_size, 1)
-        self.count_mlp = GeneMLP(2 * d, d // 2, 1)
-        self.gene_mlp = GeneMLP(d, config.gene_head_size, config.vocab_size)
+        self.count_mlp = GeneMLP(2 * d, d // 2, 1, config.dropout)
+        self.gene_mlp = GeneMLP(d, config.gene_head_size, config.vocab_size, config.dropout)
 
     def expected_counts(
         self, states: Tensor, genes: Tensor, gene_states: Tensor, counts: Tensor, lengths: list[int]
@@ -91,20 +93,32 @@ class TranscriptFormerHeads(nn.Module):
     def gene_log_likelihood(self, states: Tensor, genes: Tensor) -> Tensor:
         """Log-probability of each gene, from the hidden state before it was read; shape ``(n,)``.
 
-        Logits are computed for a part of the tokens and of the vocabulary at a time and never kept. They are bounded
-        by the cap, so their exponentials need no common scale.
+        Logits are computed for a part of the tokens and of the vocabulary at a time and never kept. Where something
+        wraps the gene head, it is called for all logits of a token, and for so many fewer tokens at a time.
         """
-        parts = zip(states.split(TOKEN_CHUNK), genes.split(TOKEN_CHUNK), strict=True)
-        return torch.cat([self._gene_chunk(*part) for part in parts]) if len(states) else states.new_empty(0).float()
+        down = self.gene_mlp.down
+        splits = is_plain(self.gene_mlp, GeneMLP) and is_plain(down) and down.bias is not None
+        step = self._gene_chunk if splits else self._gene_tokens
+        size = (
+            TOKEN_CHUNK
+            if splits
+            else min(TOKEN_CHUNK, max(1, TOKEN_CHUNK * VOCABULARY_CHUNK // self.config.vocab_size))
+        )
+        parts = zip(states.split(size), genes.split(size), strict=True)
+        return torch.cat([step(*part) for part in parts]) if len(states) else states.new_empty(0).float()
+
+    def _gene_tokens(self, states: Tensor, genes: Tensor) -> Tensor:
+        logits = self._capped(self.gene_mlp(states).float())
+        return logits.gather(1, genes[:, None])[:, 0] - logits.logsumexp(dim=1)
 
     def _gene_chunk(self, states: Tensor, genes: Tensor) -> Tensor:
         mlp = self.gene_mlp
-        hidden = mlp.norm(linear(states, mlp.up.weight, mlp.up.bias, "relu"))
+        hidden = mlp.hidden(states)
         chosen = self._capped((hidden * mlp.down.weight[genes]).sum(dim=1, dtype=torch.float32) + mlp.down.bias[genes])
         total = torch.full_like(chosen, -torch.inf)
         for start in range(0, self.config.vocab_size, VOCABULARY_CHUNK):
             rows = slice(start, start + VOCABULARY_CHUNK)
-            logits = self._capped(linear(hidden, mlp.down.weight[rows], mlp.down.bias[rows]).float())
+            logits = self._capped(affine(hidden, mlp.down.weight[rows], mlp.down.bias[rows]).float())
             total = torch.logaddexp(total, torch.logsumexp(logits, dim=1))
         return chosen - total
 
@@ -120,4 +134,4 @@ class TranscriptFormerHeads(nn.Module):
             **mlp_targets("mu.mlp", self.count_mlp),
             **mlp_targets("gene_id_head", self.gene_mlp),
         }
-        published.copy_into(targets, tensors)
+        copy_into(targets, tensors)

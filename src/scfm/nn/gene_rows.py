@@ -40,7 +40,14 @@ class GeneRows:
         self._table: Tensor | None = None
         self._n_rows = 0
 
-    def __call__(self, tokens: Tensor, make: Callable[[Tensor], Tensor], weights: Iterable[Tensor] = ()) -> Tensor:
+    def __call__(
+        self,
+        tokens: Tensor,
+        make: Callable[[Tensor], Tensor],
+        weights: Iterable[Tensor] = (),
+        *,
+        keep: bool = True,
+    ) -> Tensor:
         """States of tokens (int64 on the CPU), shape ``(T, d)``.
 
         Parameters
@@ -51,6 +58,8 @@ class GeneRows:
             States of distinct tokens, ``(n,)`` → ``(n, d)``.
         weights
             What states are made of: when these tensors change, all states are made anew.
+        keep
+            Whether ``weights`` are all that states are made of; if not, nothing is kept or taken from what was kept.
 
         Raises
         ------
@@ -60,7 +69,7 @@ class GeneRows:
         if len(tokens) and not 0 <= int(tokens.min()) <= int(tokens.max()) < len(self._place):
             msg = f"tokens run from {int(tokens.min())} to {int(tokens.max())}; the table has {len(self._place)} rows."
             raise IndexError(msg)
-        if torch.is_grad_enabled() or not len(tokens):
+        if torch.is_grad_enabled() or not keep or not len(tokens):
             distinct, inverse = torch.unique(tokens, return_inverse=True)
             made = make(distinct)
             return made[inverse.to(made.device)]

@@ -8,11 +8,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from . import published
-from .bert import BertConfig, init_weights
+from scfm.nn.bert import init_weights
+from scfm.nn.published import bias_name, check_names, check_tied
+from scfm.nn.state_dict import copy_into, weight_and_bias
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from scfm.nn.bert_config import BertConfig
 
 __all__ = ["MaskedLMHead"]
 
@@ -68,9 +71,17 @@ class MaskedLMHead(nn.Module):
             If names are missing or unexpected, a tensor has another shape, or the output weights are not the word
             embeddings; the weights are then undefined.
         """
-        published.check_names(tensors, self.config, head=True)
-        published.check_tied(tensors)
+        check_names(tensors, self.config, head=True)
+        check_tied(tensors)
         if self.bias.is_meta:
             self.to_empty(device="cpu")
-        published.copy_into(published.head_targets(self), tensors)
-        published.copy_into({published.bias_name(tensors): self.bias}, tensors)
+        copy_into(_head_targets(self), tensors)
+        copy_into({bias_name(tensors): self.bias}, tensors)
+
+
+def _head_targets(head: MaskedLMHead) -> dict[str, Tensor]:
+    """The parameters of a language-model head by published name, the bias excepted."""
+    return {
+        **weight_and_bias("cls.predictions.transform.dense", head.dense),
+        **weight_and_bias("cls.predictions.transform.LayerNorm", head.norm),
+    }

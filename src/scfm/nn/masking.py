@@ -6,25 +6,27 @@ comes, both relative to the sum of the cell, the value in the copy is
 
     (o − w v + u v') / (1 − w + u)
 
-so a copy pays for the feed-forward block of the first layer, and not for its attention.
+so a copy pays for the feed-forward block of the first layer, and not for its attention. That takes a first layer whose
+projections nothing wraps, and no gradients; otherwise each copy goes through all layers.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from .attention import Packing
-from .linear import linear
-from .move import moved
+from scfm.nn.attention import Packing
+from scfm.nn.bert import BertLayer
+from scfm.nn.linear import is_plain, linear
+from scfm.nn.move import moved
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from .bert import BertEncoder, BertLayer
+    from scfm.nn.bert import BertEncoder
 
 __all__ = ["masked_outputs"]
 
@@ -69,6 +71,7 @@ def masked_outputs(
     """
     found: list[list[Tensor]] = [[] for _ in cells]
     waiting: list[tuple[int, int, Tensor]] = []  # cell, number of copies, their states
+    first = _shared_layer(network)
 
     def flush() -> None:
         if not waiting:
@@ -76,18 +79,18 @@ def masked_outputs(
         lengths = [len(states) // n for _, n, states in waiting for _ in range(n)]
         states = torch.cat([states for *_, states in waiting])
         packing = Packing(lengths, states.device, network.attention)
-        output = pool(network.after(states, packing, 1, first_only=first_only), lengths)
+        output = pool(network.after(states, packing, 0 if first is None else 1, first_only=first_only), lengths)
         for (cell, *_), part in zip(waiting, output.split([n for _, n, _ in waiting]), strict=True):
             found[cell].append(part)
         waiting.clear()
 
     for i, (tokens, positions) in enumerate(cells):
-        copies, at = _Copies(network, tokens, mask), 0
+        copies, at = _Copies(network, first, tokens, mask), 0
         while at < len(positions):
             used = sum(len(states) for *_, states in waiting)
             n = min(max((max_tokens - used) // len(tokens), 0 if waiting else 1), len(positions) - at)
             if n:
-                waiting.append((i, n, copies.after_first_layer(positions[at : at + n])))
+                waiting.append((i, n, copies.states(positions[at : at + n])))
                 at += n
             else:
                 flush()
@@ -96,20 +99,28 @@ def masked_outputs(
     return [torch.cat(parts) if parts else nothing for parts in found]
 
 
-class _Copies:
-    """Copies of one cell, each with another token replaced."""
+def _shared_layer(network: BertEncoder) -> BertLayer | None:
+    """The first layer, if what it makes of a cell says what it makes of the copies of the cell."""
+    if torch.is_grad_enabled() or not len(network.layers):
+        return None
+    layer = network.layers[0]
+    return layer if isinstance(layer, BertLayer) and is_plain(layer, BertLayer) and layer.is_splittable else None
 
-    def __init__(self, network: BertEncoder, tokens: Tensor, mask: int) -> None:
+
+class _Copies:
+    """Copies of one cell, each with another token replaced; ``layer`` is the layer that they share."""
+
+    def __init__(self, network: BertEncoder, layer: BertLayer | None, tokens: Tensor, mask: int) -> None:
         packing = network._pack(tokens, [len(tokens)])
         self._x = network._embed(tokens, packing)
         self._masked = network._embed(torch.full_like(tokens, mask), packing)
-        self._layer = cast("BertLayer", network.layers[0]) if len(network.layers) else None
-        if self._layer is not None:
-            self._attention = _Attention.of(_heads(self._layer, self._x))
-            self._new = _heads(self._layer, self._masked)
+        self._layer = layer
+        if layer is not None:
+            self._attention = _Attention.of(_heads(layer, self._x))
+            self._new = _heads(layer, self._masked)
 
-    def after_first_layer(self, positions: Tensor) -> Tensor:
-        """Hidden states of the copies one after the other, shape ``(n_positions * n_tokens, d)``."""
+    def states(self, positions: Tensor) -> Tensor:
+        """Hidden states of the copies after the shared layer, one after the other, ``(n_positions * n_tokens, d)``."""
         positions = moved(positions, self._x.device)
         copies = torch.arange(len(positions), device=positions.device)
         x = self._x.repeat(len(positions), 1)
@@ -125,7 +136,7 @@ Heads = tuple[Tensor, Tensor, Tensor]
 
 def _heads(layer: BertLayer, x: Tensor) -> Heads:
     """Scaled queries, keys and values, float32, each ``(n_heads, n_tokens, head_dim)``."""
-    qkv = linear(x, layer.qkv.weight, layer.qkv.bias).float()
+    qkv = linear(layer.qkv, x).float()
     q, k, v = qkv.view(len(x), 3, layer.n_heads, -1).permute(1, 2, 0, 3).contiguous()
     return q * q.shape[-1] ** -0.5, k, v
 

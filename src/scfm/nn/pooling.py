@@ -7,33 +7,9 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from .attention import Lengths, Packing
+from scfm.nn.attention import Lengths, Packing
 
-__all__ = ["GeneMeans", "pool_first", "pool_mean", "pool_sum"]
-
-
-def pool_first(hidden: Tensor, lengths: Lengths) -> Tensor:
-    """Hidden state of the first token of each cell (``<cls>`` where the model has one).
-
-    Parameters
-    ----------
-    hidden
-        Hidden states of packed tokens, shape ``(T, d)``.
-    lengths
-        Tokens of each cell; they sum to ``T``.
-
-    Returns
-    -------
-    float32, shape ``(n_cells, d)``.
-
-    Raises
-    ------
-    ValueError
-        If a cell has no token, or the lengths do not sum to ``T``.
-    """
-    packing = Packing(lengths, hidden.device, "cells")
-    _check_sum(hidden, packing)
-    return hidden[packing.first()].float()
+__all__ = ["GeneMeans", "pool_mean", "pool_sum"]
 
 
 def pool_mean(hidden: Tensor, lengths: Lengths, *, skip_first: int = 0, skip_last: int = 0) -> Tensor:

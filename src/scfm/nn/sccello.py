@@ -11,13 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from . import published
-from .bert import BertEncoder, init_weights
+from scfm.nn.bert import BertEncoder, encoder_targets, init_weights
+from scfm.nn.published import published_keys
+from scfm.nn.state_dict import Shapes, check_layers, compare_names, compare_shapes, copy_into, weight_and_bias
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from .bert import BertConfig
+    from scfm.nn.bert_config import BertConfig
 
 __all__ = ["ProjectionHead", "ScCelloNetwork", "check_sccello", "sccello_keys"]
 
@@ -96,7 +97,7 @@ class ScCelloNetwork(BertEncoder):
         _check_names(tensors, self.config, head=head)
         if self.word_embeddings.weight.is_meta:
             self.to_empty(device="cpu")
-        targets = published.encoder_targets(self)
+        targets = encoder_targets(self)
         token_type = targets.pop(_TOKEN_TYPE)
         parts = torch.empty(len(_EVERYWHERE), self.config.hidden_size)
         targets |= {name: parts[i : i + 1] for i, name in enumerate(_EVERYWHERE)}
@@ -104,7 +105,7 @@ class ScCelloNetwork(BertEncoder):
             targets |= _head_targets(CELL_HEAD, self.cell_head, tensors)
         if head and self.gene_head is not None:
             targets |= _head_targets(GENE_HEAD, self.gene_head, tensors)
-        published.copy_into(targets, tensors)
+        copy_into(targets, tensors)
         with torch.no_grad():
             token_type.copy_(parts.sum(dim=0))
 
@@ -124,11 +125,11 @@ def check_sccello(shapes: Mapping[str, tuple[int, ...]], config: BertConfig) -> 
     ValueError
         If names are missing or unexpected, or a tensor has another shape.
     """
-    published.check_layers(shapes, config.n_layers)
+    check_layers(shapes, config.n_layers)
     _check_names(shapes, config, head=True)
     n_types, rows = ((*shapes.get(name, ()), 0)[0] for name in (ONTOLOGY[0], CENTROIDS))
     required, optional = sccello_keys(config, n_types=n_types, n_centroids=rows)
-    published.compare_shapes(shapes, required | optional)
+    compare_shapes(shapes, required | optional)
     if CENTROIDS in shapes and rows < n_types:
         msg = f"{CENTROIDS} has {rows} rows, fewer than the {n_types} cell types of the ontology."
         raise ValueError(msg)
@@ -136,7 +137,7 @@ def check_sccello(shapes: Mapping[str, tuple[int, ...]], config: BertConfig) -> 
 
 def sccello_keys(
     config: BertConfig, *, head: bool = True, n_types: int = 398, n_centroids: int = 600
-) -> tuple[published.Shapes, published.Shapes]:
+) -> tuple[Shapes, Shapes]:
     """Names and shapes of a published state dict.
 
     Parameters
@@ -155,7 +156,7 @@ def sccello_keys(
     optional
         Tensors that may be there. With ``head``, one of the two names of its last bias must be.
     """
-    required, optional = published.published_keys(config, head=False)
+    required, optional = published_keys(config, head=False)
     d = config.hidden_size
     del required[_TOKEN_TYPE]
     required |= dict.fromkeys(_EVERYWHERE, (1, d))
@@ -173,10 +174,10 @@ def sccello_keys(
     return required, optional
 
 
-def _head_keys(name: str, d: int) -> tuple[published.Shapes, published.Shapes]:
+def _head_keys(name: str, d: int) -> tuple[Shapes, Shapes]:
     """Tensors of a projection; its last bias has two names, of which a file may lack one."""
     layer = f"{name}.predictions"
-    needed: published.Shapes = {f"{layer}.dense_{i}.weight": (d, d) for i in (1, 2)}
+    needed: Shapes = {f"{layer}.dense_{i}.weight": (d, d) for i in (1, 2)}
     needed |= {f"{layer}.{part}": (d,) for part in ("dense_1.bias", "layer_norm.weight", "layer_norm.bias")}
     return needed, dict.fromkeys(_bias_names(name), (d,))
 
@@ -191,7 +192,7 @@ def _check_names(tensors: Mapping[str, object], config: BertConfig, *, head: boo
     names, found = list(required), set(tensors.keys())
     if head and not found.intersection(_bias_names(CELL_HEAD)):
         names.append(_bias_names(CELL_HEAD)[0])
-    published.compare_names(tensors, names, optional, f"an scCello model of {config.n_layers} layers")
+    compare_names(tensors, names, optional, f"an scCello model of {config.n_layers} layers")
 
 
 def _head_targets(name: str, head: ProjectionHead, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -204,10 +205,8 @@ def _head_targets(name: str, head: ProjectionHead, tensors: Mapping[str, Tensor]
         msg = f"{found[0]} and {found[1]} differ; they must be the same tensor."
         raise ValueError(msg)
     return {
-        f"{layer}.dense_1.weight": head.up.weight.detach(),
-        f"{layer}.dense_1.bias": head.up.bias.detach(),
-        f"{layer}.layer_norm.weight": head.norm.weight.detach(),
-        f"{layer}.layer_norm.bias": head.norm.bias.detach(),
+        **weight_and_bias(f"{layer}.dense_1", head.up),
+        **weight_and_bias(f"{layer}.layer_norm", head.norm),
         f"{layer}.dense_2.weight": head.down.weight.detach(),
         found[0]: head.down.bias.detach(),
     }

@@ -7,34 +7,32 @@ every key has the bias ``log(1 + u + eps)`` in all layers, and the residual of a
     w = LayerNorm(attention(y) + y)
     x ← down(gelu(up(w))) + w
 
-There are no positions, and there is no norm after the last layer.
+There are no positions, and there is no norm after the last layer. In training, what goes into ``down`` is dropped at random.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
 
+from scfm.nn.causal import CausalPacking, CausalPath, attend_causal
+from scfm.nn.gene_rows import GENE_VECTORS, GeneRows, gene_vectors
+from scfm.nn.linear import is_plain, linear
 from scfm.nn.move import moved
-
-from . import published
-from .causal import CausalPacking, CausalPath, attend_causal
-from .gene_rows import GENE_VECTORS, GeneRows, gene_vectors
-from .linear import linear
+from scfm.nn.state_dict import check_layers, compare_names, compare_shapes, copy_into
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from .attention import Lengths
+    from scfm.nn.attention import Lengths
+    from scfm.nn.transcriptformer_config import TranscriptFormerConfig
 
 __all__ = [
     "GeneMLP",
     "TranscriptFormer",
-    "TranscriptFormerConfig",
     "TranscriptFormerLayer",
     "check_published",
     "published_shapes",
@@ -43,138 +41,31 @@ __all__ = [
 CHUNK = 1024
 """Tokens that go through the feed-forward block together on the CPU."""
 
-_MODEL_KEYS = {
-    "hidden_size": "embed_dim",
-    "n_layers": "num_layers",
-    "n_heads": "num_heads",
-    "intermediate_size": "model_dim",
-    "max_genes": "seq_len",
-    "gene_head_size": "gene_head_hidden_dim",
-}
-_OPTIONAL_KEYS = {
-    "log_counts_eps": "log_counts_eps",
-    "softcap": "softcap",
-    "attn_bias": "attn_bias",
-    "ffn_bias": "fw_bias",
-}
-_FIXED = {"activation": "gelu", "mu_link_fn": "softmax", "aux_len": 1}
-
-
-@dataclass(frozen=True, slots=True)
-class TranscriptFormerConfig:
-    """Sizes of a TranscriptFormer.
-
-    Raises
-    ------
-    ValueError
-        If a size is not a positive integer, ``hidden_size`` is not an even multiple of ``n_heads``, or a number is
-        out of bounds.
-    """
-
-    vocab_size: int
-    """Rows of the gene table, special tokens included."""
-    n_assays: int
-    """Rows of the assay table; row 0 is the unknown assay."""
-    gene_vector_size: int
-    """Features of a protein vector."""
-    hidden_size: int
-    """Features of a hidden state."""
-    n_layers: int
-    """Number of layers of the published model."""
-    n_heads: int
-    """Number of attention heads."""
-    intermediate_size: int
-    """Width of the feed-forward block."""
-    max_genes: int
-    """Genes of a cell, and what a cell embedding is divided by (``seq_len``)."""
-    gene_head_size: int
-    """Width of the hidden layer of the gene head."""
-    log_counts_eps: float = 1e-6
-    """Added to a count before its logarithm."""
-    softcap: float = 10.0
-    """Bound of attention scores and gene logits; 0 for none."""
-    attn_bias: bool = False
-    """Whether the attention projections have biases."""
-    ffn_bias: bool = False
-    """Whether the feed-forward block has biases."""
-    softplus_approx: bool = True
-    """Whether the zero-truncated likelihood is taken as it was in training, with softplus(−x) for log(1 − exp(−x))."""
-
-    def __post_init__(self) -> None:
-        for name in ("vocab_size", "n_assays", "gene_vector_size", *_MODEL_KEYS):
-            value: object = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                msg = f"{_MODEL_KEYS.get(name, name)} must be a positive integer, got {value!r}."
-                raise ValueError(msg)
-        if self.hidden_size % self.n_heads or self.hidden_size % 2:
-            msg = f"embed_dim {self.hidden_size} must be even and a multiple of num_heads {self.n_heads}."
-            raise ValueError(msg)
-        for name, upper in (("log_counts_eps", 1.0), ("softcap", 1e6)):
-            number: object = getattr(self, name)
-            if not isinstance(number, int | float) or isinstance(number, bool) or not 0 <= number < upper:
-                msg = f"{name} must be a number from 0 to below {upper:g}, got {number!r}."
-                raise ValueError(msg)
-        for name in ("attn_bias", "ffn_bias", "softplus_approx"):
-            flag: object = getattr(self, name)
-            if not isinstance(flag, bool):
-                msg = f"{_OPTIONAL_KEYS.get(name, name)} must be true or false, got {flag!r}."
-                raise ValueError(msg)
-
-    @classmethod
-    def from_dict(
-        cls, config: Mapping[str, Any], *, vocab_size: int, n_assays: int, gene_vector_size: int
-    ) -> TranscriptFormerConfig:
-        """Read a published ``config.json``; keys that do not shape the network are ignored.
-
-        Parameters
-        ----------
-        config
-            Content of the file: ``{"model": {"model_config": …, "loss_config": …}}``.
-        vocab_size, n_assays, gene_vector_size
-            Sizes that the file does not hold.
-
-        Raises
-        ------
-        ValueError
-            If a section or key is missing or out of bounds, or the network is of a kind that was never published.
-        """
-        model = config.get("model")
-        sizes = model.get("model_config") if isinstance(model, dict) else None
-        if not isinstance(model, dict) or not isinstance(sizes, dict):
-            msg = "The model config lacks the section model.model_config."
-            raise ValueError(msg)
-        missing = [key for key in _MODEL_KEYS.values() if key not in sizes]
-        if missing:
-            msg = f"The model config lacks {', '.join(missing)}."
-            raise ValueError(msg)
-        for key, value in _FIXED.items():
-            if sizes.get(key, value) != value:
-                msg = f"{key} must be {value!r}, as in all published models; got {sizes[key]!r}."
-                raise ValueError(msg)
-        given = {name: sizes[key] for name, key in (_MODEL_KEYS | _OPTIONAL_KEYS).items() if key in sizes}
-        loss = model.get("loss_config")
-        if isinstance(loss, dict) and "softplus_approx" in loss:
-            given["softplus_approx"] = loss["softplus_approx"]
-        return cls(vocab_size=vocab_size, n_assays=n_assays, gene_vector_size=gene_vector_size, **given)
-
 
 class GeneMLP(nn.Module):
-    """Linear, ReLU, layer norm, linear: from the vector of a gene to its input state."""
+    """Linear, ReLU, layer norm, dropout, linear: from the vector of a gene to its input state."""
 
-    def __init__(self, n_in: int, n_hidden: int, n_out: int) -> None:
+    def __init__(self, n_in: int, n_hidden: int, n_out: int, dropout: float = 0.0) -> None:
         super().__init__()
         self.up = nn.Linear(n_in, n_hidden)
         self.norm = nn.LayerNorm(n_hidden)
+        self.dropout = nn.Dropout(dropout)
         self.down = nn.Linear(n_hidden, n_out)
 
     def forward(self, x: Tensor) -> Tensor:
         """Shape ``(n, n_in)`` → ``(n, n_out)``."""
-        hidden = self.norm(linear(x, self.up.weight, self.up.bias, "relu"))
-        return linear(hidden, self.down.weight, self.down.bias)
+        return linear(self.down, self.hidden(x))
+
+    def hidden(self, x: Tensor) -> Tensor:
+        """What goes into the last linear layer, shape ``(n, n_hidden)``."""
+        return cast("Tensor", self.dropout(self.norm(linear(self.up, x, "relu"))))
 
 
 class TranscriptFormerLayer(nn.Module):
     """One layer on packed tokens.
+
+    Its modules are called, so adapters and hooks take effect; on the CPU without gradients all but ``norm1`` and ``qkv``
+    see pieces of up to 1024 tokens.
 
     Parameters
     ----------
@@ -192,12 +83,13 @@ class TranscriptFormerLayer(nn.Module):
         self.out = nn.Linear(d, d, bias=config.attn_bias)
         self.norm2 = nn.LayerNorm(d)
         self.up = nn.Linear(d, config.intermediate_size, bias=config.ffn_bias)
+        self.dropout = nn.Dropout(config.dropout)
         self.down = nn.Linear(config.intermediate_size, d, bias=config.ffn_bias)
 
     def forward(self, x: Tensor, bias: Tensor, packing: CausalPacking, path: CausalPath) -> Tensor:
         """Hidden states of the next layer, shape ``(T, d)`` like ``x``; ``bias`` is that of each key, ``(T,)``."""
         y = self.norm1(x)
-        qkv = linear(y, self.qkv.weight, self.qkv.bias)
+        qkv = linear(self.qkv, y)
         attended = attend_causal(qkv, bias, packing, self.n_heads, self.softcap, path)
         if attended.requires_grad or attended.device.type != "cpu":
             return self._feed_forward(attended, y)
@@ -205,16 +97,17 @@ class TranscriptFormerLayer(nn.Module):
         return torch.cat([self._feed_forward(*piece) for piece in pieces])
 
     def _feed_forward(self, attended: Tensor, y: Tensor) -> Tensor:
-        w = self.norm2(linear(attended, self.out.weight, self.out.bias) + y)
-        wide = linear(w, self.up.weight, self.up.bias, "gelu")
-        return linear(wide, self.down.weight, self.down.bias) + cast("Tensor", w)
+        w = self.norm2(linear(self.out, attended) + y)
+        wide = self.dropout(linear(self.up, w, "gelu"))
+        return linear(self.down, wide) + cast("Tensor", w)
 
 
 class TranscriptFormer(nn.Module):
     """The input block and the first layers of a TranscriptFormer, on packed cells.
 
     Tokens from ``vocab_size`` on are assays. Input states of genes are made when a gene first occurs, and kept; while
-    gradients are recorded they are made anew for the genes of each batch.
+    gradients are recorded, or where something wraps a module that makes them, they are made anew for the genes of each
+    batch.
 
     Parameters
     ----------
@@ -242,7 +135,7 @@ class TranscriptFormer(nn.Module):
         self.config = config
         self.attention: CausalPath = attention
         d = config.hidden_size
-        self.gene_mlp = GeneMLP(config.gene_vector_size, d, d)
+        self.gene_mlp = GeneMLP(config.gene_vector_size, d, d, config.dropout)
         self.assays = nn.Embedding(config.n_assays, d)
         self.layers = nn.ModuleList(TranscriptFormerLayer(config) for _ in range(n_layers))
         self.gene_vectors = torch.zeros(config.vocab_size, config.gene_vector_size)
@@ -286,8 +179,9 @@ class TranscriptFormer(nn.Module):
 
     def gene_states(self, tokens: Tensor) -> Tensor:
         """Input states of tokens, shape ``(T, d)``."""
+        modules = chain(self.gene_mlp.modules(), self.assays.modules())
         weights = chain(self.gene_mlp.parameters(), self.assays.parameters())
-        return self._rows(tokens, self._input_states, weights)
+        return self._rows(tokens, self._input_states, weights, keep=all(map(_follows_from_weights, modules)))
 
     def load_published(self, tensors: Mapping[str, Tensor]) -> None:
         """Load the weights of a published state dict; rows of the gene table are read when a gene first occurs.
@@ -298,7 +192,7 @@ class TranscriptFormer(nn.Module):
             If a tensor has another shape than the config says.
         """
         self.to_empty(device="cpu")
-        published.copy_into(_targets(self), tensors)
+        copy_into(_targets(self), tensors)
         self.gene_vectors = gene_vectors(tensors)
 
     def _input_states(self, tokens: Tensor) -> Tensor:
@@ -313,6 +207,13 @@ class TranscriptFormer(nn.Module):
         )
 
 
+def _follows_from_weights(module: nn.Module) -> bool:
+    """Whether a module that makes input states of genes is what was built, and drops nothing."""
+    kind = type(module)
+    drops = isinstance(module, nn.Dropout) and module.training and module.p > 0
+    return kind in (GeneMLP, nn.Linear, nn.LayerNorm, nn.Dropout, nn.Embedding) and is_plain(module, kind) and not drops
+
+
 def check_published(shapes: Mapping[str, tuple[int, ...]], config: TranscriptFormerConfig) -> None:
     """Compare all names and shapes of a published state dict with a config, before anything is built.
 
@@ -321,10 +222,10 @@ def check_published(shapes: Mapping[str, tuple[int, ...]], config: TranscriptFor
     ValueError
         If names are missing or unexpected, or a tensor has another shape.
     """
-    published.check_layers(shapes, config.n_layers)
+    check_layers(shapes, config.n_layers)
     expected = published_shapes(config)
-    published.compare_names(shapes, expected, (), f"a TranscriptFormer of {config.n_layers} layers")
-    published.compare_shapes(shapes, expected)
+    compare_names(shapes, expected, (), f"a TranscriptFormer of {config.n_layers} layers")
+    compare_shapes(shapes, expected)
 
 
 def published_shapes(config: TranscriptFormerConfig) -> dict[str, tuple[int, ...]]:

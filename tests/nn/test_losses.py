@@ -11,11 +11,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scfm.nn import ProjectionHead
-from scfm.train import (
+from scfm.nn import (
     CellTypeCoherenceLoss,
     MaskedGeneLoss,
     OntologyAlignmentLoss,
+    ProjectionHead,
     RegularisationLoss,
     cell_representation,
     losses,

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from scfm.nn.bert import init_weights
+from scfm.nn.linear import is_plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -219,8 +220,12 @@ class RegularisationLoss(nn.Module):
             ``p_c`` of the type of each cell (:meth:`CellTypeCoherenceLoss.representations`), of the same shape.
         """
         with _no_autocast(z):
-            weight, bias = (_precise(part) for part in (self.affine.weight, self.affine.bias))
-            return F.mse_loss(F.linear(_precise(prototypes), weight, bias), _precise(z))
+            return F.mse_loss(self._mapped(_precise(prototypes)), _precise(z))
+
+    def _mapped(self, prototypes: Tensor) -> Tensor:
+        if not is_plain(self.affine):
+            return _precise(self.affine(prototypes))
+        return F.linear(prototypes, _precise(self.affine.weight), _precise(self.affine.bias))
 
 
 class OntologyAlignmentLoss(nn.Module):
