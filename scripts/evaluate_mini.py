@@ -23,7 +23,8 @@ from sklearn.neighbors import KNeighborsClassifier
 
 import scfm
 from scfm.nn import BertConfig, BertEncoder, MaskedLMHead
-from scfm.nn.published import encoder_targets, head_targets
+from scfm.nn.bert import encoder_targets
+from scfm.nn.heads import head_targets
 from scfm.weights.tensors import sha256
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import argparse
 import math
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,7 +34,8 @@ from scfm.encode import RankEncoder
 from scfm.genes import Vocabulary
 from scfm.genes.vocabulary import vocabulary_files
 from scfm.nn import BertConfig, BertEncoder, MaskedLMHead
-from scfm.nn.published import encoder_targets, head_targets
+from scfm.nn.bert import encoder_targets
+from scfm.nn.heads import head_targets
 from scfm.weights import ModelCard
 from scfm.weights.pickles import read_dictionary
 from scfm.weights.tensors import sha256
@@ -341,7 +342,7 @@ def save_checkpoint(out: Path, description: str, config: BertConfig, vocabulary:
     (out / "model.safetensors").chmod(0o644)  # safetensors makes it private
     vocabulary.save(out)
     hashes = {"weights_sha256": sha256(out / "model.safetensors"), "vocabulary_sha256": sha256(*vocabulary_files(out))}
-    sizes = {"architecture": asdict(config), "n_parameters": sum(tensor.numel() for tensor in tensors.values())}
+    sizes = {"architecture": config.architecture(), "n_parameters": sum(tensor.numel() for tensor in tensors.values())}
     card = ModelCard(id=out.resolve().name, family="scfm_mini", pooling="mean", max_tokens=config.max_positions)
     card = card.with_(**hashes, **sizes, special_tokens=SPECIAL_TOKENS)
     card.with_(license="BSD-3-Clause", description=description).write(out)

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from scfm.model._registry import families
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 from torch.nn.utils import parametrize
 
 import scfm
+from scfm.model.registry import families
 from scfm.nn import BertLayer, MaskedLMHead, ProjectionHead, ScCelloNetwork, TranscriptFormerHeads, pool_mean
 from scfm.nn.linear import is_plain
 from scfm.nn.masking import masked_outputs

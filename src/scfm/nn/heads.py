@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from scfm.nn.bert_config import BertConfig
 
-__all__ = ["MaskedLMHead"]
+__all__ = ["MaskedLMHead", "head_targets"]
 
 
 class MaskedLMHead(nn.Module):
@@ -75,11 +75,11 @@ class MaskedLMHead(nn.Module):
         check_tied(tensors)
         if self.bias.is_meta:
             self.to_empty(device="cpu")
-        copy_into(_head_targets(self), tensors)
+        copy_into(head_targets(self), tensors)
         copy_into({bias_name(tensors): self.bias}, tensors)
 
 
-def _head_targets(head: MaskedLMHead) -> dict[str, Tensor]:
+def head_targets(head: MaskedLMHead) -> dict[str, Tensor]:
     """The parameters of a language-model head by published name, the bias excepted."""
     return {
         **weight_and_bias("cls.predictions.transform.dense", head.dense),

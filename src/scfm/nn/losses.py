@@ -231,8 +231,9 @@ class RegularisationLoss(nn.Module):
 class OntologyAlignmentLoss(nn.Module):
     """Inter loss: cells of types that are close in the ontology are closer than cells of types that are not.
 
-    With ``S_ij = z_i · z_j`` off the diagonal and ``S_ii = z_i · z_i′``, ``z′`` from a second pass with other dropout,
-    and each value ``s`` but the lowest that the similarity of the type of cell ``i`` to those of the batch takes,
+    With ``S_ij = z_i · z_j`` off the diagonal and ``S_ii = z_i · z_i′``, ``z′`` from a second pass with other dropout
+    (that of the config, with the network in training mode), and each value ``s`` but the lowest that the similarity of
+    the type of cell ``i`` to those of the batch takes,
 
         P = {j : sim(c_i, c_j) ≥ s},    N = {k : sim(c_i, c_k) < s and c_k is no ancestor of c_i},
 
