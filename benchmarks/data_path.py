@@ -161,7 +161,7 @@ class Ours:
         """A file to all its batches, which nobody computes."""
         from scfm.model.arguments import Arguments
 
-        from .end_to_end import Nowhere, no_network
+        from .end_to_end import Nothing
 
         settings = self._scfm.settings
         settings.threads, settings.progress = threads, False
@@ -169,7 +169,7 @@ class Ours:
         rss.reset_peak()
         start = perf_counter()
         with self._model.session(data, Arguments(device="cpu", hidden_layer=-self._model.n_layers)) as session:
-            stats = session.into(Nowhere(), no_network)
+            stats = session.run(Nothing())
         seconds = perf_counter() - start
         # each cell has two tokens that are no genes: its assay and the start
         return {"seconds": seconds, "peak": rss.peak(), "tokens": stats.n_tokens - 2 * stats.n_cells}

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     import torch
 
-    from scfm._types import TokenBatch
+    from scfm._types import TokenBatch, TokenBlock
     from scfm.model import FoundationModel
     from scfm.model.session import Session
 
@@ -83,21 +83,33 @@ def row(layout: str, seconds: dict[str, float], n_cells: int) -> str:
     return f"| {layout} | {rates} | {shares} |"
 
 
-class Nowhere:
-    """A sink that keeps nothing."""
+class Nothing:
+    """A task that computes vectors of no features, and a sink that keeps none."""
+
+    block_rows = batch_tokens = empty_rows = None
+
+    def __init__(self) -> None:
+        self.sink = self
+
+    def edit(self, block: TokenBlock) -> tuple[TokenBlock]:
+        """The sequences as they are."""
+        return (block,)
+
+    def on(self, *_: Any) -> Callable[[TokenBatch], torch.Tensor]:
+        """What stands for the network."""
+        import torch
+
+        return lambda batch: torch.empty(len(batch.rows), 0)
+
+    def shrink(self, batch: TokenBatch) -> bool:
+        """Nothing takes memory."""
+        return False
 
     def write(self, *_: Any) -> None:
         """Nothing is kept."""
 
     def end_block(self, *_: Any) -> None:
         """Nothing is held back."""
-
-
-def no_network(_: torch.nn.Module, batch: TokenBatch) -> torch.Tensor:
-    """What stands for the network: vectors of no features."""
-    import torch
-
-    return torch.empty(len(batch.rows), 0)
 
 
 def measure(
@@ -147,5 +159,5 @@ def parts_of(session: Session) -> dict[str, Callable[[], object]]:
         "reading": lambda: sum(block.n_cells for block in blocks()),
         "encoding": lambda: sum(len(encode(block).tokens) for block in counts),
         "network": compute,
-        "planning": lambda: session.into(Nowhere(), no_network),
+        "planning": lambda: session.run(Nothing()),
     }

@@ -20,6 +20,7 @@ from scipy import sparse
 
 import scfm
 from scfm.run import ArraySink
+from scfm.tasks import Embed
 from scfm.testing import TranscriptFormerOracle as Oracle
 from scfm.testing import (
     transcriptformer_cell,
@@ -236,7 +237,7 @@ def test_short_cells_cost_less(model: Model, caplog: pytest.LogCaptureFixture) -
     wanted = int(np.minimum(n_genes() + 1, longest).sum())
     wanted += N_OBS - N_OBS // 3  # the assays that are known
     with caplog.at_level(logging.INFO, "scfm"), model.session(anndata()) as session:
-        stats = session.into(ArraySink(N_OBS, model.n_features))
+        stats = session.run(Embed(session.model, session.options, ArraySink(N_OBS, model.n_features)))
     assert stats.n_tokens == wanted
     assert f"embedded {N_OBS} cells ({wanted} tokens, " in caplog.text
 

@@ -13,8 +13,8 @@ from scipy import sparse
 
 import scfm
 from scfm.cli import main
-from scfm.model import masking
 from scfm.model.arguments import Arguments
+from scfm.tasks import MaskedGenes
 from scfm.testing import write_geneformer, write_sccello, write_transcriptformer
 
 if TYPE_CHECKING:
@@ -200,7 +200,7 @@ def test_raw_backed_and_copies(tmp_path: Path) -> None:
 def test_memory_runs_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     model, adata = scfm.model.load(write_geneformer(tmp_path, n_genes=N_GENES)), cells()
     scfm.tl.marker_genes(adata, model)
-    plain = masking.MaskedGenes._scores
+    plain = MaskedGenes._scores
 
     def limited(self: Any, network: Any, batch: Any) -> torch.Tensor:
         if self._max_tokens > 100:
@@ -208,11 +208,11 @@ def test_memory_runs_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog
             raise RuntimeError(msg)
         return plain(self, network, batch)
 
-    monkeypatch.setattr(masking.MaskedGenes, "_scores", limited)
+    monkeypatch.setattr(MaskedGenes, "_scores", limited)
     scfm.tl.marker_genes(adata, model, key_added="less")
     np.testing.assert_allclose(adata.layers["less"].toarray(), adata.layers["marker_genes"].toarray(), atol=1e-6)
     assert "going on with 64 tokens at a time" in caplog.text
-    monkeypatch.setattr(masking.MaskedGenes, "_scores", lambda *_: (_ for _ in ()).throw(RuntimeError("shapes")))
+    monkeypatch.setattr(MaskedGenes, "_scores", lambda *_: (_ for _ in ()).throw(RuntimeError("shapes")))
     with pytest.raises(RuntimeError, match="shapes"):
         scfm.tl.marker_genes(adata, model)
 

@@ -40,8 +40,6 @@ PARAMETERS = {
     "max_tokens": """max_tokens
     Longest input of a cell, special tokens included; at most (and by default) that of the model.""",
     "device": """device
-    ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``. By default the fastest there is.""",
-    "devices": """device
     ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``; several such as ``["cuda:0", "cuda:1"]`` share the batches. By
     default the fastest there is.""",
     "dtype": """dtype

@@ -46,43 +46,60 @@ class CountBlock:
 
 @dataclass(frozen=True, slots=True)
 class TokenBlock:
-    """Token sequences of consecutive cells, flat (``encode`` → ``batch``)."""
+    """Token sequences of consecutive cells, flat (``encode`` → ``edit`` → ``batch``).
+
+    An encoder makes one sequence a cell. A task may make others of them, also several a cell, and then says in ``rows``
+    which cell each belongs to.
+    """
 
     row0: int
     """Position of the first cell of the block in the source."""
     tokens: NDArray[np.int32]
     """Token ids of all cells one after the other, special tokens included, shape ``(n_tokens,)``."""
     offsets: NDArray[np.int64]
-    """Cell ``i`` is ``tokens[offsets[i]:offsets[i + 1]]``; shape ``(n_cells + 1,)``."""
+    """Sequence ``i`` is ``tokens[offsets[i]:offsets[i + 1]]``; shape ``(n_sequences + 1,)``."""
     n_genes: NDArray[np.int64]
     """Model genes found in each cell before truncation, shape ``(n_cells,)``; 0 marks an empty cell, −1 one that an
     option of the model left out, which has no tokens."""
     counts: NDArray[np.float32] | None = None
     """Count that the network is given with each token, shape ``(n_tokens,)``; ``None`` where it takes none."""
+    rows: NDArray[np.int64] | None = None
+    """Position in the source of the cell of each sequence, shape ``(n_sequences,)``; ``None``: one a cell, from ``row0`` on."""
+    tags: NDArray[np.int64] | None = None
+    """A number that the task gives to each sequence, shape ``(n_sequences,)``, such as the gene that was changed."""
 
     @property
     def n_cells(self) -> int:
         """Number of cells of the block."""
-        return len(self.offsets) - 1
+        return len(self.n_genes)
 
 
 @dataclass(frozen=True, slots=True)
 class TokenBatch:
-    """Cells that go through the network together, packed without padding (``batch`` → ``nn``)."""
+    """Sequences that go through the network together, packed without padding (``batch`` → ``nn``)."""
 
     rows: NDArray[np.int64]
-    """Position of each cell in the source, shape ``(n_cells,)``."""
+    """Position in the source of the cell of each sequence, shape ``(n_sequences,)``."""
     tokens: NDArray[np.int64]
-    """Token ids of the cells one after the other, shape ``(n_tokens,)``."""
+    """Token ids of the sequences one after the other, shape ``(n_tokens,)``."""
     lengths: NDArray[np.int64]
-    """Tokens of each cell, shape ``(n_cells,)``, longest first."""
+    """Tokens of each sequence, shape ``(n_sequences,)``, longest first."""
     counts: NDArray[np.float32] | None = None
     """Count of each token, shape ``(n_tokens,)``; ``None`` where the network takes none."""
+    tags: NDArray[np.int64] | None = None
+    """Number that the task gave to each sequence, shape ``(n_sequences,)``."""
 
     def split(self) -> tuple[TokenBatch, TokenBatch]:
-        """Two batches of half the cells each."""
+        """Two batches of half the sequences each."""
         middle = (len(self.rows) + 1) // 2
         at = int(self.lengths[:middle].sum())
-        counts = (None, None) if self.counts is None else (self.counts[:at], self.counts[at:])
-        first = TokenBatch(self.rows[:middle], self.tokens[:at], self.lengths[:middle], counts[0])
-        return first, TokenBatch(self.rows[middle:], self.tokens[at:], self.lengths[middle:], counts[1])
+        return self._part(slice(middle), slice(at)), self._part(slice(middle, None), slice(at, None))
+
+    def _part(self, sequences: slice, tokens: slice) -> TokenBatch:
+        return TokenBatch(
+            self.rows[sequences],
+            self.tokens[tokens],
+            self.lengths[sequences],
+            None if self.counts is None else self.counts[tokens],
+            None if self.tags is None else self.tags[sequences],
+        )

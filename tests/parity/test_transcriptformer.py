@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import anndata as ad
@@ -15,6 +16,7 @@ from scfm._types import TokenBatch
 from scfm.model.arguments import Arguments
 from scfm.model.esm2ce import ESM2CE
 from scfm.model.transcriptformer import TranscriptFormer
+from scfm.tasks import Embed
 from scfm.testing import TranscriptFormerOracle, transcriptformer_scores
 
 if TYPE_CHECKING:
@@ -159,10 +161,18 @@ class Collected:
         pass
 
 
+class ByGene(Embed):
+    """Scores of the genes of each cell, before they are averaged."""
+
+    def on(self, network: torch.nn.Module, device: torch.device, dtype: torch.dtype) -> Any:
+        scorer = cast("Scorer", cast("TranscriptFormer", self._recipe).scorer(self._options, device, dtype))
+        return partial(scorer.by_gene, network)
+
+
 def scores_by_gene(model: TranscriptFormer, data: ad.AnnData, **arguments: Any) -> dict[str, NDArray[np.float32]]:
     with model.count_session(data, Arguments.of({"pooling": "gene", **arguments})) as session:
         sink = Collected(session.source.n_obs)
-        session.into(sink, cast("Scorer", session.model.scorer(session.options, session.device, session.dtype)).by_gene)
+        session.run(ByGene(session.model, session.options, sink))
     return sink.values
 
 

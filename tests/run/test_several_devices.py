@@ -72,12 +72,8 @@ def test_an_error_of_one_network_is_raised(monkeypatch: pytest.MonkeyPatch) -> N
         model.embed(scfm.datasets.pbmc68k(), device=["cpu", "cpu"])
 
 
-def test_what_several_devices_are_not_for() -> None:
+def test_no_device() -> None:
     adata, model = scfm.datasets.pbmc68k()[:5].copy(), scfm.model.load("scfm-mini")
-    with pytest.raises(ValueError, match="pooling='gene' takes one device"):
-        model.embed(adata, device=["cpu", "cpu"], pooling="gene")
-    with pytest.raises(ValueError, match="pooling='gene' takes one device"):
-        scfm.tl.gene_embeddings(adata, model, device=["cpu", "cpu"])
     with pytest.raises(ValueError, match=r"device=\[\]: several devices must be of one kind"):
         model.embed(adata, device=[])
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from scfm.batch.plan import plan_batches
+from scfm.batch.plan import batch_of, plan_batches
 from scfm.batch.prefetch import prefetch
+from scfm.batch.shuffle import even_batches, spans_of
 
-__all__ = ["plan_batches", "prefetch"]
+__all__ = ["batch_of", "even_batches", "plan_batches", "prefetch", "spans_of"]

@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
     from scfm._types import TokenBlock
 
-__all__ = ["plan_batches"]
+__all__ = ["batch_of", "plan_batches"]
 
 
 def plan_batches(block: TokenBlock, max_tokens: int, *, padded: bool = False) -> Iterator[TokenBatch]:
-    """Split the cells of a block, longest first, into batches of at most ``max_tokens`` tokens.
+    """Split the sequences of a block, longest first, into batches of at most ``max_tokens`` tokens.
 
-    The largest batch comes first, so that a lack of memory shows at once. A cell longer than ``max_tokens`` is a
-    batch of its own; a cell without tokens is left out.
+    The largest batch comes first, so that a lack of memory shows at once. A sequence longer than ``max_tokens`` is a
+    batch of its own; one without tokens is left out.
 
     Parameters
     ----------
@@ -40,14 +40,24 @@ def plan_batches(block: TokenBlock, max_tokens: int, *, padded: bool = False) ->
     while start < len(order):
         stop = start + _n_fitting(lengths[order[start:]], max_tokens, padded=padded)
         cells = order[start:stop]
-        tokens = _gather(block.tokens, block.offsets, cells).astype(np.int64)
-        counts = None if block.counts is None else _gather(block.counts, block.offsets, cells)
-        yield TokenBatch(block.row0 + cells, tokens, lengths[cells], counts)
+        yield batch_of(block, cells)
         start = stop
 
 
+def batch_of(block: TokenBlock, sequences: NDArray[np.int64]) -> TokenBatch:
+    """Chosen sequences of a block as a batch, in the order given."""
+    counts = None if block.counts is None else _gather(block.counts, block.offsets, sequences)
+    return TokenBatch(
+        rows=block.row0 + sequences if block.rows is None else block.rows[sequences],
+        tokens=_gather(block.tokens, block.offsets, sequences).astype(np.int64),
+        lengths=np.diff(block.offsets)[sequences],
+        counts=counts,
+        tags=None if block.tags is None else block.tags[sequences],
+    )
+
+
 def _gather(values: NDArray[Any], offsets: NDArray[np.int64], cells: NDArray[np.int64]) -> NDArray[Any]:
-    return np.concatenate([values[offsets[cell] : offsets[cell + 1]] for cell in cells])
+    return np.concatenate([values[:0], *(values[offsets[cell] : offsets[cell + 1]] for cell in cells)])
 
 
 def _n_fitting(lengths: np.ndarray, max_tokens: int, *, padded: bool) -> int:

@@ -18,8 +18,9 @@ from scfm.model.arguments import Arguments
 from scfm.model.recipe import Recipe
 from scfm.model.session import CountSession, Session
 from scfm.read import JoinedSource, expand, is_tokenized, open_tokenized
-from scfm.run import ArraySink, GeneMeansSink
+from scfm.run import ArraySink
 from scfm.run.device import resolve_devices, resolve_dtype
+from scfm.tasks import Embed, GeneMeans
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -96,7 +97,7 @@ class FoundationModel(Recipe):
         %(pooling)s
         %(hidden_layer)s
         %(max_tokens)s
-        %(devices)s
+        %(device)s
         %(dtype)s
         %(compat)s
         %(groupby_genes)s
@@ -140,7 +141,7 @@ class FoundationModel(Recipe):
             if isinstance(session, CountSession) and session.options.pooling == "gene":
                 return _gene_means(session, groupby)
             sink = ArraySink(session.source.n_obs, session.model.n_features)
-            stats = session.into(sink)
+            stats = session.run(Embed(session.model, session.options, sink))
             return Embedding(sink.values, "obs", session.source.obs_names, session.params(stats))
 
     @contextmanager
@@ -149,9 +150,6 @@ class FoundationModel(Recipe):
         options = arguments.resolved(self)
         devices = resolve_devices(arguments.device)
         dtype = resolve_dtype(arguments.dtype, devices[0])
-        if len(devices) > 1 and options.pooling == "gene":
-            msg = f"pooling='gene' takes one device, got {[str(one) for one in devices]}."
-            raise ValueError(msg)
         model = self.with_options(options)
         if is_tokenized(data):
             with open_tokenized(data, vocab_size=model.vocabulary.size) as tokenized:
@@ -205,16 +203,12 @@ class FoundationModel(Recipe):
 
 def _gene_means(session: CountSession, groupby: str | None) -> Embedding:
     """Mean of each gene over all cells, or over those of each group."""
-    source, n_features = session.source, session.model.n_features
-    if groupby is None:
-        sink = GeneMeansSink(session.genes.tokens, n_features)
-        stats = session.into(sink)
-        return Embedding(sink.values()[:, 0], "var", source.var.index, session.params(stats))
-    labels = session.groups(groupby)
-    if not len(labels.categories):
+    labels = None if groupby is None else session.groups(groupby)
+    if labels is not None and not len(labels.categories):
         msg = f"groupby={groupby!r}: that column of obs holds no value but missing ones, so there is no group to average over."
         raise ValueError(msg)
-    sink = GeneMeansSink(session.genes.tokens, n_features, np.asarray(labels.codes, np.int64), len(labels.categories))
-    stats = session.into(sink)
-    groups = {"groupby": groupby, "groups": [str(label) for label in labels.categories]}
-    return Embedding(sink.values(), "var", source.var.index, session.params(stats) | groups)
+    task = GeneMeans(session.model, session.options, session.genes.tokens, session.model.n_features, labels)
+    params = session.params(session.run(task))
+    if labels is not None:
+        params |= {"groupby": groupby, "groups": [str(label) for label in labels.categories]}
+    return Embedding(task.values(), "var", session.source.var.index, params)

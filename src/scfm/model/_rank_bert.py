@@ -5,14 +5,15 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from scfm._settings import settings
 from scfm.encode import RankEncoder
 from scfm.model._base import FoundationModel
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
-    import numpy as np
     import torch
     from numpy.typing import NDArray
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from scfm.read import CountSource
 
 __all__ = ["RankBert"]
+
+MASK = "<mask>"
 
 
 class RankBert(FoundationModel):
@@ -114,6 +117,34 @@ class RankBert(FoundationModel):
         tokens = torch.from_numpy(batch.tokens)
         hidden: torch.Tensor = network(tokens, batch.lengths, first_only=self.reads_first(options.pooling))
         return self.pool(network, hidden, batch.lengths, options.pooling)
+
+    def masked_outputs(
+        self,
+        network: torch.nn.Module,
+        batch: TokenBatch,
+        positions: Sequence[NDArray[np.int64]],
+        options: RunOptions,
+        max_tokens: int,
+    ) -> tuple[torch.Tensor, Sequence[torch.Tensor]]:
+        """Pool the cells, and copies in which one gene each is ``<mask>``; copies of a cell share its first layer."""
+        import torch
+
+        from scfm.nn.masking import masked_outputs
+
+        def pool(hidden: torch.Tensor, lengths: Any) -> torch.Tensor:
+            return self.pool(network, hidden, np.asarray(lengths), options.pooling)
+
+        first_only = self.reads_first(options.pooling)
+        cells = zip(torch.from_numpy(batch.tokens).split(batch.lengths.tolist()), positions, strict=True)
+        copies = masked_outputs(
+            network,  # type: ignore[arg-type]
+            [(tokens, torch.from_numpy(at)) for tokens, at in cells],
+            self.vocabulary.special_tokens[MASK],
+            pool,
+            first_only=first_only,
+            max_tokens=max_tokens,
+        )
+        return self.forward(network, batch, options), copies
 
     @staticmethod
     def reads_first(pooling: str) -> bool:

@@ -39,8 +39,6 @@ class Scorer:
         If the genes were replaced by those of other species, which the gene head does not know.
     """
 
-    names: tuple[str, ...] = ("count_llh", "gene_llh")
-
     def __init__(
         self,
         model: Recipe,

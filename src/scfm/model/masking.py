@@ -1,41 +1,31 @@
-"""How much a cell's embedding changes when one of its genes is masked."""
+"""Genes that matter for the embeddings of groups of cells."""
 
 from __future__ import annotations
 
-import logging
-from math import isqrt
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from scfm._keys import PARAMS
 from scfm.metrics.ranking import cells_of_groups, ranked_table
-from scfm.model._rank_bert import RankBert
 from scfm.model.registry import family_class
 from scfm.run.device import default_batch_tokens
-from scfm.run.engine import free_memory, out_of_memory
-from scfm.run.sinks import GeneStatesSink
+from scfm.tasks import MaskedGenes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
     import pandas as pd
-    import torch
     from anndata import AnnData
     from mudata import MuData
-    from numpy.typing import NDArray
     from scipy import sparse
 
-    from scfm._types import TokenBatch
     from scfm.model._base import FoundationModel
     from scfm.model.arguments import Arguments
-    from scfm.model.session import CountSession
     from scfm.weights import ModelCard
 
-__all__ = ["MaskedGenes", "check_reads_ranks", "score_markers"]
-
-logger = logging.getLogger("scfm")
+__all__ = ["check_reads_ranks", "score_markers"]
 
 MASK = "<mask>"
 
@@ -56,118 +46,6 @@ def check_reads_ranks(card: ModelCard) -> None:
             "scCello or scfm-mini."
         )
         raise TypeError(msg)
-
-
-class MaskedGenes:
-    """``1 − cos(z, z_g)`` of each gene ``g`` of a cell, with ``z`` its embedding and ``z_g`` that with the gene masked.
-
-    Parameters
-    ----------
-    session
-        Model, source and choices; its pooling is that of the embedding.
-    tokens
-        Tokens that are masked, sorted; others are left alone.
-    max_tokens
-        Tokens that go through the network together.
-    """
-
-    def __init__(self, session: CountSession, tokens: NDArray[np.int64], max_tokens: int) -> None:
-        model = session.model
-        assert isinstance(model, RankBert)
-        self._model, self._pooling, self._tokens, self._max_tokens = model, session.options.pooling, tokens, max_tokens
-
-    def __call__(self, network: torch.nn.Module, batch: TokenBatch) -> torch.Tensor:
-        """Scores of the tokens of a batch, float32, shape ``(n_tokens, 1)``; 0 for tokens that are not masked."""
-        while True:
-            try:
-                return self._scores(network, batch)
-            except (MemoryError, RuntimeError) as error:
-                if not out_of_memory(error) or self._max_tokens <= batch.lengths.max():
-                    raise
-            free_memory()
-            self._max_tokens //= 2
-            logger.warning("Out of memory: going on with %d tokens at a time.", self._max_tokens)
-
-    def _scores(self, network: torch.nn.Module, batch: TokenBatch) -> torch.Tensor:
-        import torch
-
-        from scfm.nn import BertEncoder
-        from scfm.nn.masking import masked_outputs
-
-        assert isinstance(network, BertEncoder)
-        first_only = self._model.reads_first(self._pooling)
-        used = torch.from_numpy(np.isin(batch.tokens, self._tokens)).split(batch.lengths.tolist())
-        tokens = torch.from_numpy(batch.tokens)
-        cells = [
-            (cell, at.nonzero()[:, 0]) for cell, at in zip(tokens.split(batch.lengths.tolist()), used, strict=True)
-        ]
-
-        def pool(hidden: torch.Tensor, lengths: Any) -> torch.Tensor:
-            return self._model.pool(network, hidden, np.asarray(lengths), self._pooling)
-
-        whole = pool(network(tokens, batch.lengths, first_only=first_only), batch.lengths)
-        mask = self._model.vocabulary.special_tokens[MASK]
-        copies = masked_outputs(network, cells, mask, pool, first_only=first_only, max_tokens=self._max_tokens)
-        scores = torch.zeros(len(tokens), 1)
-        at = 0
-        for (cell, positions), z, masked in zip(cells, whole, copies, strict=True):
-            # in float64: what is left of 1 - cos in float32 is mostly rounding
-            cos = torch.cosine_similarity(masked.cpu().double(), z.cpu().double()[None])
-            scores[at + positions, 0] = (1 - cos).float()
-            at += len(cell)
-        return scores
-
-
-class _Rows:
-    """Collects scores as the parts of a CSR matrix."""
-
-    def __init__(self) -> None:
-        self._parts: list[tuple[NDArray[Any], ...]] = []
-
-    def append(self, cells: NDArray[np.int64], genes: NDArray[np.int64], states: NDArray[np.float32]) -> None:
-        """Store the scores of one block, sorted by cell and gene."""
-        self._parts.append((cells, genes, states[:, 0]))
-
-    def matrix(self, shape: tuple[int, int]) -> sparse.csr_matrix:
-        """All scores; zeros that were computed are stored, too."""
-        from scipy import sparse
-
-        nothing = (np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32))
-        cells, genes, scores = map(np.concatenate, zip(*(self._parts or [nothing]), strict=True))
-        indptr = np.concatenate([[0], np.cumsum(np.bincount(cells, minlength=shape[0]))])
-        return sparse.csr_matrix((scores, genes, indptr), shape=shape)
-
-
-def masked_scores(
-    session: CountSession, columns: NDArray[np.int64], spans: list[tuple[int, int]] | None
-) -> tuple[sparse.csr_matrix, dict[str, Any]]:
-    """Score genes in cells by masking them.
-
-    Parameters
-    ----------
-    session
-        Model, source and choices.
-    columns
-        Columns of the source whose genes are masked.
-    spans
-        Ranges of cells; all by default.
-
-    Returns
-    -------
-    scores
-        float32, shape ``(n_obs, n_vars)`` of the source; entries that are stored were computed.
-    params
-        Everything needed to repeat the run.
-    """
-    tokens = np.full_like(session.genes.tokens, -1)
-    tokens[columns] = session.genes.tokens[columns]
-    rows = _Rows()
-    budget = default_batch_tokens(session.device)
-    scorer = MaskedGenes(session, np.unique(tokens[tokens >= 0]), budget)
-    sink = GeneStatesSink(tokens, rows)
-    # a cell of n genes is n copies of n genes: batches of cells stay as large as batches of copies
-    stats = session.into(sink, scorer, batch_tokens=isqrt(budget), spans=spans, empty="without scores")
-    return rows.matrix((session.source.n_obs, len(tokens))), session.params(stats)
 
 
 def score_markers(
@@ -194,7 +72,11 @@ def score_markers(
             raise ValueError(msg)
         labels = None if groupby is None else session.groups(groupby)
         cells = cells_of_groups(labels, source.n_obs, n_cells, seed)
-        scores, params = masked_scores(session, columns, _spans(cells))
+        tokens = np.full_like(session.genes.tokens, -1)
+        tokens[columns] = session.genes.tokens[columns]
+        task = MaskedGenes(session.model, session.options, tokens, default_batch_tokens(session.device))
+        params = session.params(session.run(task, _spans(cells)))
+        scores = task.scores(source.n_obs)
     params |= {"method": "masking", "reference": "rest", "use_raw": False, "n_cells_scored": len(cells), "seed": seed}
     if labels is None:
         return scores, names, {PARAMS: params}

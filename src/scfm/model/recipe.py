@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from scfm._settings import settings
 from scfm.genes import align
@@ -13,17 +13,20 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
+    import numpy as np
     import pandas as pd
     import torch
+    from numpy.typing import NDArray
 
     from scfm._types import Compat, CountBlock, TokenBatch, TokenBlock
     from scfm.genes import GeneMap, Vocabulary
     from scfm.read import CountSource
+    from scfm.tasks import Scorer
     from scfm.weights import ModelCard
 
     Matcher = Callable[..., GeneMap]
 
-__all__ = ["NoOptions", "Recipe", "RunOptions", "Scorer"]
+__all__ = ["NoOptions", "Recipe", "RunOptions"]
 
 
 @dataclass(frozen=True)
@@ -43,16 +46,6 @@ class RunOptions:
     compat: Compat | None
     family: Any
     """Options of the family."""
-
-
-class Scorer(Protocol):
-    """Computes log-likelihoods of the cells of a batch."""
-
-    names: tuple[str, ...]
-    """What the columns of the result are."""
-
-    def __call__(self, network: torch.nn.Module, batch: TokenBatch) -> torch.Tensor:
-        """Scores, shape ``(n_cells, len(names))``."""
 
 
 class Recipe(ABC):
@@ -166,6 +159,39 @@ class Recipe(ABC):
     def scorer(self, options: RunOptions, device: torch.device, dtype: torch.dtype) -> Scorer:
         """Make the step that computes log-likelihoods, for a family that has them."""
         msg = f"{self.card.id} has no likelihood."
+        raise TypeError(msg)
+
+    def masked_outputs(
+        self,
+        network: torch.nn.Module,
+        batch: TokenBatch,
+        positions: Sequence[NDArray[np.int64]],
+        options: RunOptions,
+        max_tokens: int,
+    ) -> tuple[torch.Tensor, Sequence[torch.Tensor]]:
+        """Embed cells, and copies of each in which one token is masked, for a family trained with masked genes.
+
+        Parameters
+        ----------
+        network
+            The network.
+        batch
+            Cells.
+        positions
+            Which tokens of each cell are masked, one after the other.
+        options
+            Options of the run.
+        max_tokens
+            Tokens that go through the network together.
+
+        Returns
+        -------
+        embeddings
+            Of the cells, shape ``(n_cells, n_features)``.
+        masked
+            For each cell those of its copies, shape ``(n_positions, n_features)``.
+        """
+        msg = f"{self.card.id} was not trained with masked genes."
         raise TypeError(msg)
 
     def match(self, var: pd.DataFrame, gene_key: str | None, options: RunOptions) -> GeneMap:

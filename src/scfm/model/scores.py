@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from scfm.run import ArraySink
+from scfm.tasks import Scores
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,8 +29,7 @@ def scores_of(
         msg = f"{loaded.card.id} has no likelihood; TranscriptFormer models (tf-sapiens, tf-exemplar, tf-metazoa) have."
         raise TypeError(msg)
     with loaded.session(data, replace(arguments, pooling="gene", hidden_layer=0)) as session:
-        scorer = session.model.scorer(session.options, session.device, session.dtype)
-        sink = ArraySink(session.source.n_obs, len(scorer.names))
-        params = session.params(session.into(sink, scorer, empty="NaN"))
+        task = Scores(session.model, session.options, session.source.n_obs)
+        params = session.params(session.run(task))
     del params["pooling"]
-    return sink.values, params
+    return task.values, params

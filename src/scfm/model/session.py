@@ -5,20 +5,22 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass
-from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from scfm._checks import is_int
 from scfm._settings import settings
 from scfm._warn import warn
+from scfm.batch import even_batches, prefetch, spans_of
 from scfm.genes import columns_of
 from scfm.run import RunPlan, run
 from scfm.run.device import default_batch_tokens
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
-    import numpy as np
     import pandas as pd
     import torch
     from numpy.typing import NDArray
@@ -27,9 +29,8 @@ if TYPE_CHECKING:
     from scfm.genes import GeneMap
     from scfm.model.recipe import Recipe, RunOptions
     from scfm.read import CountSource, Source
-    from scfm.run import RunStats, Sink
-
-    Forward = Callable[[torch.nn.Module, TokenBatch], Any]
+    from scfm.run import RunStats
+    from scfm.tasks import Task
 
 __all__ = ["CountSession", "Session", "counts_of"]
 
@@ -76,48 +77,69 @@ class Session(ABC):
             raise KeyError(msg)
         return pd.Categorical(self.source.column(groupby))
 
-    def into(
-        self,
-        sink: Sink,
-        forward: Forward | None = None,
-        *,
-        block_rows: int | None = None,
-        batch_tokens: int | None = None,
-        spans: Sequence[tuple[int, int]] | None = None,
-        empty: str | None = None,
-    ) -> RunStats:
-        """Send cells through the network into a sink; warns of empty and dropped cells.
+    def run(self, task: Task, spans: Sequence[tuple[int, int]] | None = None) -> RunStats:
+        """Compute a task for cells; warns of empty and dropped cells.
 
         Parameters
         ----------
-        sink
-            Takes the results.
-        forward
-            What to compute of a batch, by default what :meth:`FoundationModel.forward` does.
-        block_rows
-            Most cells that are read at a time, by default as in the settings.
-        batch_tokens
-            Token budget of a batch, by default that of the device.
+        task
+            What to compute.
         spans
             Ranges of cells; all by default.
-        empty
-            What the rows of cells without genes are, for the warning, if not what the model says.
         """
         encode = self.encoder()
-        if forward is not None and len(self.devices) > 1:
-            msg = f"Only embeddings of cells are computed on several devices; choose one of {self._devices_text()}."
-            raise ValueError(msg)
-        forwards = [partial(self._step, forward, network) for network in self.networks()]
+        networks = zip(self.networks(), self.devices, strict=True)
+        forwards = [task.on(network, device, self.dtype) for network, device in networks]
         plan = RunPlan(
-            batch_tokens=batch_tokens or default_batch_tokens(self.device),
-            block_rows=settings.block_rows if block_rows is None else min(block_rows, settings.block_rows),
+            batch_tokens=task.batch_tokens or default_batch_tokens(self.device),
+            block_rows=min(task.block_rows or settings.block_rows, settings.block_rows),
             block_values=settings.block_values,
             padded=self.device.type != "cpu" and self.model.pads,
             progress=settings.progress,
         )
-        stats = run(self.source, encode, forwards, sink, plan, self.model.max_genes(self.options), spans)
-        self._report(stats, empty)
+        stats = run(self.source, encode, task, forwards, plan, self.model.max_genes(self.options), spans)
+        self._report(stats, task.empty_rows)
         return stats
+
+    def batches(
+        self, batch_size: int = 64, *, shuffle: bool = False, seed: int = 0, drop_last: bool = False
+    ) -> Iterator[TokenBatch]:
+        """Read the cells once in batches, for training; nothing is computed of them.
+
+        Memory is bounded: of shuffled cells, ranges of 1,024 consecutive ones are read in random order, and batches are
+        drawn from 16 ranges at a time. Reading and encoding run ahead in a thread.
+
+        Parameters
+        ----------
+        batch_size
+            Cells of a batch. Those without tokens are left out.
+        shuffle
+            Draw the cells in random order instead of that of the source.
+        seed
+            Decides the order, alone: the same on every machine and with all settings.
+        drop_last
+            Leave the last batch out if it has fewer cells.
+
+        Yields
+        ------
+        Batches, longest cell first; ``rows`` are positions in the source, with which to look up labels.
+
+        Raises
+        ------
+        ValueError
+            If ``batch_size`` is less than 1.
+        """
+        if not is_int(batch_size) or batch_size < 1:
+            msg = f"batch_size={batch_size!r}: need 1 cell or more."
+            raise ValueError(msg)
+        encode, rng = self.encoder(), np.random.default_rng(seed) if shuffle else None
+
+        def read(span: tuple[int, int]) -> list[TokenBlock]:
+            blocks = self.source.blocks(settings.block_rows, start=span[0], stop=span[1], max_nnz=settings.block_values)
+            return [encode(block) for block in blocks]
+
+        spans = prefetch(map(read, spans_of(self.source.n_obs, rng)))
+        return even_batches(spans, batch_size, rng, drop_last=drop_last)
 
     def description(self) -> dict[str, Any]:
         """Everything needed to repeat the run, in types that every AnnData file format can store."""
@@ -137,9 +159,6 @@ class Session(ABC):
             "dtype": str(self.dtype).removeprefix("torch."),
             "versions": {name: version(name) for name in ("scfm", "anndata", "numpy", "torch")},
         }
-
-    def _step(self, forward: Forward | None, network: torch.nn.Module, batch: TokenBatch) -> Any:
-        return self.model.forward(network, batch, self.options) if forward is None else forward(network, batch)
 
     def _devices_text(self) -> str:
         return ", ".join(map(str, self.devices))

@@ -18,7 +18,7 @@ from scfm.run.progress import cells_bar
 from scfm.run.transfer import Landing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from torch import Tensor
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from scfm.read import Source
     from scfm.run.progress import Advance
 
-__all__ = ["RunPlan", "RunStats", "Sink", "free_memory", "out_of_memory", "run"]
+__all__ = ["Job", "RunPlan", "RunStats", "Sink", "run"]
 
 logger = logging.getLogger(__name__)
 
@@ -80,19 +80,34 @@ class Sink(Protocol):
         """Take note that all cells before ``stop`` have come, as far as they belong to the run, with these totals."""
 
 
+class Job(Protocol):
+    """What the loop asks of a task."""
+
+    @property
+    def sink(self) -> Sink:
+        """Takes the results."""
+
+    def edit(self, block: TokenBlock) -> Iterable[TokenBlock]:
+        """The sequences to compute of the cells of a block, in blocks that are made as they are needed."""
+
+    def shrink(self, batch: TokenBatch) -> bool:
+        """Compute less of a batch at a time, because memory ran out; ``False`` if all that helps is a smaller batch."""
+
+
 def run(
     source: Source[Block],
     encode: Callable[[Block], TokenBlock],
+    job: Job,
     forwards: Sequence[Forward],
-    sink: Sink,
     plan: RunPlan,
     max_genes: int,
     spans: Sequence[tuple[int, int]] | None = None,
 ) -> RunStats:
     """Send the cells of a source through a network.
 
-    Reading and encoding run one block ahead each, in threads of their own. When memory runs out, the token budget is
-    halved and the batch is split; only a single cell that does not fit is an error.
+    Reading and encoding run one block ahead each, in threads of their own. When memory runs out and the task cannot
+    compute less at a time, the token budget is halved and the batch is split; only a single sequence that does not fit is
+    an error.
 
     Parameters
     ----------
@@ -100,11 +115,11 @@ def run(
         Counts, or tokens.
     encode
         A block of the source to tokens.
+    job
+        Which sequences are made of the cells, and where results go.
     forwards
         Tokens of a batch to what the sink takes; called under ``torch.inference_mode``. Of several, each in a thread of
         its own, every one takes the next batch of a block when it is done with its last one.
-    sink
-        Takes the results.
     plan
         Sizes.
     max_genes
@@ -121,19 +136,23 @@ def run(
     total = sum(stop - start for start, stop in spans)
     with cells_bar(total, plan.progress) as advance, ThreadPoolExecutor(len(forwards)) as pool:
         for block in prefetch(map(encode, prefetch(blocks))):
-            batches = plan_batches(block, stats.batch_tokens, padded=plan.padded)
-            work = _Work(batches, sink, stats, advance)
-            if len(forwards) == 1:
-                work.do(forwards[0])
-            else:
-                list(pool.map(work.do, forwards))
-            advance(int(np.count_nonzero(np.diff(block.offsets) == 0)))
+            done = 0
+            for edited in job.edit(block):
+                batches = plan_batches(edited, stats.batch_tokens, padded=plan.padded)
+                one_each = edited.rows is None  # else sequences say nothing of how many cells are done
+                work = _Work(batches, job, stats, advance if one_each else None)
+                if len(forwards) == 1:
+                    work.do(forwards[0])
+                else:
+                    list(pool.map(work.do, forwards))
+                done += int(np.count_nonzero(np.diff(edited.offsets))) if one_each else 0
+                stats.n_tokens += len(edited.tokens)
+            advance(block.n_cells - done)
             stats.n_cells += block.n_cells
-            stats.n_tokens += len(block.tokens)
             stats.n_truncated += int(np.count_nonzero(block.n_genes > max_genes))
             stats.n_dropped += int(np.count_nonzero(block.n_genes < 0))
             stats.n_empty += int(np.count_nonzero(block.n_genes == 0))
-            sink.end_block(block.row0 + block.n_cells, stats)
+            job.sink.end_block(block.row0 + block.n_cells, stats)
     stats.seconds = time.perf_counter() - began
     return stats
 
@@ -141,8 +160,8 @@ def run(
 class _Work:
     """The batches of a block, for one or more networks that share them."""
 
-    def __init__(self, batches: Iterator[TokenBatch], sink: Sink, stats: RunStats, advance: Advance) -> None:
-        self._batches, self._sink, self._stats, self._advance = batches, sink, stats, advance
+    def __init__(self, batches: Iterator[TokenBatch], job: Job, stats: RunStats, advance: Advance | None) -> None:
+        self._batches, self._job, self._stats, self._advance = batches, job, stats, advance
         self._lock = Lock()
 
     def do(self, forward: Forward) -> None:
@@ -152,7 +171,7 @@ class _Work:
         landing: Landing | None = None
         with torch.inference_mode():
             while (batch := self._next()) is not None:
-                for part, output in _outputs(batch, forward, self._stats):
+                for part, output in _outputs(batch, forward, self._job, self._stats):
                     self._land(landing)
                     landing = Landing(part, output)
                     if landing.is_there:
@@ -169,11 +188,12 @@ class _Work:
             return
         output = landing.wait()
         with self._lock:
-            self._sink.write(landing.batch, output)
-            self._advance(len(landing.batch.rows))
+            self._job.sink.write(landing.batch, output)
+            if self._advance is not None:
+                self._advance(len(landing.batch.rows))
 
 
-def _outputs(batch: TokenBatch, forward: Forward, stats: RunStats) -> Iterator[tuple[TokenBatch, Tensor]]:
+def _outputs(batch: TokenBatch, forward: Forward, job: Job, stats: RunStats) -> Iterator[tuple[TokenBatch, Tensor]]:
     """Outputs of a batch, or of the parts of it that fit into memory."""
     waiting = [batch]
     while waiting:
@@ -184,9 +204,10 @@ def _outputs(batch: TokenBatch, forward: Forward, stats: RunStats) -> Iterator[t
         try:
             output = forward(part)
         except (MemoryError, RuntimeError) as error:
-            if not out_of_memory(error):
+            if not _out_of_memory(error):
                 raise
-            if len(part.rows) == 1:
+            less = job.shrink(part)
+            if not less and len(part.rows) == 1:
                 msg = (
                     f"Cell {part.rows[0]} with {len(part.tokens)} tokens does not fit into memory by itself. Lower "
                     "`max_tokens=`, take `dtype='bfloat16'`, or another `device=`."
@@ -195,13 +216,14 @@ def _outputs(batch: TokenBatch, forward: Forward, stats: RunStats) -> Iterator[t
         else:
             yield part, output
             continue
-        free_memory()
-        stats.batch_tokens = max(1, min(stats.batch_tokens, len(part.tokens) // 2))
-        logger.warning("Out of memory: going on with %d tokens in a batch.", stats.batch_tokens)
+        _free_memory()
+        if not less:
+            stats.batch_tokens = max(1, min(stats.batch_tokens, len(part.tokens) // 2))
+            logger.warning("Out of memory: going on with %d tokens in a batch.", stats.batch_tokens)
         waiting.append(part)
 
 
-def out_of_memory(error: Exception) -> bool:
+def _out_of_memory(error: Exception) -> bool:
     """Whether an error says that the memory of a device ran out."""
     import torch
 
@@ -211,7 +233,7 @@ def out_of_memory(error: Exception) -> bool:
     return "out of memory" in text or "can't allocate memory" in text
 
 
-def free_memory() -> None:
+def _free_memory() -> None:
     """Give back what the allocators of torch keep."""
     import torch
 

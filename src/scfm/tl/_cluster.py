@@ -15,6 +15,7 @@ from scfm.model import load
 from scfm.run.progress import cells_bar
 from scfm.run.sinks import ShardSink
 from scfm.run.store import EmbeddingStore
+from scfm.tasks import Embed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -80,7 +81,8 @@ class ShardWorker(WorkerPlugin):
         with self._alone:
             if not self._store.is_done(shard):
                 with ShardSink(self._store, [shard], self.job.wait) as sink:
-                    self._session.into(sink, spans=[(shard.start, shard.stop)])
+                    task = Embed(self._session.model, self._session.options, sink)
+                    self._session.run(task, [(shard.start, shard.stop)])
 
 
 def fill_with(client: Client, job: Job, shards: Sequence[Shard]) -> None:

@@ -58,7 +58,7 @@ def embed(
     %(pooling)s
     %(hidden_layer)s
     %(max_tokens)s
-    %(devices)s
+    %(device)s
     %(dtype)s
     %(compat)s
     %(groupby_genes)s

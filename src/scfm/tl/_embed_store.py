@@ -22,6 +22,7 @@ from scfm.run import RunStats
 from scfm.run.device import local_device
 from scfm.run.sinks import ShardSink
 from scfm.run.store import CHUNK_ROWS, COUNTED, EmbeddingStore, fingerprint
+from scfm.tasks import Embed
 
 if TYPE_CHECKING:
     import torch
@@ -98,7 +99,7 @@ def embed_store(
         As for :func:`scfm.tl.embed`, except ``"gene"``.
     %(hidden_layer)s
     %(max_tokens)s
-    %(devices)s
+    %(device)s
     %(dtype)s
     %(compat)s
     %(key_added)s
@@ -163,7 +164,8 @@ def embed_store(
         logger.info("%d of %d shards of %s are to be computed", len(missing), len(store.shards), store.path)
         if client is None and missing:
             with ShardSink(store, missing) as sink:
-                session.into(sink, spans=[(shard.start, shard.stop) for shard in missing])
+                task = Embed(session.model, session.options, sink)
+                session.run(task, [(shard.start, shard.stop) for shard in missing])
     if client is not None and name is not None and missing:
         from scfm.tl._cluster import Job, fill_with
 

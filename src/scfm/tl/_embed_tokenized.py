@@ -10,6 +10,7 @@ from scfm.model import load
 from scfm.model.arguments import Arguments
 from scfm.read import is_tokenized
 from scfm.run import ArraySink
+from scfm.tasks import Embed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,7 +53,7 @@ def embed_tokenized(
         As for :func:`scfm.tl.embed`, except ``"gene"``, which takes counts.
     %(hidden_layer)s
     %(max_tokens)s
-    %(devices)s
+    %(device)s
     %(dtype)s
     %(key_added)s
 
@@ -89,7 +90,7 @@ def embed_tokenized(
     with loaded.session(data, arguments) as session:
         adata = AnnData(obs=session.source.obs)
         sink = ArraySink(session.source.n_obs, session.model.n_features)
-        params = session.params(session.into(sink))
+        params = session.params(session.run(Embed(session.model, session.options, sink)))
     keys = result_keys(loaded.family, key_added)
     adata.obsm[keys.obsm] = sink.values
     adata.uns[keys.uns] = {PARAMS: params}

@@ -9,7 +9,8 @@ from scfm._docs import with_parameters
 from scfm._paths import atomic, check_new
 from scfm.model import load
 from scfm.model.arguments import Arguments
-from scfm.run.sinks import GeneStatesSink, SparseStates, ZarrStates
+from scfm.run.sinks import SparseStates, ZarrStates
+from scfm.tasks import GeneStates
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,10 +24,9 @@ if TYPE_CHECKING:
     from scfm._types import Compat
     from scfm.model import FoundationModel
     from scfm.model.session import CountSession
+    from scfm.run.device import Device
 
 __all__ = ["gene_embeddings"]
-
-BLOCK_BYTES = 2**28
 
 
 @with_parameters
@@ -43,7 +43,7 @@ def gene_embeddings(
     gene_key: str | None = None,
     hidden_layer: int | None = None,
     max_tokens: int | None = None,
-    device: str | torch.device | None = None,
+    device: Device | Sequence[Device] | None = None,
     dtype: str | torch.dtype | None = None,
     compat: Compat | None = None,
     **options: Any,
@@ -125,11 +125,10 @@ def gene_embeddings(
 
 
 def _run(session: CountSession, columns: np.ndarray, writer: SparseStates | ZarrStates) -> dict[str, Any]:
-    """Read few cells at a time, because the states of a block are held until it is complete."""
-    at_most = min(len(columns), session.model.max_genes(session.options))
-    rows = max(1, BLOCK_BYTES // max(1, 4 * at_most * session.model.n_features))
-    sink = GeneStatesSink(session.genes.tokens[columns], writer)
-    return session.params(session.into(sink, block_rows=rows))
+    model, options = session.model, session.options
+    tokens = session.genes.tokens[columns]
+    task = GeneStates(model, options, tokens, model.max_genes(options), model.n_features, writer)
+    return session.params(session.run(task))
 
 
 def _stream(session: CountSession, columns: np.ndarray, target: Path) -> Path:

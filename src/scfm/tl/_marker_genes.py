@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from scipy import sparse
 
     from scfm._types import Compat
+    from scfm.run.device import Device
 
 __all__ = ["marker_genes"]
 
@@ -49,7 +50,7 @@ def marker_genes(
     pooling: str | None = None,
     hidden_layer: int | None = None,
     max_tokens: int | None = None,
-    device: str | torch.device | None = None,
+    device: Device | Sequence[Device] | None = None,
     dtype: str | torch.dtype | None = None,
     compat: Compat | None = None,
     key_added: str = MARKER_GENES,

@@ -13,6 +13,7 @@ from scfm.model.scores import scores_of
 from scfm.tl._target import check_container, check_writable, target_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     import torch
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from scfm._types import Compat
     from scfm.model import FoundationModel
+    from scfm.run.device import Device
 
 __all__ = ["score"]
 
@@ -37,7 +39,7 @@ def score(
     use_raw: bool | None = None,
     gene_key: str | None = None,
     max_tokens: int | None = None,
-    device: str | torch.device | None = None,
+    device: Device | Sequence[Device] | None = None,
     dtype: str | torch.dtype | None = None,
     compat: Compat | None = None,
     key_added: str | None = None,

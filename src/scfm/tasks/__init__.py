@@ -1,0 +1,12 @@
+"""What is computed of cells, given the recipe of a model."""
+
+from __future__ import annotations
+
+from scfm.tasks.embed import Embed
+from scfm.tasks.gene_means import GeneMeans
+from scfm.tasks.gene_states import GeneStates
+from scfm.tasks.masked_genes import MaskedGenes
+from scfm.tasks.scores import Scorer, Scores
+from scfm.tasks.task import Computes, Task
+
+__all__ = ["Computes", "Embed", "GeneMeans", "GeneStates", "MaskedGenes", "Scorer", "Scores", "Task"]

@@ -1,0 +1,39 @@
+"""The output of a model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from scfm.tasks.task import Task
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import torch
+    from torch import Tensor
+
+    from scfm._types import TokenBatch
+    from scfm.run import Sink
+    from scfm.tasks.task import Computes
+
+__all__ = ["Embed"]
+
+
+class Embed(Task):
+    """The output of a model for each cell, or for each of its genes: what the pooling of the options says.
+
+    Parameters
+    ----------
+    recipe, options
+        The model, and the options of the run.
+    sink
+        Takes the results.
+    """
+
+    def __init__(self, recipe: Computes, options: Any, sink: Sink) -> None:
+        super().__init__(sink)
+        self._recipe, self._options = recipe, options
+
+    def on(self, network: torch.nn.Module, device: torch.device, dtype: torch.dtype) -> Callable[[TokenBatch], Tensor]:
+        """The forward pass of the model."""
+        return lambda batch: self._recipe.forward(network, batch, self._options)

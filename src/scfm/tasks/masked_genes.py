@@ -1,0 +1,115 @@
+"""How much a cell's embedding changes when one of its genes is masked."""
+
+from __future__ import annotations
+
+import logging
+from math import isqrt
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from scfm.run.sinks import GeneStatesSink
+from scfm.tasks.task import Task
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import torch
+    from numpy.typing import NDArray
+    from scipy import sparse
+    from torch import Tensor
+
+    from scfm._types import TokenBatch
+
+__all__ = ["MaskedGenes"]
+
+logger = logging.getLogger("scfm")
+
+
+class Masks(Protocol):
+    """What this task asks of the recipe of a model."""
+
+    def masked_outputs(
+        self,
+        network: torch.nn.Module,
+        batch: TokenBatch,
+        positions: Sequence[NDArray[np.int64]],
+        options: Any,
+        max_tokens: int,
+    ) -> tuple[Tensor, Sequence[Tensor]]:
+        """Embeddings of cells, and of copies of each in which one of its tokens is masked."""
+
+
+class MaskedGenes(Task):
+    """``1 − cos(z, z_g)`` of each gene ``g`` of a cell, with ``z`` its embedding and ``z_g`` that with the gene masked.
+
+    Parameters
+    ----------
+    recipe, options
+        The model, and the options of the run; its pooling is that of the embedding.
+    column_tokens
+        Token of each column of the source that is masked, −1 for columns that are left alone.
+    max_tokens
+        Tokens that go through the network together.
+    """
+
+    empty_rows = "without scores"
+
+    def __init__(self, recipe: Masks, options: Any, column_tokens: NDArray[np.int32], max_tokens: int) -> None:
+        self._rows = _Rows(len(column_tokens))
+        super().__init__(GeneStatesSink(column_tokens, self._rows))
+        self._recipe, self._options, self._max_tokens = recipe, options, max_tokens
+        self._tokens = np.unique(column_tokens[column_tokens >= 0])
+        # a cell of n genes is n copies of n genes: batches of cells stay as large as batches of copies
+        self.batch_tokens = isqrt(max_tokens)
+
+    def on(self, network: torch.nn.Module, device: torch.device, dtype: torch.dtype) -> Callable[[TokenBatch], Tensor]:
+        """Scores of the tokens of a batch, float32, shape ``(n_tokens, 1)``; 0 for tokens that are not masked."""
+        return lambda batch: self._scores(network, batch)
+
+    def shrink(self, batch: TokenBatch) -> bool:
+        """Let fewer copies go through the network together, down to one of the longest cell."""
+        if self._max_tokens <= batch.lengths.max():
+            return False
+        self._max_tokens //= 2
+        logger.warning("Out of memory: going on with %d tokens at a time.", self._max_tokens)
+        return True
+
+    def scores(self, n_obs: int) -> sparse.csr_matrix:
+        """All scores, float32, shape ``(n_obs, n_columns)``; entries that are stored were computed."""
+        return self._rows.matrix(n_obs)
+
+    def _scores(self, network: torch.nn.Module, batch: TokenBatch) -> Tensor:
+        import torch
+
+        borders = np.cumsum(batch.lengths)[:-1]
+        positions = [np.flatnonzero(used) for used in np.split(np.isin(batch.tokens, self._tokens), borders)]
+        whole, copies = self._recipe.masked_outputs(network, batch, positions, self._options, self._max_tokens)
+        scores = torch.zeros(len(batch.tokens), 1)
+        starts = np.concatenate([[0], borders])
+        for start, at, z, masked in zip(starts, positions, whole, copies, strict=True):
+            # in float64: what is left of 1 - cos in float32 is mostly rounding
+            cos = torch.cosine_similarity(masked.cpu().double(), z.cpu().double()[None])
+            scores[torch.from_numpy(start + at), 0] = (1 - cos).float()
+        return scores
+
+
+class _Rows:
+    """Collects scores as the parts of a CSR matrix."""
+
+    def __init__(self, n_columns: int) -> None:
+        self._n_columns = n_columns
+        self._parts: list[tuple[NDArray[Any], ...]] = []
+
+    def append(self, cells: NDArray[np.int64], genes: NDArray[np.int64], states: NDArray[np.float32]) -> None:
+        """Store the scores of one block, sorted by cell and gene."""
+        self._parts.append((cells, genes, states[:, 0]))
+
+    def matrix(self, n_obs: int) -> sparse.csr_matrix:
+        """All scores; zeros that were computed are stored, too."""
+        from scipy import sparse
+
+        nothing = (np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32))
+        cells, genes, scores = map(np.concatenate, zip(*(self._parts or [nothing]), strict=True))
+        indptr = np.concatenate([[0], np.cumsum(np.bincount(cells, minlength=n_obs))])
+        return sparse.csr_matrix((scores, genes, indptr), shape=(n_obs, self._n_columns))
