@@ -46,7 +46,7 @@ def test_equal_to_a_sort(
 ) -> None:
     """Few distinct medians make many exact ties, which go by vocabulary order."""
     rng = np.random.default_rng(seed)
-    matrix = sparse.random(7, n_genes, density=0.5, format="csr", rng=rng)
+    matrix = sparse.random(7, n_genes, density=0.5, format="csr", random_state=rng)
     matrix.data = rng.geometric(0.3, matrix.nnz).astype(dtype)
     vocabulary = n_genes + 4
     tokens = rng.permutation(np.arange(4, vocabulary))[:n_genes].astype(np.int32)

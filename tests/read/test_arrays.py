@@ -134,7 +134,7 @@ def test_zarr_stores_are_decoded_by_zarrs(shards: tuple[int] | None, chosen: boo
     path = {"codec_pipeline.path": f"{own.__module__}.Own"} if chosen else {}
     with zarr.config.set(path), arrays.fast_codecs(group):
         stored = group["a"]
-        name = type(stored.async_array.codec_pipeline).__name__
+        name = type(stored._async_array.codec_pipeline).__name__
     assert name == ("Own" if chosen else "ZarrsCodecPipeline")
     out = np.empty(700, VALUES.dtype)
     stored_array(stored).fill(out, 200)
