@@ -313,7 +313,7 @@ OUTPUTS: dict[str, tuple[str, dict[str, Any], type[BaseException], str]] = {
     "file": ("a.h5ad", {"overwrite": True}, FileExistsError, "a.h5ad exists already"),
     "folder": ("folder", {"overwrite": True}, FileExistsError, "folder exists already"),
     "nowhere": ("no/out", {}, FileNotFoundError, "There is no folder .*no"),
-    "gene": ("out", {"genes": ["gene1", "gene99"]}, KeyError, "1 genes are not in the data by any of their names, such as 'gene99' .close to it: 'gene9'.*'gene0'"),
+    "gene": ("out", {"genes": ["gene1", "gene99"]}, KeyError, "1 genes are not in the data by any of their names, such as 'gene99'; close to it: 'gene9'.*'gene0'"),
     "option": ("out", {"clip_count": 3}, TypeError, "'clip_count' is no option"),
     "pooling": ("out", {"pooling": "cell"}, TypeError, "'pooling' is no option"),
     "broken": ("out", {}, RuntimeError, "disk full"),

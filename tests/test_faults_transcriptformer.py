@@ -373,6 +373,17 @@ def test_other_genes_that_do_not_fit(model: FoundationModel, tmp_path: Path) -> 
     assert list(adata.obs) == ["empty"]
 
 
+def test_bad_gene_vectors_leave_no_store(model: FoundationModel, tmp_path: Path) -> None:
+    mouse = [f"ENSMUSG{i:011d}" for i in range(1, 31)]
+    path = write_gene_vectors(tmp_path / "bad.h5", mouse, np.ones((30, 6)))
+    with h5py.File(path, "r+") as file:
+        file[f"arrays/{mouse[3]}"][2] = np.nan
+    cells(mouse).write_h5ad(tmp_path / "cells.h5ad")
+    with pytest.raises(ValueError, match="not finite"):
+        scfm.tl.embed_store(tmp_path / "cells.h5ad", model, tmp_path / "store.zarr", pretrained_embedding=path)
+    assert not (tmp_path / "store.zarr").exists()
+
+
 def test_the_genes_that_are_expected_are_not_called_human(model: FoundationModel, tmp_path: Path) -> None:
     path = write_gene_vectors(tmp_path / "mouse.h5", ["ENSMUSG00000000001", "ENSMUSG00000000002"], np.ones((2, 6)))
     with pytest.raises(ValueError, match=r"No gene .* is known to .*ENSMUSG00000000001") as error:

@@ -275,3 +275,9 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "2 genes of 3 groups" in capsys.readouterr().out
     assert main([*command, "--out", str(tmp_path / "out.xlsx")]) == 1
     assert "must be a .csv or .tsv file" in capsys.readouterr().err
+
+
+def test_no_cells() -> None:
+    adata = scfm.datasets.pbmc68k()[:0].copy()
+    scfm.tl.marker_genes(adata, "scfm-mini")
+    assert adata.layers["marker_genes"].shape == adata.shape

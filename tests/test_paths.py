@@ -68,14 +68,15 @@ def test_what_is_there_is_replaced(kind: str, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_link_is_replaced_and_not_followed(kind: str, tmp_path: Path) -> None:
-    other, path = tmp_path / "other", tmp_path / "out"
+def test_a_link_stays_and_what_it_leads_to_is_replaced(kind: str, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    other, path = tmp_path / "data" / "other", tmp_path / "out"
     write(other, "other", kind)
-    path.symlink_to(other)
+    path.symlink_to(Path("data") / "other")
     put(path, "new", kind)
-    assert not path.is_symlink()
-    assert (text_of(path), text_of(other)) == ("new", "other")
-    assert sorted(tmp_path.iterdir()) == [other, path]
+    assert path.is_symlink()
+    assert text_of(other) == "new"
+    assert (sorted(tmp_path.iterdir()), list((tmp_path / "data").iterdir())) == ([tmp_path / "data", path], [other])
 
 
 def test_a_folder_gives_way_only_when_asked_or_empty(tmp_path: Path) -> None:

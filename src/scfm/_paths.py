@@ -55,10 +55,12 @@ def atomic(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     Parameters
     ----------
     path
-        Where the file or folder is to be. As with a rename, a file or an empty folder there is replaced.
+        Where the file or folder is to be. As with a rename, a file or an empty folder there is replaced. A link stays one:
+        what it leads to is replaced.
     overwrite
         Whether a folder that holds something is replaced, too. That takes two steps, but it is not lost on the way.
     """
+    path = path.resolve() if path.is_symlink() else path
     folder = Path(tempfile.mkdtemp(prefix=".scfm-", dir=path.absolute().parent))
     work = folder / path.name
     try:

@@ -65,12 +65,13 @@ def test_missing_names_in_a_column_are_no_names() -> None:
     [
         (
             ["CD3D", "NKG8"],
-            r"1 genes are not in the data by any of their names, such as 'NKG8' \(close to it: 'NKG7'\)",
+            "1 genes are not in the data by any of their names, such as 'NKG8'; close to it: 'NKG9'",
         ),
-        (["??", "!!"], r"2 genes are not .* such as '\?\?'; var_names look like \['ENSG"),
-        (["NKG7"], "1 genes are not in the data"),  # known to the model alone
+        (["??", "!!"], r"2 genes are not .* such as '\?\?'. var_names look like \['ENSG"),
+        (["NKG7"], r"1 genes are not in the data .* such as 'NKG7' \(which the model knows\); close to it: 'NKG9'"),
+        (["CD3D", ""], "1 genes are not in the data .* such as ''"),
     ],
 )
 def test_names_that_are_not_found(genes: list[str], match: str) -> None:
     with pytest.raises(KeyError, match=match):
-        found(genes, var([CD3D, LYZ]), [0, 1])
+        found(genes, var([CD3D, LYZ], gene_symbols=["NKG9", None]), [0, 1])

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import scfm
-from scfm.testing import write_geneformer
+from scfm.testing import write_geneformer, write_transcriptformer
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -107,3 +107,22 @@ def test_networks_stop_at_the_layer_that_is_read(published: Path) -> None:
     outputs = [model.embed(adata, hidden_layer=layer) for layer in (0, -1, -2, -3)]
     assert all(np.isfinite(values).all() for values in outputs)
     assert not np.allclose(outputs[0], outputs[1])
+
+
+def test_a_recipe_is_a_model_without_its_weights(tmp_path: Path) -> None:
+    folder = scfm.model.convert(write_transcriptformer(tmp_path / "published"), tmp_path / "converted")
+    recipe, model = scfm.model.load_recipe(folder), scfm.model.load(folder)
+    assert (recipe.family, recipe.card.id) == (model.family, model.card.id)
+    assert recipe.vocabulary.genes.tolist() == model.vocabulary.genes.tolist()
+    assert repr(recipe) == repr(model)
+    assert scfm.model.load_recipe(recipe) is recipe
+    adata = scfm.datasets.synthetic(2, 20, genes_per_cell=4, genes=model.vocabulary.genes[:20])
+    assert scfm.pp.match_genes(adata, recipe).matched == 20
+    with pytest.raises(ValueError, match="was loaded without its weights .*; load it by scfm.model.load"):
+        scfm.tl.embed(adata, recipe)
+
+
+def test_a_recipe_is_of_the_family_that_was_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scfm.settings, "cache_dir", tmp_path)
+    scfm.model.convert(write_transcriptformer(tmp_path / "published"), tmp_path / "models" / "tf-sapiens")
+    assert scfm.model.load_recipe("esm2ce-sapiens").family == scfm.model.load("esm2ce-sapiens").family == "esm2ce"

@@ -170,9 +170,10 @@ def _columns(var: pd.DataFrame, usual: Sequence[str]) -> list[str]:
     return [present[name] for name in usual if name in present]
 
 
-def find_token(name: str, vocabulary: Vocabulary) -> int:
-    """Token of a gene by its id, with or without version, by an alias or a symbol; −1 if there is none."""
-    return vocabulary.token_of[name] if name in vocabulary.token_of else _finder(vocabulary)(name, True)[0]
+def token_finder(vocabulary: Vocabulary) -> Callable[[str], int]:
+    """Make what finds the token of a gene by its id, with or without version, by an alias or a symbol; −1 for none."""
+    find = _finder(vocabulary)
+    return lambda name: vocabulary.token_of[name] if name in vocabulary.token_of else find(name, True)[0]
 
 
 def ids_of(var: pd.DataFrame, key: str) -> list[str]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from scfm.genes.align import find_token, ids_of, name_columns
+from scfm.genes.align import ids_of, name_columns, token_finder
 from scfm.genes.first import first_index
 
 if TYPE_CHECKING:
@@ -63,14 +63,17 @@ def columns_of(
     wanted = np.array([genes] if isinstance(genes, str) else list(genes), dtype=object)
     found = np.full(len(wanted), -1, np.intp)
     for names in _names_of(var):
-        missing = found < 0
+        missing = (found < 0) & (wanted != "")
         found[missing] = first_index(names, pd.Index(wanted[missing]))
-    for at in np.flatnonzero(found < 0):
-        token = find_token(str(wanted[at]), vocabulary)
-        columns = np.flatnonzero(tokens == token) if token >= 0 else np.empty(0, np.intp)
-        found[at] = columns[0] if len(columns) else -1
     if (found < 0).any():
-        raise KeyError(_not_found([str(name) for name in wanted[found < 0]], var, vocabulary))
+        find = token_finder(vocabulary)
+        token_of = {at: find(str(wanted[at])) for at in np.flatnonzero(found < 0).tolist()}
+        column_of = {token: column for column, token in reversed(list(enumerate(tokens.tolist()))) if token >= 0}
+        for at, token in token_of.items():
+            found[at] = column_of.get(token, -1)
+        lost = {str(wanted[at]): token for at, token in token_of.items() if found[at] < 0}
+        if lost:
+            raise KeyError(_not_found(lost, var))
     return found
 
 
@@ -78,11 +81,14 @@ def _names_of(var: pd.DataFrame) -> list[pd.Index]:
     return [var.index, *(pd.Index(ids_of(var, key), dtype=object) for key in name_columns(var))]
 
 
-def _not_found(names: list[str], var: pd.DataFrame, vocabulary: Vocabulary) -> str:
-    known = {str(one) for names in _names_of(var) for one in names} | set(vocabulary.symbols)
-    close = difflib.get_close_matches(names[0], sorted(known), n=3, cutoff=0.7)
-    hint = f" (close to it: {', '.join(map(repr, close))})" if close else ""
+def _not_found(lost: dict[str, int], var: pd.DataFrame) -> str:
+    """Say which names were not found; with their tokens, −1 for one that the model does not know either."""
+    name, token = next(iter(lost.items()))
+    known = {str(one) for names in _names_of(var) for one in names}
+    close = difflib.get_close_matches(name, sorted(known), n=3, cutoff=0.7)
+    what = " (which the model knows)" if token >= 0 else ""
+    hint = f"; close to it: {', '.join(map(repr, close))}" if close else ""
     return (
-        f"{len(names)} genes are not in the data by any of their names, such as {names[0]!r}{hint}; "
+        f"{len(lost)} genes are not in the data by any of their names, such as {name!r}{what}{hint}. "
         f"var_names look like {list(var.index[:3])}."
     )

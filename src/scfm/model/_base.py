@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from scfm.model._citations import cite
 from scfm.model._joined import FileFacts, GeneMaps, JoinedSession
 from scfm.model._tokenized import tokenized_session
 from scfm.model.arguments import Arguments
-from scfm.model.recipe import Recipe
+from scfm.model.recipe import NO_WEIGHTS, Recipe
 from scfm.model.session import CountSession, Session
 from scfm.read import JoinedSource, expand, is_tokenized, open_tokenized
 from scfm.run import ArraySink
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from scfm.genes import MatchReport
     from scfm.read import CountSource
     from scfm.run.device import Device
+
+    Data: TypeAlias = AnnData | MuData | str | Path | Sequence[str | Path]
 
 __all__ = ["Embedding", "FoundationModel"]
 
@@ -71,7 +73,7 @@ class FoundationModel(Recipe):
     @with_parameters
     def embed(
         self,
-        data: AnnData | MuData | str | Path,
+        data: Data,
         *,
         modality: str | None = None,
         layer: str | None = None,
@@ -92,7 +94,8 @@ class FoundationModel(Recipe):
         ----------
         data
             As for :func:`scfm.tl.embed`, or the path of an ``.h5ad``, ``.h5mu`` or ``.zarr`` file, which is read block
-            by block, or of a tokenised dataset (``.arrow``, ``.parquet``, a folder of ``datasets``).
+            by block, or of a tokenised dataset (``.arrow``, ``.parquet``, a folder of ``datasets``). Several files are
+            given as a list or by a pattern such as ``"atlas/*.h5ad"``.
         %(matrix)s
         %(pooling)s
         %(hidden_layer)s
@@ -130,9 +133,7 @@ class FoundationModel(Recipe):
         )
         return self.run(data, arguments, groupby=groupby).values
 
-    def run(
-        self, data: AnnData | MuData | str | Path, arguments: Arguments = DEFAULTS, *, groupby: str | None = None
-    ) -> Embedding:
+    def run(self, data: Data, arguments: Arguments = DEFAULTS, *, groupby: str | None = None) -> Embedding:
         """As :meth:`embed`, with names and provenance beside the array."""
         with self.session(data, arguments) as session:
             if session.options.pooling != "gene" and groupby is not None:
@@ -145,8 +146,11 @@ class FoundationModel(Recipe):
             return Embedding(sink.values, "obs", session.source.obs_names, session.params(stats))
 
     @contextmanager
-    def session(self, data: AnnData | MuData | str | Path, arguments: Arguments = DEFAULTS) -> Iterator[Session]:
+    def session(self, data: Data, arguments: Arguments = DEFAULTS) -> Iterator[Session]:
         """Check all arguments, open the counts and match the genes."""
+        if self.tensors is NO_WEIGHTS:
+            msg = f"{self.card.id} was loaded without its weights (load_recipe); load it by scfm.model.load."
+            raise ValueError(msg)
         options = arguments.resolved(self)
         devices = resolve_devices(arguments.device)
         dtype = resolve_dtype(arguments.dtype, devices[0])
@@ -174,15 +178,17 @@ class FoundationModel(Recipe):
             yield JoinedSession(model, joined, options, devices, dtype)
 
     @contextmanager
-    def count_session(self, data: AnnData | MuData | str | Path, arguments: Arguments) -> Iterator[CountSession]:
+    def count_session(self, data: Data, arguments: Arguments) -> Iterator[CountSession]:
         """As :meth:`session`, for what takes the genes of the data: a TypeError where there are none, or several files."""
         with self.session(data, arguments) as session:
             if not isinstance(session, CountSession):
-                msg = f"Counts of one object or file are needed, got {session.source}, which is tokenised already or several files."
+                msg = (
+                    f"Counts of one object or file are needed, got {session.source}: tokenised cells, or several files."
+                )
                 raise TypeError(msg)
             yield session
 
-    def match_report(self, data: AnnData | MuData | str | Path, arguments: Arguments) -> MatchReport:
+    def match_report(self, data: Data, arguments: Arguments) -> MatchReport:
         """How the genes of a data set match, as :meth:`session` matches them; takes no weights."""
         options = arguments.resolved(self)
         model = self.with_options(options)

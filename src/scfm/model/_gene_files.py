@@ -137,7 +137,8 @@ def replaced_genes(
     """A model with the genes of other files; special tokens keep their ids and rows, but not in compat mode.
 
     Upstream puts the special tokens in an order of its own while the network goes by the old ids: nothing counts as
-    padding any more, and every cell starts with the row of another token. Vectors are read when they are looked up.
+    padding any more, and every cell starts with the row of another token. No tensor of the model is read before it is
+    looked up.
 
     Raises
     ------
@@ -150,23 +151,23 @@ def replaced_genes(
     if missing or sorted(specials.values()) != list(range(len(specials))):
         msg = f"{card.id} has the special tokens {specials}; genes can be replaced where they are the first rows."
         raise ValueError(msg)
-    found, wanted = files.vector_size(), card.architecture.get("gene_vector_size")
-    if wanted not in (None, found):
+    (names, vectors), wanted = files.vectors(), card.architecture.get("gene_vector_size")
+    if wanted not in (None, vectors.shape[1]):
         msg = (
-            f"{', '.join(map(str, files.paths))} holds vectors of {found} features, but {card.id} was made for {wanted}: "
-            "make them with the same protein model."
+            f"{', '.join(map(str, files.paths))} holds vectors of {vectors.shape[1]} features, but {card.id} was made for "
+            f"{wanted}: make them with the same protein model."
         )
         raise ValueError(msg)
-    vocabulary = Vocabulary.of_names(files.names(), order, species=files.species)
+    vocabulary = Vocabulary.of_names(names, order, species=files.species)
     card = card.with_(architecture={**card.architecture, "vocab_size": vocabulary.size})
-    return card, vocabulary, _WithGenes(tensors, files, [specials[name] for name in order])
+    return card, vocabulary, _WithGenes(tensors, vectors, [specials[name] for name in order])
 
 
 class _WithGenes(Mapping[str, "Tensor"]):
     """Tensors of a model, with the vectors of other genes behind those of the special tokens."""
 
-    def __init__(self, tensors: Mapping[str, Tensor], files: GeneFiles, special_rows: list[int]) -> None:
-        self._tensors, self._files, self._special_rows = tensors, files, special_rows
+    def __init__(self, tensors: Mapping[str, Tensor], vectors: NDArray[np.float32], special_rows: list[int]) -> None:
+        self._tensors, self._genes, self._special_rows = tensors, vectors, special_rows
 
     def __getitem__(self, name: str) -> Tensor:
         from scfm.nn.gene_rows import GENE_VECTORS
@@ -180,7 +181,7 @@ class _WithGenes(Mapping[str, "Tensor"]):
         from scfm.nn.gene_rows import GENE_VECTORS
 
         special = self._tensors[GENE_VECTORS][self._special_rows].float()
-        return torch.cat([special, torch.from_numpy(self._files.vectors()[1])])
+        return torch.cat([special, torch.from_numpy(self._genes)])
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._tensors)

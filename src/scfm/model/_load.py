@@ -10,6 +10,7 @@ from scfm.genes.vocabulary import vocabulary_files
 from scfm.model._base import FoundationModel
 from scfm.model._fetch import fetch, fetch_tables
 from scfm.model._published import WEIGHTS_FILE, PublishedFolder
+from scfm.model.recipe import NO_WEIGHTS
 from scfm.model.registry import family_class, find_card
 from scfm.weights.card import CARD_FILE, ModelCard
 from scfm.weights.tensors import check_sha256, open_tensors
@@ -77,7 +78,7 @@ def load(
 def load_recipe(
     model: str | Path | FoundationModel, dictionaries: str | Path | Sequence[str | Path] | None = None
 ) -> FoundationModel:
-    """Load a model without its weights: enough to match genes, and nothing large is fetched.
+    """Load a model without its weights: enough to match genes, not to compute anything; nothing large is fetched.
 
     Parameters
     ----------
@@ -103,15 +104,15 @@ def load_recipe(
     if card is not None:
         cls = family_class(card.family)
         if dictionaries is not None:
-            return cls(card, cls.read_vocabulary(card, None, dictionaries), {})
+            return cls(card, cls.read_vocabulary(card, None, dictionaries), NO_WEIGHTS)
         if card.dictionaries and not cls.local_folder(card).is_dir():
-            return cls(card, cls.read_vocabulary(card, None, fetch_tables(card)), {})
-    folder = _resolve(model)
+            return cls(card, cls.read_vocabulary(card, None, fetch_tables(card)), NO_WEIGHTS)
+    folder, family = _resolve(model), None if card is None else card.family
     if (folder / CARD_FILE).exists():
-        card = ModelCard.read(folder)
-        return family_class(card.family)(card, _converted_vocabulary(card, folder), {})
-    published = PublishedFolder(folder)
-    return published.cls(*published.cls.read_published(folder, published.config, dictionaries), {})
+        cls, card = _converted(folder, family)
+        return cls(card, _converted_vocabulary(card, folder), NO_WEIGHTS)
+    published = PublishedFolder(folder, family)
+    return published.cls(*published.cls.read_published(folder, published.config, dictionaries), NO_WEIGHTS)
 
 
 def _resolve(model: object, revision: str | None = None) -> Path:
@@ -140,13 +141,18 @@ def _resolve(model: object, revision: str | None = None) -> Path:
     return fetch(str(model))  # which names the closest models
 
 
-def _load_converted(folder: Path, family: str | None) -> FoundationModel:
+def _converted(folder: Path, family: str | None) -> tuple[type[FoundationModel], ModelCard]:
+    """Family and card of a converted folder, of which another family may take the weights."""
     card = ModelCard.read(folder)
     cls = family_class(card.family if family is None else family)
     if card.family not in (cls.family, cls.weights_family):
         msg = f"{folder} holds a model of the family {card.family!r}, which {cls.family!r} cannot take."
         raise ValueError(msg)
-    card = card.with_(family=cls.family)
+    return cls, card.with_(family=cls.family)
+
+
+def _load_converted(folder: Path, family: str | None) -> FoundationModel:
+    cls, card = _converted(folder, family)
     weights = folder / WEIGHTS_FILE
     if not weights.exists():
         msg = f"{folder} has a {CARD_FILE} but no {WEIGHTS_FILE}; convert the model again."

@@ -87,5 +87,5 @@ def score_markers(
 def _spans(cells: np.ndarray) -> list[tuple[int, int]]:
     """Runs of neighbouring cells."""
     borders = np.flatnonzero(np.diff(cells, prepend=-2) > 1)
-    stops = np.append(borders[1:], len(cells))
+    stops = np.append(borders[1:], len(cells))[: len(borders)]
     return [(int(cells[start]), int(cells[stop - 1]) + 1) for start, stop in zip(borders, stops, strict=True)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from scfm._settings import settings
@@ -26,7 +27,10 @@ if TYPE_CHECKING:
 
     Matcher = Callable[..., GeneMap]
 
-__all__ = ["NoOptions", "Recipe", "RunOptions"]
+__all__ = ["NO_WEIGHTS", "NoOptions", "Recipe", "RunOptions"]
+
+NO_WEIGHTS: Mapping[str, Any] = MappingProxyType({})
+"""Stands for the weights of a model that was loaded without them."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +97,8 @@ class Recipe(ABC):
         self._built: tuple[tuple[Any, ...], list[torch.nn.Module]] | None = None
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.card.id!r}: {self.n_layers} layers × {self.n_features} features)"
+        sizes = (self.card.architecture.get(name, "?") for name in ("n_layers", "hidden_size"))
+        return f"{type(self).__name__}({self.card.id!r}: {' layers × '.join(map(str, sizes))} features)"
 
     @classmethod
     def local_folder(cls, card: ModelCard) -> Path:
@@ -223,7 +228,7 @@ class Recipe(ABC):
         unknown = [name for name in given if name not in valid]
         if unknown:
             takes = f"the options {', '.join(valid)}" if valid else "no options of its own"
-            msg = f"{unknown[0]!r} is no option of tl.embed, and the family {self.family!r} takes {takes}."
+            msg = f"{unknown[0]!r} is no option of this call, and the family {self.family!r} takes {takes}."
             raise TypeError(msg)
         return self.options_class(**given)
 

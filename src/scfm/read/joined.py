@@ -147,6 +147,9 @@ class JoinedSource(Generic[Fact]):
             self._open[1].close()
             self._open = None
 
+    def __repr__(self) -> str:
+        return f"JoinedSource({len(self.paths)} files, {self.n_obs:,} cells)"
+
     def __enter__(self) -> Self:
         return self
 
