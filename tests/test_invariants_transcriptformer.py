@@ -185,6 +185,7 @@ def test_a_seed_decides_the_order_of_genes(models: Models, **sizes: int) -> None
     close(model.embed(anndata(), **options), wanted)
     mixed = anndata()[:, ::-1].copy()
     close(model.embed(mixed, **options), wanted)
+    close(model.embed(anndata()[::-1].copy(), **options), wanted[::-1])
     for other in (model.embed(anndata(), randomize_genes=True, seed=4), model.embed(anndata())):
         assert (np.abs(other - wanted).max(axis=1) > 1e-3)[n_genes() > 4].all()
 

@@ -40,7 +40,7 @@ class TranscriptFormerOptions:
     sort_genes: bool = False
     """Same as ``gene_order="expression"``."""
     randomize_genes: bool = False
-    """Shuffle the genes of each cell, by ``seed`` and the position of the cell."""
+    """Shuffle the genes of each cell, by ``seed`` and the genes and counts of the cell."""
     gene_order: Literal["input", "vocabulary", "expression"] = "input"
     """Order in which a cell is read: that of ``var``, that of the vocabulary (which does not depend on the file), or
     from the highest count down, ties by vocabulary."""
