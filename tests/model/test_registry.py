@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import scfm
+from scfm.model._citations import cite
 from scfm.model.registry import card_of, families, register
 from scfm.weights import ModelCard
 
@@ -39,6 +40,7 @@ def test_cards_are_complete(model_id: str) -> None:
     assert card.n_parameters
     assert card.pooling in families()[card.family].poolings
     assert all(len(sha) == 64 for sha in [card.source_sha256, *card.dictionaries.values()] if sha is not None)
+    assert "@misc" not in cite(card.paper)  # the paper is in the bibliography
     for name in card.aliases:
         assert card_of(name.upper()) is card
 
