@@ -20,7 +20,7 @@ from scipy import sparse
 import scfm
 from scfm.cli import main
 from scfm.model.arguments import Arguments
-from scfm.model.transcriptformer import TranscriptFormer
+from scfm.model.families.transcriptformer import TranscriptFormer
 from scfm.testing import write_geneformer, write_transcriptformer
 from scfm.weights.gene_vectors import write_gene_vectors
 

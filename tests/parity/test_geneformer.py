@@ -13,7 +13,7 @@ import pytest
 import scfm
 from scfm.genes import match_upstream
 from scfm.model.arguments import Arguments
-from scfm.model.geneformer import Geneformer
+from scfm.model.families.geneformer import Geneformer
 from scfm.read import open_counts
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ import torch
 import scfm
 from scfm.genes import align
 from scfm.model.arguments import Arguments
-from scfm.model.sccello import ASSAYS, ScCello
+from scfm.model.families.sccello import ASSAYS, ScCello
 from scfm.nn import ScCelloNetwork
 from scfm.nn.masking import masked_outputs
 from scfm.read import open_counts

@@ -13,8 +13,8 @@ import torch
 import scfm
 from scfm._types import TokenBatch
 from scfm.model.arguments import Arguments
-from scfm.model.esm2ce import ESM2CE
-from scfm.model.transcriptformer import TranscriptFormer
+from scfm.model.families.esm2ce import ESM2CE
+from scfm.model.families.transcriptformer import TranscriptFormer
 from scfm.testing import TranscriptFormerOracle, transcriptformer_scores
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from scfm.model._transcriptformer_score import Scorer
+    from scfm.model.families.transcriptformer.score import Scorer
     from scfm.nn import GeneScores
     from scfm.run import RunStats
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from scfm._keys import PARAMS
 from scfm.metrics.ranking import cells_of_groups, ranked_table
-from scfm.model._rank_bert import RankBert
+from scfm.model.rank_bert import RankBert
 from scfm.model.registry import family_class
 from scfm.run.device import default_batch_tokens
 from scfm.run.engine import free_memory, out_of_memory

@@ -6,7 +6,11 @@ import difflib
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
+from pathlib import Path
+from pkgutil import iter_modules
 from typing import TYPE_CHECKING, TypeVar
+
+from scfm.weights.card import ModelCard, read_cards
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -14,17 +18,21 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from scfm.model._base import FoundationModel
-    from scfm.weights import ModelCard
 
-__all__ = ["card_of", "families", "family_class", "find_card", "list_models", "register"]
+__all__ = ["card_of", "cards", "families", "family_class", "find_card", "list_models", "register"]
 
 ENTRY_POINTS = "scfm.models"
-_BUILT_IN = tuple(f"scfm.model.{name}" for name in ("geneformer", "transcriptformer", "esm2ce", "sccello", "scfm_mini"))
+FAMILIES = "scfm.model.families"
 
 _families: dict[str, type[FoundationModel]] = {}
 _cards: dict[str, ModelCard] = {}
 
 Model = TypeVar("Model", bound="FoundationModel")
+
+
+def cards(family: str) -> tuple[ModelCard, ...]:
+    """Cards of the models of a family that scfm comes with."""
+    return read_cards(Path(__file__).parent / "cards" / f"{family}.toml", family)
 
 
 def register(cards: Iterable[ModelCard] = ()):  # type: ignore[no-untyped-def]
@@ -64,8 +72,9 @@ def register(cards: Iterable[ModelCard] = ()):  # type: ignore[no-untyped-def]
 
 @cache
 def _import_all() -> None:
-    for module in _BUILT_IN:
-        import_module(module)
+    for module in iter_modules(import_module(FAMILIES).__path__):
+        if not module.name.startswith("_"):
+            import_module(f"{FAMILIES}.{module.name}")
     for point in entry_points(group=ENTRY_POINTS):
         point.load()
 
@@ -150,7 +159,7 @@ def list_models() -> pd.DataFrame:
             "source": card.source,
             "aliases": ", ".join(card.aliases),
         }
-        for card in _cards.values()
+        for card in sorted(_cards.values(), key=lambda card: card.family)  # whatever was imported first
     ]
     return pd.DataFrame(rows).set_index("id")
 

@@ -12,11 +12,16 @@ from scfm._settings import settings
 from scfm.encode import OrderEncoder
 from scfm.genes import GeneMap, Vocabulary, align, first_of_each, match_column
 from scfm.model._base import FoundationModel
-from scfm.model._gene_files import GeneFiles, files_of, fingerprints, published_vocabulary, replaced_genes
-from scfm.model._transcriptformer_cards import SPECIAL_TOKENS, TRANSCRIPTFORMER_CARDS
-from scfm.model._transcriptformer_options import TranscriptFormerOptions
-from scfm.model._transcriptformer_score import Scorer
-from scfm.model.registry import register
+from scfm.model.families.transcriptformer.gene_files import (
+    GeneFiles,
+    files_of,
+    fingerprints,
+    published_vocabulary,
+    replaced_genes,
+)
+from scfm.model.families.transcriptformer.options import TranscriptFormerOptions
+from scfm.model.families.transcriptformer.score import Scorer
+from scfm.model.registry import cards, register
 from scfm.weights import ModelCard
 from scfm.weights.tensors import sha256, shapes
 
@@ -37,7 +42,7 @@ __all__ = ["TranscriptFormer"]
 START, PAD, UNKNOWN, ASSAY = "[START]", "[PAD]", "unknown", "assay"
 
 
-@register(TRANSCRIPTFORMER_CARDS)
+@register(cards("transcriptformer"))
 class TranscriptFormer(FoundationModel):
     """TranscriptFormer, all published checkpoints.
 
@@ -99,7 +104,7 @@ class TranscriptFormer(FoundationModel):
     ) -> Vocabulary:
         """Read the gene names of a registered model from its gene files."""
         files = files_of(folder, None, dictionaries)
-        return Vocabulary.of_names(files.names(), card.special_tokens or SPECIAL_TOKENS, species=card.species)
+        return Vocabulary.of_names(files.names(), card.special_tokens, species=card.species)
 
     def match(self, var: pd.DataFrame, gene_key: str | None, options: RunOptions) -> GeneMap:
         """Match genes; with ``remove_duplicate_genes`` the first column of a gene stands for it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scfm.model.geneformer import Geneformer
+from scfm.model.families.geneformer import Geneformer
 from scfm.model.registry import register
 from scfm.weights import ModelCard
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ScfmMini"]
 
-_FOLDER = Path(__file__).parents[1] / "weights" / "scfm-mini"
+_FOLDER = Path(__file__).parents[2] / "weights" / "scfm-mini"
 
 
 @register([ModelCard.read(_FOLDER)])

@@ -9,11 +9,8 @@ import numpy as np
 
 from scfm.encode import VocabularyDepth
 from scfm.genes import align, match_exact
-from scfm.model._rank_bert import RankBert
-from scfm.model.geneformer import REPOSITORY as GENEFORMER
-from scfm.model.geneformer import REVISION as GENEFORMER_REVISION
-from scfm.model.geneformer import V1_TABLES
-from scfm.model.registry import register
+from scfm.model.rank_bert import RankBert
+from scfm.model.registry import cards, register
 from scfm.weights import ModelCard
 from scfm.weights.dictionaries import find_dictionaries, read_vocabulary
 from scfm.weights.tensors import shapes
@@ -32,7 +29,6 @@ if TYPE_CHECKING:
 
 __all__ = ["ASSAYS", "ScCello", "ScCelloOptions"]
 
-PAPER = "10.48550/arXiv.2408.12373"
 CLS = "<cls>"
 TAU = 0.01
 """Temperature of the published model."""
@@ -47,36 +43,6 @@ ASSAYS = (
     "10x 5' transcription profiling",
 )
 """Assays of the training data, in the order of upstream's ``cell_assay_ids``."""
-
-CARD = ModelCard(
-    id="sccello-zeroshot",
-    family="sccello",
-    architecture={
-        "vocab_size": 25_427,
-        "hidden_size": 256,
-        "n_layers": 6,
-        "n_heads": 4,
-        "intermediate_size": 512,
-        "max_positions": 2048,
-        "type_vocab_size": 1,
-        "tau": TAU,
-    },
-    pooling="cls",
-    max_tokens=2048,
-    special_tokens={"<pad>": 0, "<mask>": 1, CLS: 25_426},
-    aliases=("scCello", "katarinayuan/scCello-zeroshot"),
-    source="katarinayuan/scCello-zeroshot",
-    source_file="model.safetensors",
-    # its gene tables are those of Geneformer V1, byte for byte
-    dictionaries={
-        f"{GENEFORMER}@{GENEFORMER_REVISION}:geneformer/gene_dictionaries_30m/{name}": sha256
-        for name, sha256 in V1_TABLES.items()
-    },
-    license="MIT",
-    paper=PAPER,
-    description="22 million human cells of CELLxGENE Discover, 398 cell types of the Cell Ontology, August 2024",
-    n_parameters=10_681_094,
-)
 
 
 @dataclass(frozen=True)
@@ -94,7 +60,7 @@ class ScCelloOptions:
     cellxgene_filter: bool = False
 
 
-@register([CARD])
+@register(cards("sccello"))
 class ScCello(RankBert):
     """scCello.
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from scfm.model._transcriptformer_cards import ESM2CE_CARDS
-from scfm.model.registry import register
-from scfm.model.transcriptformer import START, TranscriptFormer
+from scfm.model.families.transcriptformer.recipe import START, TranscriptFormer
+from scfm.model.registry import cards, register
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["ESM2CE"]
 
 
-@register(ESM2CE_CARDS)
+@register(cards("esm2ce"))
 class ESM2CE(TranscriptFormer):
     """Sum of the ESM-2 vectors of the genes that a cell expresses, over 2,047; counts play no part.
 
