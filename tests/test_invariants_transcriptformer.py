@@ -263,7 +263,7 @@ def test_the_callers_data_are_not_touched(model: Model, form: str) -> None:
     scfm.tl.embed(adata, model, normalize_to_scale=100, clip_counts=2)
     scfm.tl.embed(adata, model, pooling="gene", groupby="assay", key_added="genes")
     scfm.tl.gene_embeddings(adata, model)
-    if model.has_scores:
+    if model.implements("scorer"):
         scfm.tl.score(adata, model)
     assert fingerprint(adata) == before
     assert adata.X is x

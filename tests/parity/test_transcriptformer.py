@@ -112,7 +112,7 @@ def other(request: pytest.FixtureRequest, folder: Path) -> Other:
 def encode(model: TranscriptFormer, data: ad.AnnData, **arguments: Any) -> tuple[Cells, list[int]]:
     """Genes and counts of each cell, and the token of its assay (−1 for none)."""
     with model.count_session(data, Arguments.of({"pooling": "gene", **arguments})) as session:
-        encoder = session.model.build_encoder(session.source, session.genes, session.options)
+        encoder = session.model.encoder(session.source, session.genes, session.options)
         block = encoder(session.source.read(0, session.source.n_obs))
     assert block.counts is not None
     cells, assays = [], []

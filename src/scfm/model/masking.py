@@ -10,8 +10,7 @@ import numpy as np
 
 from scfm._keys import PARAMS
 from scfm.metrics.ranking import cells_of_groups, ranked_table
-from scfm.model.rank_bert import RankBert
-from scfm.model.registry import family_class
+from scfm.model.registry import families_with, family_class
 from scfm.run.device import default_batch_tokens
 from scfm.run.engine import free_memory, out_of_memory
 from scfm.run.sinks import GeneStatesSink
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
     from scfm.model.session import CountSession
     from scfm.weights import ModelCard
 
-__all__ = ["MaskedGenes", "check_reads_ranks", "score_markers"]
+__all__ = ["MaskedGenes", "check_family_masks", "score_markers"]
 
 logger = logging.getLogger("scfm")
 
@@ -42,18 +41,18 @@ MASK = "<mask>"
 
 def check_masks(model: FoundationModel) -> None:
     """Raise a TypeError unless the model was trained with masked genes."""
-    check_reads_ranks(model.card)
+    check_family_masks(model.card)
     if MASK not in model.vocabulary.special_tokens:
         msg = f"The vocabulary of {model.card.id} has no {MASK}: marker genes take a model that has."
         raise TypeError(msg)
 
 
-def check_reads_ranks(card: ModelCard) -> None:
+def check_family_masks(card: ModelCard) -> None:
     """Raise a TypeError unless models of the family were trained with masked genes; needs no weights."""
-    if not family_class(card.family).reads_ranks:
+    if not family_class(card.family).implements("masked_outputs"):
+        names = ", ".join(families_with("masked_outputs"))
         msg = (
-            f"{card.id} was not trained with masked genes; marker genes take a model of the BERT family: Geneformer, "
-            "scCello or scfm-mini."
+            f"{card.id} was not trained with masked genes; marker genes take a model of one of these families: {names}."
         )
         raise TypeError(msg)
 
@@ -72,9 +71,7 @@ class MaskedGenes:
     """
 
     def __init__(self, session: CountSession, tokens: NDArray[np.int64], max_tokens: int) -> None:
-        model = session.model
-        assert isinstance(model, RankBert)
-        self._model, self._pooling, self._tokens, self._max_tokens = model, session.options.pooling, tokens, max_tokens
+        self._model, self._options, self._tokens, self._max_tokens = session.model, session.options, tokens, max_tokens
 
     def __call__(self, network: torch.nn.Module, batch: TokenBatch) -> torch.Tensor:
         """Scores of the tokens of a batch, float32, shape ``(n_tokens, 1)``; 0 for tokens that are not masked."""
@@ -91,30 +88,18 @@ class MaskedGenes:
     def _scores(self, network: torch.nn.Module, batch: TokenBatch) -> torch.Tensor:
         import torch
 
-        from scfm.nn import BertEncoder
-        from scfm.nn.masking import masked_outputs
-
-        assert isinstance(network, BertEncoder)
-        first_only = self._model.reads_first(self._pooling)
-        used = torch.from_numpy(np.isin(batch.tokens, self._tokens)).split(batch.lengths.tolist())
-        tokens = torch.from_numpy(batch.tokens)
-        cells = [
-            (cell, at.nonzero()[:, 0]) for cell, at in zip(tokens.split(batch.lengths.tolist()), used, strict=True)
-        ]
-
-        def pool(hidden: torch.Tensor, lengths: Any) -> torch.Tensor:
-            return self._model.pool(network, hidden, np.asarray(lengths), self._pooling)
-
-        whole = pool(network(tokens, batch.lengths, first_only=first_only), batch.lengths)
-        mask = self._model.vocabulary.special_tokens[MASK]
-        copies = masked_outputs(network, cells, mask, pool, first_only=first_only, max_tokens=self._max_tokens)
-        scores = torch.zeros(len(tokens), 1)
+        lengths = batch.lengths.tolist()
+        used = torch.from_numpy(np.isin(batch.tokens, self._tokens)).split(lengths)
+        positions = [cell.nonzero()[:, 0] for cell in used]
+        whole = self._model.forward(network, batch, self._options)
+        copies = self._model.masked_outputs(network, batch, positions, self._options, max_tokens=self._max_tokens)
+        scores = torch.zeros(len(batch.tokens), 1)
         at = 0
-        for (cell, positions), z, masked in zip(cells, whole, copies, strict=True):
+        for length, places, z, masked in zip(lengths, positions, whole, copies, strict=True):
             # in float64: what is left of 1 - cos in float32 is mostly rounding
             cos = torch.cosine_similarity(masked.cpu().double(), z.cpu().double()[None])
-            scores[at + positions, 0] = (1 - cos).float()
-            at += len(cell)
+            scores[at + places, 0] = (1 - cos).float()
+            at += length
         return scores
 
 

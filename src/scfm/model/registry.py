@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from scfm.model._base import FoundationModel
 
-__all__ = ["card_of", "cards", "families", "family_class", "find_card", "list_models", "register"]
+__all__ = ["card_of", "cards", "families", "families_with", "family_class", "find_card", "list_models", "register"]
 
 ENTRY_POINTS = "scfm.models"
 FAMILIES = "scfm.model.families"
@@ -98,6 +98,11 @@ def family_class(family: str) -> type[FoundationModel]:
         msg = f"family={family!r} is not known; the families are {', '.join(sorted(known))}."
         raise ValueError(msg)
     return known[family]
+
+
+def families_with(method: str) -> list[str]:
+    """Names of the families that have an optional method of :class:`scfm.model.recipe.Recipe`."""
+    return sorted(name for name, cls in families().items() if cls.implements(method))
 
 
 def find_card(name: str) -> ModelCard | None:

@@ -8,20 +8,26 @@ import numpy as np
 
 from scfm.encode import ObsDepth
 from scfm.genes import align, match_upstream
+from scfm.model.published import PublishedBert
 from scfm.model.rank_bert import RankBert
 from scfm.model.registry import cards, register
-from scfm.weights import ModelCard
-from scfm.weights.dictionaries import find_dictionaries, read_vocabulary
-from scfm.weights.tensors import shapes
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Mapping
 
-    from scfm.genes import GeneMap, Vocabulary
+    from scfm.genes import GeneMap
+    from scfm.model.published import Published
     from scfm.read import CountSource
 
 __all__ = ["Geneformer"]
+
+
+class GeneformerFolders(PublishedBert):
+    """Published folders say ``"model_type": "bert"``, as scCello's do, which have a temperature."""
+
+    def recognizes(self, config: Mapping[str, Any]) -> bool:
+        """A BERT without temperature."""
+        return super().recognizes(config) and "tau" not in config
 
 
 @register(cards("geneformer"))
@@ -34,49 +40,21 @@ class Geneformer(RankBert):
 
     family = "geneformer"
     poolings: ClassVar[tuple[str, ...]] = ("cls", "mean", "gene")
+    published: ClassVar[Published | None] = GeneformerFolders("geneformer", hidden_layer=-1)
     matchers = (align, match_upstream)
 
-    @classmethod
-    def recognizes(cls, config: Mapping[str, Any]) -> bool:
-        """Published folders say ``"model_type": "bert"``, as scCello's do, which have a temperature."""
-        return config.get("model_type") == "bert" and "tau" not in config
-
-    @classmethod
-    def read_published(
-        cls, folder: Path, config: Mapping[str, Any], dictionaries: str | Path | Sequence[str | Path] | None
-    ) -> tuple[ModelCard, Vocabulary]:
-        """Read config and dictionaries; ``<cls>`` in the dictionary makes it a V2 model."""
-        from scfm.nn import BertConfig
-
-        sizes = BertConfig.from_dict(config)
-        vocabulary = read_vocabulary(find_dictionaries(folder, dictionaries, sizes.vocab_size))
-        card = ModelCard(
-            id=folder.resolve().name,
-            family=cls.family,
-            architecture=sizes.architecture(),
-            pooling="cls" if "<cls>" in vocabulary.special_tokens else "mean",
-            hidden_layer=-1,
-            max_tokens=sizes.max_positions,
-            special_tokens=dict(vocabulary.special_tokens),
-        )
-        return card, vocabulary
-
-    @classmethod
-    def read_vocabulary(
-        cls, card: ModelCard, folder: Path | None, dictionaries: str | Path | Sequence[str | Path] | None
-    ) -> Vocabulary:
-        """Read the published dictionaries that have as many tokens as the card says."""
-        return read_vocabulary(find_dictionaries(folder, dictionaries, card.architecture.get("vocab_size")))
-
-    def check(self) -> None:
-        """Compare vocabulary, names and shapes of the weights with the architecture."""
-        from scfm.nn import check_shapes
-
+    def validate_weights(self) -> None:
+        """As of every BERT, and ``<cls>`` and ``<eos>`` come together."""
         if self.has_cls != self.has_eos:
             msg = "The vocabulary has one of <cls> and <eos>; a model has both of them around every cell, or none."
             raise ValueError(msg)
-        super().check()
-        check_shapes(shapes(self.tensors), self.config)
+        super().validate_weights()
+
+    def validate_shapes(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Compare with the published names and shapes."""
+        from scfm.nn import check_shapes
+
+        check_shapes(shapes, self.config)
 
     def depth(self, source: CountSource, genes: GeneMap) -> ObsDepth:
         """Totals in ``obs["n_counts"]``."""

@@ -2,36 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
-
-import numpy as np
 
 from scfm.encode import VocabularyDepth
 from scfm.genes import align, match_exact
+from scfm.model.published import PublishedBert
 from scfm.model.rank_bert import RankBert
+from scfm.model.recipe import DROPS_CELLS
 from scfm.model.registry import cards, register
-from scfm.weights import ModelCard
-from scfm.weights.dictionaries import find_dictionaries, read_vocabulary
-from scfm.weights.tensors import shapes
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Mapping
 
+    import numpy as np
     import torch
     from numpy.typing import NDArray
 
-    from scfm.genes import GeneMap, Vocabulary
+    from scfm.genes import GeneMap
     from scfm.model.recipe import RunOptions
-    from scfm.nn import BertConfig, ScCelloNetwork
+    from scfm.nn import ScCelloConfig, ScCelloNetwork
     from scfm.read import CountSource
 
 __all__ = ["ASSAYS", "ScCello", "ScCelloOptions"]
-
-CLS = "<cls>"
-TAU = 0.01
-"""Temperature of the published model."""
 
 ASSAYS = (
     "10x 5' v1",
@@ -57,7 +50,21 @@ class ScCelloOptions:
         are NaN.
     """
 
-    cellxgene_filter: bool = False
+    cellxgene_filter: bool = field(default=False, metadata=DROPS_CELLS)
+
+
+class ScCelloFolders(PublishedBert):
+    """Published folders are told from Geneformer's by the temperature in their config."""
+
+    def recognizes(self, config: Mapping[str, Any]) -> bool:
+        """A BERT with a temperature."""
+        return super().recognizes(config) and "tau" in config
+
+    def sizes(self, config: Mapping[str, Any]) -> ScCelloConfig:
+        """Sizes of the network, with the temperature and one token type."""
+        from scfm.nn import ScCelloConfig
+
+        return ScCelloConfig.from_dict(config)
 
 
 @register(cards("sccello"))
@@ -72,67 +79,29 @@ class ScCello(RankBert):
     family = "sccello"
     poolings: ClassVar[tuple[str, ...]] = ("cls", "cell_cls", "mean", "gene")
     options_class = ScCelloOptions
+    published = ScCelloFolders("sccello", appended=("<cls>",))
     matchers = (align, match_exact)
     upstream_prefers_raw = True
-    dropping_options: ClassVar[tuple[str, ...]] = ("cellxgene_filter",)
-
-    @classmethod
-    def recognizes(cls, config: Mapping[str, Any]) -> bool:
-        """A BERT with scCello's temperature."""
-        return config.get("model_type") == "bert" and "tau" in config
-
-    @classmethod
-    def read_published(
-        cls, folder: Path, config: Mapping[str, Any], dictionaries: str | Path | Sequence[str | Path] | None
-    ) -> tuple[ModelCard, Vocabulary]:
-        """Read config and dictionaries; ``<cls>`` comes after all that they hold."""
-        from scfm.nn import BertConfig
-
-        sizes = BertConfig.from_dict({**config, "type_vocab_size": 1})
-        tau = config.get("tau")
-        if not isinstance(tau, float) or not 0 < tau < np.inf:
-            msg = f"tau must be a positive number, got {tau!r}."
-            raise ValueError(msg)
-        vocabulary = _vocabulary(folder, dictionaries, sizes.vocab_size)
-        card = ModelCard(
-            id=folder.resolve().name,
-            family=cls.family,
-            architecture={**sizes.architecture(), "tau": tau},
-            pooling="cls",
-            max_tokens=sizes.max_positions,
-            special_tokens=dict(vocabulary.special_tokens),
-        )
-        return card, vocabulary
-
-    @classmethod
-    def read_vocabulary(
-        cls, card: ModelCard, folder: Path | None, dictionaries: str | Path | Sequence[str | Path] | None
-    ) -> Vocabulary:
-        """Read the published dictionaries that have as many tokens as the card says."""
-        return _vocabulary(folder, dictionaries, card.architecture.get("vocab_size"))
 
     @property
-    def config(self) -> BertConfig:
-        """Sizes of the network."""
-        from scfm.nn import BertConfig
+    def config_class(self) -> type[ScCelloConfig]:
+        """Sizes of the network, and the temperature of training."""
+        from scfm.nn import ScCelloConfig
 
-        known = {field.name for field in fields(BertConfig)}
-        return self._config_of({name: size for name, size in self.card.architecture.items() if name in known})
+        return ScCelloConfig
 
-    @property
-    def tau(self) -> float:
-        """Temperature of the training losses."""
-        return float(self.card.architecture.get("tau", TAU))
-
-    def check(self) -> None:
-        """Compare vocabulary, names and shapes of the weights with the architecture."""
-        from scfm.nn import check_sccello
-
+    def validate_weights(self) -> None:
+        """As of every BERT, and ``<cls>`` is there."""
         if not self.has_cls or self.has_eos:
             msg = f"The vocabulary has the special tokens {list(self.vocabulary.special_tokens)}; scCello needs <cls>, and no <eos>."
             raise ValueError(msg)
-        super().check()
-        check_sccello(shapes(self.tensors), self.config)
+        super().validate_weights()
+
+    def validate_shapes(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Compare with the published names and shapes."""
+        from scfm.nn import check_sccello
+
+        check_sccello(shapes, self.config)
 
     def depth(self, source: CountSource, genes: GeneMap) -> VocabularyDepth:
         """Totals over the genes of the model."""
@@ -167,10 +136,3 @@ class ScCello(RankBert):
         if pooling == "cell_cls":
             return network.cell_head(hidden)  # type: ignore[operator]
         return super().pool(network, hidden, lengths, pooling)
-
-
-def _vocabulary(
-    folder: Path | None, dictionaries: str | Path | Sequence[str | Path] | None, vocab_size: int | None
-) -> Vocabulary:
-    rows = None if vocab_size is None else vocab_size - 1
-    return read_vocabulary(find_dictionaries(folder, dictionaries, rows), appended=[CLS])

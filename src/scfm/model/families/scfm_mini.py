@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from scfm.model.families.geneformer import Geneformer
 from scfm.model.registry import register
 from scfm.weights import ModelCard
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from typing import Any
 
 __all__ = ["ScfmMini"]
 
@@ -27,11 +22,7 @@ class ScfmMini(Geneformer):
     """
 
     family = "scfm_mini"
-
-    @classmethod
-    def recognizes(cls, config: Mapping[str, Any]) -> bool:
-        """Only the bundled folder holds it."""
-        return False
+    published = None
 
     @classmethod
     def local_folder(cls, card: ModelCard) -> Path:
