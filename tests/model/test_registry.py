@@ -83,9 +83,16 @@ def test_a_model_that_is_not_there_says_what_to_get(tmp_path: Path, monkeypatch:
 def test_a_name_cannot_be_taken_twice() -> None:
     card = ModelCard(id="another", family="another", pooling="mean", max_tokens=8, aliases=("scfm-mini",))
     with pytest.raises(ValueError, match="already taken by scfm-mini"):
-        register([card])(type("Another", (), {"family": "another"}))
+        register([card])(type("Another", (), {"family": "another", "poolings": ()}))
     with pytest.raises(ValueError, match="family 'geneformer' is already taken"):
-        register()(type("Another", (), {"family": "geneformer"}))
+        register()(type("Another", (), {"family": "geneformer", "poolings": ()}))
+
+
+def test_a_family_names_itself_and_its_cards() -> None:
+    with pytest.raises(TypeError, match="Another lacks family and poolings"):
+        register()(type("Another", (), {}))
+    with pytest.raises(ValueError, match="card of scfm-mini is of the family 'scfm_mini', and Another of 'another'"):
+        register([card_of("scfm-mini")])(type("Another", (), {"family": "another", "poolings": ()}))
 
 
 def test_cards_survive_a_file(tmp_path: Path) -> None:

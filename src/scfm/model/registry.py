@@ -47,12 +47,22 @@ def register(cards: Iterable[ModelCard] = ()):  # type: ignore[no-untyped-def]
 
     Raises
     ------
+    TypeError
+        If the class does not name its family and its poolings.
     ValueError
-        If a family, an id or an alias is already taken by another model.
+        If a family, an id or an alias is already taken by another model, or a card is of another family.
     """
     cards = tuple(cards)
 
     def add(cls: type[Model]) -> type[Model]:
+        missing = [name for name in ("family", "poolings") if not hasattr(cls, name)]
+        if missing:
+            msg = f"{cls.__qualname__} lacks {' and '.join(missing)}, which every family of models has as attributes."
+            raise TypeError(msg)
+        foreign = [card for card in cards if card.family != cls.family]
+        if foreign:
+            msg = f"The card of {foreign[0].id} is of the family {foreign[0].family!r}, and {cls.__qualname__} of {cls.family!r}."
+            raise ValueError(msg)
         known = _families.get(cls.family)
         if known is not None and known.__qualname__ != cls.__qualname__:
             msg = f"The family {cls.family!r} is already taken by {known.__qualname__}."
