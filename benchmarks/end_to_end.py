@@ -141,7 +141,7 @@ def parts_of(session: Session) -> dict[str, Callable[[], object]]:
     from scfm.batch import plan_batches
     from scfm.run.device import default_batch_tokens
 
-    encode = session.model.build_encoder(session.source, session.genes, session.options)
+    encode = session.model.encoder(session.source, session.genes, session.options)
     (network,), budget = session.networks(), default_batch_tokens(session.device)
 
     def blocks() -> Any:

@@ -283,7 +283,7 @@ class Ours:
         settings.threads = 1
         start = perf_counter()
         with model.session(adata, Arguments(device="cpu")) as session:
-            encode = session.model.build_encoder(session.source, session.genes, session.options)
+            encode = session.model.encoder(session.source, session.genes, session.options)
             matched = perf_counter() - start
             blocks = [
                 encode(block) for block in session.source.blocks(settings.block_rows, max_nnz=settings.block_values)

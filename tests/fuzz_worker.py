@@ -172,7 +172,7 @@ def _model(folder: Path) -> None:
     import scfm
 
     model = scfm.model.load(folder)
-    model.build_network(min(model.n_layers, 1))
+    model.network(min(model.n_layers, 1))
 
 
 def _convert(folder: Path) -> None:

@@ -20,7 +20,7 @@ from scipy import sparse
 import scfm
 from scfm.cli import main
 from scfm.model.arguments import Arguments
-from scfm.model.transcriptformer import TranscriptFormer
+from scfm.model.families.transcriptformer import TranscriptFormer
 from scfm.testing import write_geneformer, write_transcriptformer
 from scfm.weights.gene_vectors import write_gene_vectors
 
@@ -293,7 +293,9 @@ def test_an_argument_that_is_wrong(kind: str, folders: dict[str, Path]) -> None:
 @pytest.mark.parametrize("name", ["geneformer", "tiny", "scfm-mini"])
 def test_a_family_without_scores(name: str, folders: dict[str, Path]) -> None:
     adata, model = anndata(), scfm.model.load(folders.get(name, name), family="esm2ce" if name == "tiny" else None)
-    with pytest.raises(TypeError, match=rf"^{name}.* has no likelihood; TranscriptFormer models \(tf-sapiens, "):
+    with pytest.raises(
+        TypeError, match=rf"^{name}.* has no likelihood; models of these families have: transcriptformer"
+    ):
         scfm.tl.score(adata, model)
     assert list(adata.obs) == ["assay", "note"]
 

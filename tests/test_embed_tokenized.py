@@ -46,9 +46,7 @@ def tokens_of(model: FoundationModel, adata: ad.AnnData) -> list[np.ndarray]:
     with open_counts(adata) as source:
         options = Arguments().resolved(model)
         object.__setattr__(options, "max_tokens", 1000)
-        block = model.build_encoder(source, model.match(source.var, None, options), options)(
-            source.read(0, adata.n_obs)
-        )
+        block = model.encoder(source, model.match(source.var, None, options), options)(source.read(0, adata.n_obs))
     return np.split(block.tokens, block.offsets[1:-1])
 
 

@@ -102,7 +102,7 @@ def test_empty_cells_of_v2_have_the_value_of_the_special_tokens(v2: FoundationMo
         scfm.tl.embed(adata, v2)
     special = [v2.vocabulary.special_tokens[name] for name in ("<cls>", "<eos>")]
     with torch.inference_mode():
-        wanted = v2.build_network(N_LAYERS - 1)(torch.tensor(special), [2])[0].numpy()
+        wanted = v2.network(N_LAYERS - 1)(torch.tensor(special), [2])[0].numpy()
     rows = adata.obsm["X_geneformer"]
     np.testing.assert_allclose(rows[[2, 5, 7]], np.tile(wanted, (3, 1)), rtol=0, atol=5e-6)
     assert adata.uns["geneformer"]["params"]["n_cells_empty"] == 3

@@ -321,7 +321,10 @@ CARDS: dict[str, tuple[dict[str, Any], str]] = {
     "clash": ({"special_tokens": {"[START]": 8}}, r"Tokens \[8\] are used for a gene and for a special token"),
     "far": ({"special_tokens": {"[START]": 500}}, "The vocabulary has 501 tokens, the weights 19"),
     "tokens": ({"max_tokens": 1000}, "max_tokens"),
-    "size": ({"architecture": {"n_experts": 3}}, "none of a TranscriptFormer .*'n_experts'.*convert it again"),
+    "size": (
+        {"architecture": {"n_experts": 3}},
+        "not that of the family 'transcriptformer' .*'n_experts'.*convert it again",
+    ),
     "hash": ({"weights_sha256": "00"}, "model.safetensors has sha256 .*, expected 00: it is damaged"),
     "family": ({"family": "scgpt"}, "family='scgpt' is not known; the families are esm2ce, geneformer"),
 }

@@ -41,7 +41,8 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(installed: Path, cache: Path, *arguments: str) -> str:
-    env = {**os.environ, "PYTHONPATH": str(installed), "SCFM_CACHE_DIR": str(cache)}
+    paths = os.pathsep.join([str(installed), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+    env = {**os.environ, "PYTHONPATH": paths, "SCFM_CACHE_DIR": str(cache)}
     return subprocess.run([sys.executable, *arguments], env=env, check=True, capture_output=True, text=True).stdout
 
 

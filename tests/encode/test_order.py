@@ -199,18 +199,21 @@ def test_random_order_keeps_the_genes_with_their_counts(seed: int, n_columns: in
     assert short == [(of_cell[:4], counts[:4]) for of_cell, counts in shuffled[0]]
 
 
-def test_random_order_is_seeded_by_cell_and_gene() -> None:
+def test_random_order_is_drawn_from_the_cell_and_the_seed() -> None:
     tokens = np.arange(FIRST_GENE, FIRST_GENE + 100)
-    matrix = np.ones((12, 100), np.float32)
+    cells = np.ones((12, 100), np.float32)
+    cells[:, 0] = np.arange(1, 13)
 
-    def order(seed: int, row0: int = 0, tokens: Any = tokens) -> list[list[int]]:
-        cells = split(encoder(tokens, 200, order="random", seed=seed), block(matrix, row0))[0]
-        return [of_cell[1:] for of_cell, _ in cells]
+    def order(seed: int, matrix: Any = cells, row0: int = 0, tokens: Any = tokens) -> list[list[int]]:
+        found = split(encoder(tokens, 200, order="random", seed=seed), block(matrix, row0))[0]
+        return [of_cell[1:] for of_cell, _ in found]
 
     first = order(1)
     assert first == order(1)
-    assert first == order(1, tokens=tokens[::-1])  # of the gene, not of its place in var
-    assert first[5:] == order(1, row0=5)[:7]
+    assert first == order(1, cells[:, ::-1], tokens=tokens[::-1])  # of the gene, not of its place in var
+    assert first == order(1, row0=5)  # of the cell, not of its place in the file
+    assert first[::-1] == order(1, cells[::-1])
+    assert order(1, cells[[3, 3]]) == [first[3], first[3]]
     distinct = {tuple(cell) for seed in (0, 1, 2**63 - 1) for cell in order(seed)}
     assert len(distinct) == 36
     assert tuple(tokens) not in distinct
@@ -220,7 +223,8 @@ def test_random_order_is_uniform() -> None:
     """Of 24 orders of 4 genes each occurs about equally often."""
     n = 6000
     encode = encoder(np.arange(FIRST_GENE, FIRST_GENE + 4), 5, np.full(n, -1), order="random")
-    found = encode(block(np.ones((n, 4), np.float32))).tokens.reshape(n, 5)[:, 1:]
+    counts = np.arange(1, n + 1, dtype=np.float32)[:, None].repeat(4, axis=1)
+    found = encode(block(counts)).tokens.reshape(n, 5)[:, 1:]
     seen = np.unique(found, axis=0, return_counts=True)[1]
     assert len(seen) == 24
     assert np.abs(seen - n / 24).max() < 5 * np.sqrt(n / 24)

@@ -102,7 +102,7 @@ def test_a_registered_model_is_found_in_the_cache(
 
 def test_networks_stop_at_the_layer_that_is_read(published: Path) -> None:
     model = scfm.model.load(published)
-    assert len(model.build_network(2).layers) == 2
+    assert len(model.network(2).layers) == 2
     adata = scfm.datasets.synthetic(5, 200, genes_per_cell=20, genes=model.vocabulary.genes.tolist())
     outputs = [model.embed(adata, hidden_layer=layer) for layer in (0, -1, -2, -3)]
     assert all(np.isfinite(values).all() for values in outputs)

@@ -1,15 +1,14 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 import scfm
+import scfm.model.families
+from scfm.model._citations import cite
 from scfm.model.registry import card_of, families, register
-from scfm.weights import ModelCard
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from scfm.weights import ModelCard, read_cards
 
 IDS = (
     "geneformer-v1-10m",
@@ -39,6 +38,7 @@ def test_cards_are_complete(model_id: str) -> None:
     assert card.n_parameters
     assert card.pooling in families()[card.family].poolings
     assert all(len(sha) == 64 for sha in [card.source_sha256, *card.dictionaries.values()] if sha is not None)
+    assert "@misc" not in cite(card.paper)  # the paper is in the bibliography
     for name in card.aliases:
         assert card_of(name.upper()) is card
 
@@ -83,9 +83,16 @@ def test_a_model_that_is_not_there_says_what_to_get(tmp_path: Path, monkeypatch:
 def test_a_name_cannot_be_taken_twice() -> None:
     card = ModelCard(id="another", family="another", pooling="mean", max_tokens=8, aliases=("scfm-mini",))
     with pytest.raises(ValueError, match="already taken by scfm-mini"):
-        register([card])(type("Another", (), {"family": "another"}))
+        register([card])(type("Another", (), {"family": "another", "poolings": ()}))
     with pytest.raises(ValueError, match="family 'geneformer' is already taken"):
-        register()(type("Another", (), {"family": "geneformer"}))
+        register()(type("Another", (), {"family": "geneformer", "poolings": ()}))
+
+
+def test_a_family_names_itself_and_its_cards() -> None:
+    with pytest.raises(TypeError, match="Another lacks family and poolings"):
+        register()(type("Another", (), {}))
+    with pytest.raises(ValueError, match="card of scfm-mini is of the family 'scfm_mini', and Another of 'another'"):
+        register([card_of("scfm-mini")])(type("Another", (), {"family": "another", "poolings": ()}))
 
 
 def test_cards_survive_a_file(tmp_path: Path) -> None:
@@ -93,3 +100,61 @@ def test_cards_survive_a_file(tmp_path: Path) -> None:
         card = card_of(model_id)
         card.write(tmp_path)
         assert ModelCard.read(tmp_path) == card
+
+
+def test_cards_of_a_file_share_what_their_group_says() -> None:
+    card, folder = card_of("geneformer-12l-30m"), "geneformer/gene_dictionaries_30m"
+    assert card == ModelCard(
+        id="geneformer-12l-30m",
+        family="geneformer",
+        architecture={
+            "vocab_size": 25_426,
+            "n_layers": 12,
+            "hidden_size": 512,
+            "n_heads": 8,
+            "intermediate_size": 1024,
+            "max_positions": 2048,
+        },
+        pooling="mean",
+        hidden_layer=-1,
+        max_tokens=2048,
+        special_tokens={"<pad>": 0, "<mask>": 1},
+        aliases=("GF-12L-30M-i2048", "gf-12L-40M-i2048"),
+        source="ctheodoris/Geneformer",
+        source_file="gf-12L-30M-i2048/pytorch_model.bin",
+        revision="31bf641d0f173a18a5e06d9a6574bb0d3fe5edc1",
+        source_sha256="812f8d85e5ecf9d64c268f052f6ece2c1906bc4f1aecf70d5144b2598386b615",
+        dictionaries={
+            f"{folder}/token_dictionary_gc30M.pkl": "ab9dc40973fa5224d77b793e2fd114cacf3d08423ed9c4c49caf0ba9c7f218f1",
+            f"{folder}/gene_median_dictionary_gc30M.pkl": "b3b589bb5ec75040d05fc44dd6bf0184cf87f3c362cf158d196a6ed3b7fe5f39",
+            f"{folder}/ensembl_mapping_dict_gc30M.pkl": "eac0fb0b3007267871b6305ac0003ceba19d4f28d85686cb9067ecf142787869",
+            f"{folder}/gene_name_id_dict_gc30M.pkl": "55e67962e79c0039a6c32d43c5c99f38e51964bbcfa32f736150ee1e285c438c",
+        },
+        license="Apache-2.0",
+        paper="10.1038/s41586-023-06139-9",
+        description="27 million human cells (Genecorpus-30M), June 2021; no longer published",
+        n_parameters=39_591_250,
+    )
+    assert card_of("sccello-zeroshot").dictionaries == {
+        f"ctheodoris/Geneformer@05fcbeb8a27d49e0a7a4349152202ee2c1cbfd28:{name}": sha256
+        for name, sha256 in card.dictionaries.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[[a.models]]\nid = 'x'\npooling = 'mean'", r"lacks \['max_tokens'\].*: correct the file"),
+        ("[a]\ncolour = 1\n[[a.models]]\nid = 'x'\npooling = 'mean'\nmax_tokens = 8", r"unknown entries \['colour'\]"),
+        ("[[a.models]]\nid = 'x'\npooling = 'mean'\nmax_tokens = '8'", "max_tokens is '8', which a card cannot hold"),
+    ],
+)
+def test_files_of_cards_that_are_wrong(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "cards.toml").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_cards(tmp_path / "cards.toml", "another")
+
+
+def test_families_are_those_of_the_folder() -> None:
+    found = Path(scfm.model.families.__file__).parent.iterdir()
+    assert set(families()) == {path.stem for path in found if not path.name.startswith("_")}

@@ -69,7 +69,7 @@ def test_longest_cell_has_cls_and_one_gene_less(folder: Path) -> None:
     assert model.run(adata, Arguments(max_tokens=21)).params["n_cells_truncated"] == 6
     with scfm.read.open_counts(adata) as source:
         options = Arguments(max_tokens=21).resolved(model)
-        block = model.build_encoder(source, model.match(source.var, None, options), options)(source.read(0, 6))
+        block = model.encoder(source, model.match(source.var, None, options), options)(source.read(0, 6))
     assert np.diff(block.offsets).tolist() == [21] * 6
     assert block.tokens[block.offsets[:-1]].tolist() == [model.vocabulary.special_tokens["<cls>"]] * 6
 

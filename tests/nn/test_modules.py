@@ -51,7 +51,7 @@ class Net:
 
 
 def bert(model: FoundationModel) -> Net:
-    network: Any = model.build_network(model.n_layers)
+    network: Any = model.network(model.n_layers)
     config = network.config
     if isinstance(network, ScCelloNetwork):
         network.gene_head = ProjectionHead(config.hidden_size)
@@ -79,7 +79,7 @@ def bert(model: FoundationModel) -> Net:
 
 
 def transcriptformer(model: FoundationModel) -> Net:
-    network: Any = model.build_network(model.n_layers)
+    network: Any = model.network(model.n_layers)
     config = network.config
     heads = TranscriptFormerHeads(config)
     heads.load_published(model.tensors)

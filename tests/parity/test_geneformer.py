@@ -13,7 +13,7 @@ import pytest
 import scfm
 from scfm.genes import match_upstream
 from scfm.model.arguments import Arguments
-from scfm.model.geneformer import Geneformer
+from scfm.model.families.geneformer import Geneformer
 from scfm.read import open_counts
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def encode(case: Case, data: ad.AnnData, compat: str | None) -> list[np.ndarray]
     options = Arguments(compat=compat).resolved(case.model)
     with open_counts(data) as source:
         genes = case.model.match(source.var, None, options)
-        block = case.model.build_encoder(source, genes, options)(source.read(0, source.n_obs))
+        block = case.model.encoder(source, genes, options)(source.read(0, source.n_obs))
     return np.split(block.tokens, block.offsets[1:-1])
 
 
@@ -161,7 +161,7 @@ def test_gene_embeddings(case: Case) -> None:
 def test_all_hidden_states(case: Case) -> None:
     import torch
 
-    network = case.model.build_network(case.model.n_layers)
+    network = case.model.network(case.model.n_layers)
     for which in [
         name.removeprefix("upstream_hidden_") for name in case.expected if name.startswith("upstream_hidden_")
     ]:
@@ -179,7 +179,7 @@ def test_logits(case: Case) -> None:
     from scfm.nn import MaskedLMHead
 
     tokens = torch.from_numpy(case.expected["logits_tokens"].astype(np.int64))
-    network = case.model.build_network(case.model.n_layers)
+    network = case.model.network(case.model.n_layers)
     head = MaskedLMHead(case.model.config)
     head.load_published(case.model.tensors)
     with torch.inference_mode():

@@ -16,7 +16,7 @@ import torch
 import scfm
 from scfm.genes import align
 from scfm.model.arguments import Arguments
-from scfm.model.sccello import ASSAYS, ScCello
+from scfm.model.families.sccello import ASSAYS, ScCello
 from scfm.nn import ScCelloNetwork
 from scfm.nn.masking import masked_outputs
 from scfm.read import open_counts
@@ -91,7 +91,7 @@ def encode(case: Case, data: ad.AnnData, compat: str | None, **options: bool) ->
     chosen = Arguments(compat=compat, options=options).resolved(case.model)
     with open_counts(data, prefer_raw=compat is not None) as source:
         genes = case.model.match(source.var, None, chosen)
-        block = case.model.build_encoder(source, genes, chosen)(source.read(0, source.n_obs))
+        block = case.model.encoder(source, genes, chosen)(source.read(0, source.n_obs))
     return np.split(block.tokens, block.offsets[1:-1])
 
 
@@ -173,7 +173,7 @@ def test_embeddings(case: Case, weights: str, tmp_path: Path) -> None:
     np.testing.assert_allclose(cell, case.embeddings("cell_cls"), atol=CELL_TOLERANCE, rtol=0)
     np.testing.assert_allclose(unit(cls), case.embeddings("cls_last_norm"), atol=UNIT_TOLERANCE, rtol=0)
     np.testing.assert_allclose(unit(cell), case.embeddings("cell_cls_norm"), atol=UNIT_TOLERANCE, rtol=0)
-    scaled = unit(cell) / np.sqrt(model.tau)
+    scaled = unit(cell) / np.sqrt(model.config.tau)
     np.testing.assert_allclose(scaled, case.embeddings("train_repr"), atol=1e-4, rtol=0)
 
 

@@ -14,8 +14,8 @@ import torch
 import scfm
 from scfm._types import TokenBatch
 from scfm.model.arguments import Arguments
-from scfm.model.esm2ce import ESM2CE
-from scfm.model.transcriptformer import TranscriptFormer
+from scfm.model.families.esm2ce import ESM2CE
+from scfm.model.families.transcriptformer import TranscriptFormer
 from scfm.tasks import Embed
 from scfm.testing import TranscriptFormerOracle, transcriptformer_scores
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from scfm.model._transcriptformer_score import Scorer
+    from scfm.model.families.transcriptformer.score import Scorer
     from scfm.nn import GeneScores
     from scfm.run import RunStats
 
@@ -114,7 +114,7 @@ def other(request: pytest.FixtureRequest, folder: Path) -> Other:
 def encode(model: TranscriptFormer, data: ad.AnnData, **arguments: Any) -> tuple[Cells, list[int]]:
     """Genes and counts of each cell, and the token of its assay (−1 for none)."""
     with model.count_session(data, Arguments.of({"pooling": "gene", **arguments})) as session:
-        encoder = session.model.build_encoder(session.source, session.genes, session.options)
+        encoder = session.model.encoder(session.source, session.genes, session.options)
         block = encoder(session.source.read(0, session.source.n_obs))
     assert block.counts is not None
     cells, assays = [], []

@@ -81,7 +81,7 @@ def family_options(*, scored: bool = False) -> dict[str, tuple[Any, str]]:
     from scfm.model.registry import families
 
     found: dict[str, tuple[Any, str]] = {}
-    for cls in [cls for cls in families().values() if cls.has_scores or not scored]:
+    for cls in [cls for cls in families().values() if cls.implements("scorer") or not scored]:
         types = get_type_hints(cls.options_class)
         texts = {param.arg_name: param.description or "" for param in parse_from_object(cls.options_class).params}
         owners = ", ".join(

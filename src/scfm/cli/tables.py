@@ -24,7 +24,7 @@ def commands() -> dict[str, tuple[ArgumentParser, Any]]:
     )
     markers.add_argument("source", type=Path, help="an .h5ad, .h5mu or .zarr file")
     markers.add_argument(
-        "--model", type=str, required=True, help="id, alias, or folder of Geneformer, scCello, scfm-mini"
+        "--model", type=str, required=True, help="id, alias, or folder of a model trained with masked genes"
     )
     markers.add_argument("--groupby", type=str, required=True, help="column of obs")
     markers.add_argument("--out", type=Path, required=True, help="table to write, .csv or .tsv")

@@ -43,7 +43,7 @@ class OrderEncoder:
         Token put before ``start``, one for each cell of the source, −1 for none; shape ``(n_obs,)``.
     order
         ``"input"``: as the columns of the source. ``"vocabulary"``: by token. ``"expression"``: largest count first,
-        ties by token. ``"random"``: shuffled by ``seed`` and the position of the cell in the source.
+        ties by token. ``"random"``: shuffled by ``seed`` and what the cell holds (its tokens and their counts).
     read_last
         Whether a cell of ``max_genes`` genes has its last gene among the tokens; without it, that gene counts for
         ``scale`` only (the published network predicts it, but never reads it).
@@ -151,7 +151,6 @@ class OrderEncoder:
                 data,
                 rows[0],
                 rows[1],
-                block.row0,
                 self._slots,
                 merge,
                 self.column_tokens,

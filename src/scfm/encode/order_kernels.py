@@ -22,18 +22,24 @@ def _mix(x):
 
 
 @numba.njit(nogil=True, cache=True)
-def _key(mode, column_key, value, token, row_hash):
+def _hash(token, value):
+    """Hash of a gene and its value."""
+    return _mix((np.uint64(token) << np.uint64(32)) | np.uint64(np.float32(value).view(np.uint32)))
+
+
+@numba.njit(nogil=True, cache=True)
+def _key(mode, column_key, value, token, cell_hash):
     """Sort key of a gene of a cell: smaller comes first; equal keys do not occur within a cell."""
     if mode == BY_VALUE:
         bits = _INFINITY_BITS - np.float32(value).view(np.uint32)
         return (np.uint64(bits) << np.uint64(32)) | np.uint64(column_key)
     if mode == SHUFFLED:
-        return (_mix(row_hash ^ np.uint64(column_key)) & ~_TOKEN_MASK) | (np.uint64(column_key) & _TOKEN_MASK)
+        return (_mix(cell_hash ^ _hash(token, value)) & ~_TOKEN_MASK) | (np.uint64(column_key) & _TOKEN_MASK)
     return np.uint64(column_key)
 
 
 @numba.njit(nogil=True, cache=True)
-def _gather(indices, data, begin, end, slots, order, mode, row_hash, place, values, columns, keys):
+def _gather(indices, data, begin, end, slots, tokens, order, mode, seed, place, values, columns, keys):
     """Collect the expressed genes of a row, columns of one slot added up; returns their number."""
     n, ascending = 0, True
     for k in range(begin, end):
@@ -50,10 +56,16 @@ def _gather(indices, data, begin, end, slots, order, mode, row_hash, place, valu
         values[n] = np.float64(data[k])
         columns[n] = column
         n += 1
+    cell_hash = np.uint64(seed)
+    if mode == SHUFFLED:
+        content = np.uint64(0)
+        for i in range(n):
+            content += _hash(tokens[columns[i]], values[i])  # a sum: the order in which genes are stored plays no part
+        cell_hash = _mix(cell_hash + _mix(content))
     for i in range(n):
         if len(place):
             place[slots[columns[i]]] = -1
-        keys[i] = _key(mode, order[columns[i]], values[i], columns[i], row_hash)
+        keys[i] = _key(mode, order[columns[i]], values[i], tokens[columns[i]], cell_hash)
         ascending = ascending and (i == 0 or keys[i] > keys[i - 1])
     return n, ascending
 
@@ -65,7 +77,6 @@ def order_rows(
     data,
     row_start,
     row_stop,
-    row0,
     slots,
     merge,
     column_tokens,
@@ -94,9 +105,10 @@ def order_rows(
     keys = np.empty(widest, np.uint64)
     place = np.full(len(slots) if merge else 0, -1, np.int64)
     for row in range(row_start, row_stop):
-        row_hash = _mix(np.uint64(seed) + _mix(np.uint64(row0 + row)))
         begin, end = indptr[row], indptr[row + 1]
-        n, ascending = _gather(indices, data, begin, end, slots, order, mode, row_hash, place, values, columns, keys)
+        n, ascending = _gather(
+            indices, data, begin, end, slots, column_tokens, order, mode, seed, place, values, columns, keys
+        )
         n_genes[row] = n
         kept = min(n, keep)
         if ascending:

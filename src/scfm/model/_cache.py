@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from scfm._settings import settings
 from scfm.genes.vocabulary import vocabulary_files
-from scfm.model._published import WEIGHTS_FILE
+from scfm.model._published_folder import WEIGHTS_FILE
 from scfm.weights.card import CARD_FILE, ModelCard
 from scfm.weights.tensors import check_sha256
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from scfm._paths import atomic, check_new
 from scfm.genes.vocabulary import vocabulary_files
-from scfm.model._published import WEIGHTS_FILE, Dictionaries, PublishedFolder
+from scfm.model._published_folder import WEIGHTS_FILE, PublishedFolder
 from scfm.weights.archive import unpack
 from scfm.weights.card import CARD_FILE
 from scfm.weights.tensors import open_tensors, sha256
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from scfm.model.published import Dictionaries
     from scfm.weights import ModelCard
 
 __all__ = ["convert", "convert_known"]

@@ -63,7 +63,7 @@ class JoinedSession(Session):
                 # the reader is ahead, perhaps in the next file
                 with self.source.opened(number) as source:
                     genes = self.source.facts[number].genes
-                    current = number, self.model.build_encoder(source, genes, self.options)
+                    current = number, self.model.encoder(source, genes, self.options)
             try:
                 tokens = current[1](replace(block, row0=block.row0 - first))
             except ValueError as error:

@@ -9,7 +9,7 @@ from scfm.genes import Vocabulary
 from scfm.genes.vocabulary import vocabulary_files
 from scfm.model._base import FoundationModel
 from scfm.model._fetch import fetch, fetch_tables
-from scfm.model._published import WEIGHTS_FILE, PublishedFolder
+from scfm.model._published_folder import WEIGHTS_FILE, PublishedFolder
 from scfm.model.recipe import NO_WEIGHTS
 from scfm.model.registry import family_class, find_card
 from scfm.weights.card import CARD_FILE, ModelCard
@@ -18,6 +18,7 @@ from scfm.weights.tensors import check_sha256, open_tensors
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from scfm.model.published import Dictionaries
 
 __all__ = ["load", "load_recipe"]
 
@@ -104,15 +105,25 @@ def load_recipe(
     if card is not None:
         cls = family_class(card.family)
         if dictionaries is not None:
-            return cls(card, cls.read_vocabulary(card, None, dictionaries), NO_WEIGHTS)
+            return cls(card, _published_vocabulary(card, dictionaries), NO_WEIGHTS)
         if card.dictionaries and not cls.local_folder(card).is_dir():
-            return cls(card, cls.read_vocabulary(card, None, fetch_tables(card)), NO_WEIGHTS)
+            return cls(card, _published_vocabulary(card, fetch_tables(card)), NO_WEIGHTS)
     folder, family = _resolve(model), None if card is None else card.family
     if (folder / CARD_FILE).exists():
         cls, card = _converted(folder, family)
         return cls(card, _converted_vocabulary(card, folder), NO_WEIGHTS)
     published = PublishedFolder(folder, family)
-    return published.cls(*published.cls.read_published(folder, published.config, dictionaries), NO_WEIGHTS)
+    return published.cls(*published.read(dictionaries), NO_WEIGHTS)
+
+
+def _published_vocabulary(card: ModelCard, dictionaries: Dictionaries) -> Vocabulary:
+    reader = family_class(card.family).published
+    if reader is None:
+        msg = (
+            f"{card.id} has its vocabulary beside its weights, and no published dictionaries; leave dictionaries= out."
+        )
+        raise ValueError(msg)
+    return reader.read_vocabulary(card, dictionaries)
 
 
 def _resolve(model: object, revision: str | None = None) -> Path:
@@ -160,7 +171,7 @@ def _load_converted(folder: Path, family: str | None) -> FoundationModel:
     tensors = open_tensors(weights)
     found = check_sha256(card.weights_sha256, weights)
     model = cls(card.with_(weights_sha256=found), _converted_vocabulary(card, folder), tensors)
-    model.check()
+    model.validate_weights()
     return model
 
 

@@ -40,8 +40,8 @@ def tokenized_session(
     ValueError
         If genes are to be pooled, an option chooses among counts, or the family has options of its own set.
     """
-    if not model.reads_ranks:
-        msg = f"{model.card.id} reads counts; tokenised cells are for models of ranked genes: Geneformer, scCello, scfm-mini."
+    if not model.implements("rank_frame"):
+        msg = f"{model.card.id} reads counts; tokenised cells are for models that read ranked genes and nothing else."
         raise TypeError(msg)
     if options.pooling == "gene":
         msg = (
@@ -65,7 +65,7 @@ class TokenizedSession(Session):
     def encoder(self) -> Callable[[TokenBlock], TokenBlock]:
         """The step from stored tokens to those that the network reads."""
         specials = self.model.vocabulary.special_tokens
-        first, last = specials.get("<cls>", -1), specials.get("<eos>", -1)
+        first, last = self.model.rank_frame()
         others = np.asarray([token for token in specials.values() if token not in (first, last)])
         room = self.model.max_genes(self.options)
 

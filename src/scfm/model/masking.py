@@ -8,7 +8,7 @@ import numpy as np
 
 from scfm._keys import PARAMS
 from scfm.metrics.ranking import cells_of_groups, ranked_table
-from scfm.model.registry import family_class
+from scfm.model.registry import families_with, family_class
 from scfm.run.device import default_batch_tokens
 from scfm.tasks import MaskedGenes
 
@@ -25,25 +25,25 @@ if TYPE_CHECKING:
     from scfm.model.arguments import Arguments
     from scfm.weights import ModelCard
 
-__all__ = ["check_reads_ranks", "score_markers"]
+__all__ = ["check_family_masks", "score_markers"]
 
 MASK = "<mask>"
 
 
 def check_masks(model: FoundationModel) -> None:
     """Raise a TypeError unless the model was trained with masked genes."""
-    check_reads_ranks(model.card)
+    check_family_masks(model.card)
     if MASK not in model.vocabulary.special_tokens:
         msg = f"The vocabulary of {model.card.id} has no {MASK}: marker genes take a model that has."
         raise TypeError(msg)
 
 
-def check_reads_ranks(card: ModelCard) -> None:
+def check_family_masks(card: ModelCard) -> None:
     """Raise a TypeError unless models of the family were trained with masked genes; needs no weights."""
-    if not family_class(card.family).reads_ranks:
+    if not family_class(card.family).implements("masked_outputs"):
+        names = ", ".join(families_with("masked_outputs"))
         msg = (
-            f"{card.id} was not trained with masked genes; marker genes take a model of the BERT family: Geneformer, "
-            "scCello or scfm-mini."
+            f"{card.id} was not trained with masked genes; marker genes take a model of one of these families: {names}."
         )
         raise TypeError(msg)
 

@@ -9,26 +9,28 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from scfm._settings import settings
 from scfm.genes import align
+from scfm.weights.tensors import shapes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
-    import numpy as np
     import pandas as pd
     import torch
-    from numpy.typing import NDArray
 
     from scfm._types import Compat, CountBlock, TokenBatch, TokenBlock
     from scfm.genes import GeneMap, Vocabulary
+    from scfm.model.published import Published
     from scfm.read import CountSource
     from scfm.tasks import Scorer
     from scfm.weights import ModelCard
 
     Matcher = Callable[..., GeneMap]
 
-__all__ = ["NO_WEIGHTS", "NoOptions", "Recipe", "RunOptions"]
+__all__ = ["DROPS_CELLS", "NO_WEIGHTS", "NoOptions", "Recipe", "RunOptions"]
 
+DROPS_CELLS = {"drops_cells": True}
+"""Metadata of the field of an option that leaves cells out: ``field(default=0, metadata=DROPS_CELLS)``."""
 NO_WEIGHTS: Mapping[str, Any] = MappingProxyType({})
 """Stands for the weights of a model that was loaded without them."""
 
@@ -55,6 +57,11 @@ class RunOptions:
 class Recipe(ABC):
     """A vocabulary, an encoder, a network and a pooling.
 
+    An author names the family and its poolings, and writes :attr:`config_class`, :meth:`encoder`, :meth:`network` and
+    :meth:`forward`. Everything else has a default. What a family can do beyond embeddings follows from the methods it has:
+    :meth:`scorer` for log-likelihoods, :meth:`masked_outputs` for marker genes, :meth:`rank_frame` for cells that were
+    tokenised elsewhere.
+
     Parameters
     ----------
     card
@@ -70,7 +77,9 @@ class Recipe(ABC):
     poolings: ClassVar[tuple[str, ...]]
     """Poolings that the family knows."""
     options_class: ClassVar[type] = NoOptions
-    """Dataclass of the options that only this family takes."""
+    """Dataclass of the options that only this family takes; those that leave cells out have ``DROPS_CELLS``."""
+    published: ClassVar[Published | None] = None
+    """Reads the folders in which the authors publish weights; ``None``: there are converted folders only."""
     matchers: ClassVar[tuple[Matcher, Matcher]] = (align, align)
     """How genes are matched, and how in compat mode: from ``var`` and vocabulary to a gene map."""
 
@@ -78,14 +87,6 @@ class Recipe(ABC):
     """Whether the family's own code takes ``raw`` where there is one (``compat="upstream"``)."""
     weights_family: ClassVar[str | None] = None
     """Family whose converted weights this one takes, where it has none of its own."""
-    pads: ClassVar[bool] = True
-    """Whether the network pads batches on an accelerator."""
-    dropping_options: ClassVar[tuple[str, ...]] = ()
-    """Options of the family that leave cells out."""
-    reads_ranks: ClassVar[bool] = False
-    """Whether the network reads ranked genes, and nothing else of a cell."""
-    has_scores: ClassVar[bool] = False
-    """Whether the family has log-likelihoods."""
     warns_truncated: ClassVar[str] = ""
     """What a cell with too many genes loses, where that deserves a warning."""
 
@@ -101,6 +102,11 @@ class Recipe(ABC):
         return f"{type(self).__name__}({self.card.id!r}: {' layers × '.join(map(str, sizes))} features)"
 
     @classmethod
+    def implements(cls, method: str) -> bool:
+        """Whether the family has an optional method of its own, as ``"scorer"``."""
+        return getattr(cls, method) is not getattr(Recipe, method)
+
+    @classmethod
     def local_folder(cls, card: ModelCard) -> Path:
         """Folder where the converted weights of a registered model are kept on this machine."""
         return settings.cache_dir / "models" / cls.weights_id(card)
@@ -110,24 +116,43 @@ class Recipe(ABC):
         """Id of the model whose weights are used."""
         return card.id
 
-    @classmethod
+    @property
     @abstractmethod
-    def recognizes(cls, config: Mapping[str, Any]) -> bool:
-        """Whether a published ``config.json`` is one of this family."""
+    def config_class(self) -> type[Any]:
+        """Dataclass of the sizes of the network, whose fields are those of ``card.architecture``."""
 
-    @classmethod
     @abstractmethod
-    def read_published(
-        cls, folder: Path, config: Mapping[str, Any], dictionaries: str | Path | Sequence[str | Path] | None
-    ) -> tuple[ModelCard, Vocabulary]:
-        """Read architecture and vocabulary of a published folder; the card has neither id nor hashes yet."""
+    def encoder(self, source: CountSource, genes: GeneMap, options: RunOptions) -> Callable[[CountBlock], TokenBlock]:
+        """Make the step from counts to tokens."""
 
-    @classmethod
     @abstractmethod
-    def read_vocabulary(
-        cls, card: ModelCard, folder: Path | None, dictionaries: str | Path | Sequence[str | Path] | None
-    ) -> Vocabulary:
-        """Read the published vocabulary of a registered model, without any weights."""
+    def network(self, n_layers: int) -> torch.nn.Module:
+        """Make the network with its first ``n_layers`` layers and load their weights, float32 on the CPU."""
+
+    @abstractmethod
+    def forward(self, network: torch.nn.Module, batch: TokenBatch, options: RunOptions) -> torch.Tensor:
+        """Compute one batch: a vector per cell, or per token for ``pooling="gene"``."""
+
+    @property
+    def config(self) -> Any:
+        """Sizes of the network; a ValueError if the card has others than ``config_class``."""
+        try:
+            return self.config_class(**self.card.architecture)
+        except TypeError as error:
+            msg = f"The architecture of {self.card.id} is not that of the family {self.family!r} ({error}); convert it again."
+            raise ValueError(msg) from error
+
+    def validate_weights(self) -> None:
+        """Raise a ValueError if vocabulary, names or shapes of the weights do not fit the card; reads no tensor."""
+        size, wanted = self.vocabulary.size, getattr(self.config, "vocab_size", None)
+        if wanted not in (None, size):
+            msg = f"The vocabulary has {size:,} tokens, the weights {wanted:,}: they do not belong together."
+            raise ValueError(msg)
+        self.validate_shapes(shapes(self.tensors))
+
+    def validate_shapes(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Raise a ValueError if names or shapes of the weights do not fit the sizes; by default all do."""
+        return
 
     @property
     def n_layers(self) -> int:
@@ -139,64 +164,45 @@ class Recipe(ABC):
         """Width of an embedding."""
         return int(self.card.architecture["hidden_size"])
 
-    @abstractmethod
-    def build_encoder(
-        self, source: CountSource, genes: GeneMap, options: RunOptions
-    ) -> Callable[[CountBlock], TokenBlock]:
-        """Make the step from counts to tokens."""
-
-    @abstractmethod
-    def build_network(self, n_layers: int) -> torch.nn.Module:
-        """Make the network with its first ``n_layers`` layers and load their weights, float32 on the CPU."""
-
-    @abstractmethod
-    def forward(self, network: torch.nn.Module, batch: TokenBatch, options: RunOptions) -> torch.Tensor:
-        """Compute one batch: a vector per cell, or per token for ``pooling="gene"``."""
-
-    @abstractmethod
-    def check(self) -> None:
-        """Raise a ValueError if names or vocabulary size of the weights do not fit the card; reads no tensor."""
-
     def with_options(self, options: RunOptions) -> Self:
         """The model that the options ask for: this one, unless an option changes its vocabulary or weights."""
         return self
 
     def scorer(self, options: RunOptions, device: torch.device, dtype: torch.dtype) -> Scorer:
         """Make the step that computes log-likelihoods, for a family that has them."""
-        msg = f"{self.card.id} has no likelihood."
+        msg = f"The family {self.family!r} has no likelihood."
         raise TypeError(msg)
 
     def masked_outputs(
         self,
         network: torch.nn.Module,
         batch: TokenBatch,
-        positions: Sequence[NDArray[np.int64]],
+        positions: Sequence[torch.Tensor],
         options: RunOptions,
+        *,
         max_tokens: int,
-    ) -> tuple[torch.Tensor, Sequence[torch.Tensor]]:
-        """Embed cells, and copies of each in which one token is masked, for a family trained with masked genes.
+    ) -> list[torch.Tensor]:
+        """Embed copies of cells in which one token each is masked, for a family that was trained with masked genes.
 
         Parameters
         ----------
-        network
-            The network.
-        batch
-            Cells.
+        network, batch, options
+            As for :meth:`forward`.
         positions
-            Which tokens of each cell are masked, one after the other.
-        options
-            Options of the run.
+            For each cell the positions in it that are masked, one in each copy.
         max_tokens
-            Tokens that go through the network together.
+            Tokens of the copies that go through the network together.
 
         Returns
         -------
-        embeddings
-            Of the cells, shape ``(n_cells, n_features)``.
-        masked
-            For each cell those of its copies, shape ``(n_positions, n_features)``.
+        For each cell the embeddings of its copies, shape ``(n_positions, n_features)``.
         """
-        msg = f"{self.card.id} was not trained with masked genes."
+        msg = f"The family {self.family!r} was not trained with masked genes."
+        raise TypeError(msg)
+
+    def rank_frame(self) -> tuple[int, int]:
+        """Tokens before and after the genes of a cell, −1 for none, for a family that reads ranked genes and nothing else."""
+        msg = f"The family {self.family!r} does not read ranked genes."
         raise TypeError(msg)
 
     def match(self, var: pd.DataFrame, gene_key: str | None, options: RunOptions) -> GeneMap:
@@ -204,7 +210,7 @@ class Recipe(ABC):
         by_default, upstream = self.matchers
         return (upstream if options.compat else by_default)(var, self.vocabulary, gene_key=gene_key)
 
-    def facts(self, source: CountSource, options: RunOptions) -> dict[str, Any]:
+    def extra_params(self, source: CountSource, options: RunOptions) -> dict[str, Any]:
         """What else belongs to ``params``."""
         return {}
 
@@ -222,6 +228,11 @@ class Recipe(ABC):
         """Whether a cell without genes has an embedding."""
         return self.has_cls
 
+    @property
+    def dropping_options(self) -> tuple[str, ...]:
+        """Options of the family that leave cells out."""
+        return tuple(f.name for f in fields(self.options_class) if f.metadata.get("drops_cells"))
+
     def family_options(self, given: Mapping[str, Any]) -> Any:
         """Options of the family with its defaults; a TypeError for one that it does not have."""
         valid = [f.name for f in fields(self.options_class)]
@@ -237,6 +248,6 @@ class Recipe(ABC):
         key = (n_layers, tuple(map(str, devices)), dtype)
         if self._built is None or self._built[0] != key:
             self._built = None  # frees the old ones before the new ones are built
-            made = [self.build_network(n_layers).to(device=device, dtype=dtype).eval() for device in devices]
+            made = [self.network(n_layers).to(device=device, dtype=dtype).eval() for device in devices]
             self._built = key, made
         return self._built[1]

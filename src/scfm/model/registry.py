@@ -6,7 +6,11 @@ import difflib
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
+from pathlib import Path
+from pkgutil import iter_modules
 from typing import TYPE_CHECKING, TypeVar
+
+from scfm.weights.card import ModelCard, read_cards
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -14,17 +18,21 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from scfm.model._base import FoundationModel
-    from scfm.weights import ModelCard
 
-__all__ = ["card_of", "families", "family_class", "find_card", "list_models", "register"]
+__all__ = ["card_of", "cards", "families", "families_with", "family_class", "find_card", "list_models", "register"]
 
 ENTRY_POINTS = "scfm.models"
-_BUILT_IN = tuple(f"scfm.model.{name}" for name in ("geneformer", "transcriptformer", "esm2ce", "sccello", "scfm_mini"))
+FAMILIES = "scfm.model.families"
 
 _families: dict[str, type[FoundationModel]] = {}
 _cards: dict[str, ModelCard] = {}
 
 Model = TypeVar("Model", bound="FoundationModel")
+
+
+def cards(family: str) -> tuple[ModelCard, ...]:
+    """Cards of the models of a family that scfm comes with."""
+    return read_cards(Path(__file__).parent / "cards" / f"{family}.toml", family)
 
 
 def register(cards: Iterable[ModelCard] = ()):  # type: ignore[no-untyped-def]
@@ -39,12 +47,22 @@ def register(cards: Iterable[ModelCard] = ()):  # type: ignore[no-untyped-def]
 
     Raises
     ------
+    TypeError
+        If the class does not name its family and its poolings.
     ValueError
-        If a family, an id or an alias is already taken by another model.
+        If a family, an id or an alias is already taken by another model, or a card is of another family.
     """
     cards = tuple(cards)
 
     def add(cls: type[Model]) -> type[Model]:
+        missing = [name for name in ("family", "poolings") if not hasattr(cls, name)]
+        if missing:
+            msg = f"{cls.__qualname__} lacks {' and '.join(missing)}, which every family of models has as attributes."
+            raise TypeError(msg)
+        foreign = [card for card in cards if card.family != cls.family]
+        if foreign:
+            msg = f"The card of {foreign[0].id} is of the family {foreign[0].family!r}, and {cls.__qualname__} of {cls.family!r}."
+            raise ValueError(msg)
         known = _families.get(cls.family)
         if known is not None and known.__qualname__ != cls.__qualname__:
             msg = f"The family {cls.family!r} is already taken by {known.__qualname__}."
@@ -64,8 +82,9 @@ def register(cards: Iterable[ModelCard] = ()):  # type: ignore[no-untyped-def]
 
 @cache
 def _import_all() -> None:
-    for module in _BUILT_IN:
-        import_module(module)
+    for module in iter_modules(import_module(FAMILIES).__path__):
+        if not module.name.startswith("_"):
+            import_module(f"{FAMILIES}.{module.name}")
     for point in entry_points(group=ENTRY_POINTS):
         point.load()
 
@@ -89,6 +108,11 @@ def family_class(family: str) -> type[FoundationModel]:
         msg = f"family={family!r} is not known; the families are {', '.join(sorted(known))}."
         raise ValueError(msg)
     return known[family]
+
+
+def families_with(method: str) -> list[str]:
+    """Names of the families that have an optional method of :class:`scfm.model.recipe.Recipe`."""
+    return sorted(name for name, cls in families().items() if cls.implements(method))
 
 
 def find_card(name: str) -> ModelCard | None:
@@ -150,7 +174,7 @@ def list_models() -> pd.DataFrame:
             "source": card.source,
             "aliases": ", ".join(card.aliases),
         }
-        for card in _cards.values()
+        for card in sorted(_cards.values(), key=lambda card: card.family)  # whatever was imported first
     ]
     return pd.DataFrame(rows).set_index("id")
 

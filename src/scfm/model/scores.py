@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from scfm.model.registry import families_with
 from scfm.tasks import Scores
 
 if TYPE_CHECKING:
@@ -25,8 +26,10 @@ def scores_of(
     loaded: FoundationModel, data: AnnData | MuData | str | Path, arguments: Arguments
 ) -> tuple[NDArray[np.float32], dict[str, Any]]:
     """Log-likelihoods of counts and genes of each cell, ``(n_obs, 2)``, and everything needed to repeat the run."""
-    if not loaded.has_scores:
-        msg = f"{loaded.card.id} has no likelihood; TranscriptFormer models (tf-sapiens, tf-exemplar, tf-metazoa) have."
+    if not loaded.implements("scorer"):
+        msg = (
+            f"{loaded.card.id} has no likelihood; models of these families have: {', '.join(families_with('scorer'))}."
+        )
         raise TypeError(msg)
     with loaded.session(data, replace(arguments, pooling="gene", hidden_layer=0)) as session:
         task = Scores(session.model, session.options, session.source.n_obs)

@@ -94,7 +94,7 @@ class Session(ABC):
             batch_tokens=task.batch_tokens or default_batch_tokens(self.device),
             block_rows=min(task.block_rows or settings.block_rows, settings.block_rows),
             block_values=settings.block_values,
-            padded=self.device.type != "cpu" and self.model.pads,
+            padded=self.device.type != "cpu" and getattr(self.networks()[0], "pads", True),
             progress=settings.progress,
         )
         stats = run(self.source, encode, task, forwards, plan, self.model.max_genes(self.options), spans)
@@ -213,7 +213,7 @@ class CountSession(Session):
 
     def encoder(self) -> Callable[[CountBlock], TokenBlock]:
         """The step from counts to tokens."""
-        return self.model.build_encoder(self.source, self.genes, self.options)
+        return self.model.encoder(self.source, self.genes, self.options)
 
     def columns_of(self, genes: Sequence[str] | None) -> NDArray[np.intp]:
         """Columns of the source that hold genes, by any of their names; all if none are given."""
@@ -221,5 +221,5 @@ class CountSession(Session):
 
     def description(self) -> dict[str, Any]:
         """As of every session, with how the genes matched and what the family adds."""
-        facts = self.model.facts(self.source, self.options)
-        return super().description() | {"genes": self.genes.report.as_dict(), **facts}
+        extra = self.model.extra_params(self.source, self.options)
+        return super().description() | {"genes": self.genes.report.as_dict(), **extra}

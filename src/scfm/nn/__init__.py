@@ -17,7 +17,7 @@ from scfm.nn.losses import (
 )
 from scfm.nn.pooling import GeneMeans, pool_mean, pool_sum
 from scfm.nn.published import check_shapes, published_keys
-from scfm.nn.sccello import ProjectionHead, ScCelloNetwork, check_sccello
+from scfm.nn.sccello import ProjectionHead, ScCelloConfig, ScCelloNetwork, check_sccello
 from scfm.nn.transcriptformer import TranscriptFormer
 from scfm.nn.transcriptformer_config import TranscriptFormerConfig
 
@@ -40,6 +40,7 @@ __all__ = [
     "Packing",
     "ProjectionHead",
     "RegularisationLoss",
+    "ScCelloConfig",
     "ScCelloNetwork",
     "TranscriptFormer",
     "TranscriptFormerConfig",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from scfm.nn.checks import check_dropout, is_int
 
@@ -88,7 +88,7 @@ class BertConfig:
         return {name: value for name, value in asdict(self).items() if name != "dropout"}
 
     @classmethod
-    def from_dict(cls, config: Mapping[str, Any]) -> BertConfig:
+    def from_dict(cls, config: Mapping[str, Any]) -> Self:
         """Read the ``config.json`` of a published model; keys that do not shape the encoder are ignored.
 
         Parameters

@@ -129,6 +129,9 @@ class GeneVectors(nn.Module):
         Number of assay tokens.
     """
 
+    pads = False
+    """Whether cells are padded on an accelerator, which the planner of batches asks every network."""
+
     def __init__(self, tensors: Mapping[str, Tensor], n_assays: int) -> None:
         super().__init__()
         self._vectors = gene_vectors(tensors)

@@ -5,22 +5,23 @@ Upstream adds three one-row tables to every position, where a BERT has its token
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from dataclasses import asdict, dataclass
+from math import inf
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from scfm.nn.bert import BertEncoder, encoder_targets, init_weights
+from scfm.nn.bert_config import BertConfig
 from scfm.nn.published import published_keys
 from scfm.nn.state_dict import Shapes, check_layers, compare_names, compare_shapes, copy_into, weight_and_bias
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from scfm.nn.bert_config import BertConfig
-
-__all__ = ["ProjectionHead", "ScCelloNetwork", "check_sccello", "sccello_keys"]
+__all__ = ["ProjectionHead", "ScCelloConfig", "ScCelloNetwork", "check_sccello", "sccello_keys"]
 
 CELL_HEAD, GENE_HEAD = "cell_cls", "cls"
 ONTOLOGY = ("cell_type_ancestor_mask", "ctgraph_sim")
@@ -29,6 +30,33 @@ _TOKEN_TYPE = "bert.embeddings.token_type_embeddings.weight"
 _EVERYWHERE = tuple(f"bert.embeddings.{name}_embeddings.weight" for name in ("tf_class", "tf_superclass", "expbin"))
 _UNUSED = ("cell", "prototype", "cellprot")
 CENTROIDS = "learned_centroid.weight"
+
+
+@dataclass(frozen=True)
+class ScCelloConfig(BertConfig):
+    """Sizes of scCello's network, and the temperature of its training.
+
+    Raises
+    ------
+    ValueError
+        As :class:`BertConfig`, or if ``tau`` is not positive.
+    """
+
+    tau: float = 0.01
+    """Temperature of the training losses."""
+
+    def __post_init__(self) -> None:
+        BertConfig.__post_init__(self)
+        tau: object = self.tau
+        if not isinstance(tau, float) or not 0 < tau < inf:
+            msg = f"tau must be a positive number, got {tau!r}."
+            raise ValueError(msg)
+
+    @classmethod
+    def from_dict(cls, config: Mapping[str, Any]) -> Self:
+        """Read a published ``config.json``, as :meth:`BertConfig.from_dict`; the network has one token type."""
+        sizes = BertConfig.from_dict({**config, "type_vocab_size": 1})
+        return cls(**asdict(sizes), tau=config.get("tau"))  # type: ignore[arg-type]  # checked there
 
 
 class ProjectionHead(nn.Module):

@@ -124,6 +124,9 @@ class TranscriptFormer(nn.Module):
         If ``n_layers`` is out of bounds.
     """
 
+    pads = False
+    """Whether cells are padded on an accelerator, which the planner of batches asks every network."""
+
     def __init__(
         self, config: TranscriptFormerConfig, n_layers: int | None = None, *, attention: CausalPath = "auto"
     ) -> None:

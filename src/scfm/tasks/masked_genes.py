@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from scfm.run.sinks import GeneStatesSink
-from scfm.tasks.task import Task
+from scfm.tasks.task import Computes, Task
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -26,18 +26,19 @@ __all__ = ["MaskedGenes"]
 logger = logging.getLogger("scfm")
 
 
-class Masks(Protocol):
+class Masks(Computes, Protocol):
     """What this task asks of the recipe of a model."""
 
     def masked_outputs(
         self,
         network: torch.nn.Module,
         batch: TokenBatch,
-        positions: Sequence[NDArray[np.int64]],
+        positions: Sequence[Tensor],
         options: Any,
+        *,
         max_tokens: int,
-    ) -> tuple[Tensor, Sequence[Tensor]]:
-        """Embeddings of cells, and of copies of each in which one of its tokens is masked."""
+    ) -> list[Tensor]:
+        """Embed copies of cells in which one token each is masked; ``positions`` say which, for each cell."""
 
 
 class MaskedGenes(Task):
@@ -82,15 +83,18 @@ class MaskedGenes(Task):
     def _scores(self, network: torch.nn.Module, batch: TokenBatch) -> Tensor:
         import torch
 
-        borders = np.cumsum(batch.lengths)[:-1]
-        positions = [np.flatnonzero(used) for used in np.split(np.isin(batch.tokens, self._tokens), borders)]
-        whole, copies = self._recipe.masked_outputs(network, batch, positions, self._options, self._max_tokens)
+        lengths = batch.lengths.tolist()
+        used = torch.from_numpy(np.isin(batch.tokens, self._tokens)).split(lengths)
+        positions = [cell.nonzero()[:, 0] for cell in used]
+        whole = self._recipe.forward(network, batch, self._options)
+        copies = self._recipe.masked_outputs(network, batch, positions, self._options, max_tokens=self._max_tokens)
         scores = torch.zeros(len(batch.tokens), 1)
-        starts = np.concatenate([[0], borders])
-        for start, at, z, masked in zip(starts, positions, whole, copies, strict=True):
+        at = 0
+        for length, places, z, masked in zip(lengths, positions, whole, copies, strict=True):
             # in float64: what is left of 1 - cos in float32 is mostly rounding
             cos = torch.cosine_similarity(masked.cpu().double(), z.cpu().double()[None])
-            scores[torch.from_numpy(start + at), 0] = (1 - cos).float()
+            scores[at + places, 0] = (1 - cos).float()
+            at += length
         return scores
 
 

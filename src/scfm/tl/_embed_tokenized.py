@@ -48,7 +48,7 @@ def embed_tokenized(
         A ``.parquet`` or ``.arrow`` file, a folder of them or one that ``save_to_disk`` wrote, a pattern, or a list. Tokens
         are in the column ``input_ids`` or ``gene_token_ids``.
     model
-        Id, alias, folder, or a loaded model, of a family that reads ranked genes: Geneformer, scCello, scfm-mini.
+        Id, alias, folder, or a loaded model, of a family that reads ranked genes, as Geneformer.
     pooling
         As for :func:`scfm.tl.embed`, except ``"gene"``, which takes counts.
     %(hidden_layer)s

@@ -12,7 +12,7 @@ from scfm._keys import MARKER_GENES, check_key
 from scfm.genes import first_index
 from scfm.model import FoundationModel, load
 from scfm.model.arguments import Arguments
-from scfm.model.masking import check_reads_ranks, score_markers
+from scfm.model.masking import check_family_masks, score_markers
 from scfm.model.registry import find_card
 from scfm.tl._target import check_container, check_own, check_writable, find_target, target_of
 
@@ -67,8 +67,7 @@ def marker_genes(
     ----------
     %(data)s
     model
-        Id, alias, folder, or a loaded model, of a family that was trained with masked genes: Geneformer, scCello,
-        scfm-mini.
+        Id, alias, folder, or a loaded model, of a family that was trained with masked genes, as Geneformer.
     groupby
         Column of ``obs``; genes are ranked for each of its values. Cells without a value are left out.
     %(genes)s
@@ -144,7 +143,7 @@ def marker_genes(
         check_own(target.uns, key_added, "n_cells_scored")
     card = None if isinstance(model, FoundationModel) else find_card(str(model))
     if card is not None:
-        check_reads_ranks(card)
+        check_family_masks(card)
     scores, names, result = score_markers(
         load(model), data, arguments, groupby=groupby, genes=genes, n_cells=n_cells, seed=seed
     )

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from scfm.weights.card import ModelCard
+from scfm.weights.card import ModelCard, read_cards
 
-__all__ = ["ModelCard"]
+__all__ = ["ModelCard", "read_cards"]

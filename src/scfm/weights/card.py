@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Self
 
@@ -11,7 +12,7 @@ from scfm._paths import read_json
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["CARD_FILE", "ModelCard"]
+__all__ = ["CARD_FILE", "ModelCard", "read_cards"]
 
 CARD_FILE = "card.json"
 CARD_FORMAT = 1
@@ -21,7 +22,7 @@ CARD_FORMAT = 1
 class ModelCard:
     """Description of one set of weights.
 
-    A registered model has a card in the code; a converted model carries its own as ``card.json``.
+    A registered model has a card in a file of its family; a converted model carries its own as ``card.json``.
     """
 
     id: str
@@ -86,19 +87,51 @@ class ModelCard:
         if values.pop("format", None) != CARD_FORMAT:
             msg = f"{path} is no model card of format {CARD_FORMAT}; convert the model again with scfm.model.convert."
             raise ValueError(msg)
-        known = {f.name: f.type for f in fields(cls)}
+        return cls._checked(values, path, "convert the model again")
+
+    @classmethod
+    def _checked(cls, values: dict[str, Any], path: Path, remedy: str) -> Self:
+        """The card of values out of a file."""
+        known = {f.name for f in fields(cls)}
         missing = [name for name in ("id", "family", "pooling", "max_tokens", "architecture") if name not in values]
         unknown = [name for name in values if name not in known]
         if missing or unknown:
-            msg = f"{path} lacks {missing} and has unknown entries {unknown[:5]}: convert the model again."
+            msg = f"{path} lacks {missing} and has unknown entries {unknown[:5]}: {remedy}."
             raise ValueError(msg)
-        _check_types(values, path)
-        values["aliases"] = tuple(values.get("aliases", ()))
-        return cls(**values)
+        _check_types(values, path, remedy)
+        return cls(**values | {"aliases": tuple(values.get("aliases", ()))})
 
     def with_(self, **changes: Any) -> Self:
         """Copy with some fields changed."""
         return replace(self, **changes)
+
+
+def read_cards(path: Path, family: str) -> tuple[ModelCard, ...]:
+    """Read the cards of a family from a TOML file.
+
+    A table of the file is a group of models: its fields are those of all its ``models``, each of which adds its own.
+    ``architecture`` may be split between them.
+
+    Parameters
+    ----------
+    path
+        The file.
+    family
+        Name of the family.
+
+    Raises
+    ------
+    ValueError
+        If a field is missing, unknown or of another type.
+    """
+    found = []
+    for group in tomllib.loads(path.read_text(encoding="utf-8")).values():
+        shared = {name: value for name, value in group.items() if name != "models"}
+        for own in group.get("models", []):
+            architecture = {**shared.get("architecture", {}), **own.get("architecture", {})}
+            values = {"family": family, **shared, **own, "architecture": architecture}
+            found.append(ModelCard._checked(values, path, "correct the file"))
+    return tuple(found)
 
 
 _TEXT = ("id", "family", "pooling", "species", "source", "source_file", "license", "paper", "description")
@@ -106,7 +139,7 @@ _TEXT_OR_NONE = ("revision", "source_sha256", "weights_sha256", "vocabulary_sha2
 _TABLES = ("architecture", "special_tokens", "dictionaries", "aux_tokens")
 
 
-def _check_types(values: dict[str, Any], path: Path) -> None:
+def _check_types(values: dict[str, Any], path: Path, remedy: str) -> None:
     expected: dict[str, tuple[type, ...]] = {
         **dict.fromkeys(_TEXT, (str,)),
         **dict.fromkeys(_TEXT_OR_NONE, (str, type(None))),
@@ -119,7 +152,7 @@ def _check_types(values: dict[str, Any], path: Path) -> None:
     wrong = [name for name, value in values.items() if not isinstance(value, expected[name])]
     wrong += [] if wrong else _wrong_tokens(values) + _wrong_texts(values)
     if wrong:
-        msg = f"{path}: {wrong[0]} is {values[wrong[0]]!r}, which a card cannot hold there; convert the model again."
+        msg = f"{path}: {wrong[0]} is {values[wrong[0]]!r}, which a card cannot hold there; {remedy}."
         raise ValueError(msg)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,99 +11,65 @@ import numpy as np
 from scfm.encode import RankEncoder
 from scfm.genes import Vocabulary
 from scfm.model import FoundationModel, register
-from scfm.weights import ModelCard
+from scfm.weights import ModelCard, read_cards
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import torch
 
-N_GENES, WIDTH = 30, 4
-CARD = ModelCard(
-    id="bag-of-genes",
-    family="bag",
-    architecture={"n_layers": 0, "hidden_size": WIDTH},
-    pooling="mean",
-    max_tokens=N_GENES,
-    aliases=("bog",),
-    license="CC0-1.0",
-    description="vectors drawn at random",
-)
+
+@dataclass(frozen=True)
+class BagConfig:
+    """Sizes: one vector of ``hidden_size`` features a gene."""
+
+    vocab_size: int
+    hidden_size: int
+    n_layers: int = 0
 
 
 @dataclass(frozen=True)
 class BagOptions:
-    """Options of this family.
-
-    Parameters
-    ----------
-    scale
-        Factor of all embeddings.
-    """
-
     scale: float = 1.0
+    """Factor of all embeddings."""
 
 
-@register([CARD])
+@register(read_cards(Path(__file__).with_name("scfm_bag.toml"), "bag"))
 class BagOfGenes(FoundationModel):
     """Mean of the vectors of the genes of a cell."""
 
     family = "bag"
     poolings = ("mean",)
+    config_class = BagConfig
     options_class = BagOptions
 
     @classmethod
     def local_folder(cls, card: ModelCard) -> Path:
-        """Folder in the cache; the weights are made when it is not there."""
+        """Folder in the cache; the weights are drawn when it is not there."""
         from safetensors.numpy import save_file
 
-        folder = super().local_folder(card)
+        folder, n_genes = super().local_folder(card), card.architecture["vocab_size"]
         if not folder.is_dir():
-            genes = np.array([f"ENSG{i:011d}" for i in range(1, N_GENES + 1)])
-            vectors = np.random.default_rng(0).standard_normal((N_GENES, WIDTH)).astype("f4")
             folder.mkdir(parents=True)
-            Vocabulary(genes, np.arange(N_GENES, dtype=np.int32), np.ones(N_GENES)).save(folder)
-            save_file({"vectors": vectors}, folder / "model.safetensors")
+            genes = np.array([f"ENSG{i:011d}" for i in range(1, n_genes + 1)])
+            Vocabulary(genes, np.arange(n_genes, dtype=np.int32), np.ones(n_genes)).save(folder)
+            vectors = np.random.default_rng(0).standard_normal((n_genes, card.architecture["hidden_size"]))
+            save_file({"vectors": vectors.astype("f4")}, folder / "model.safetensors")
             card.write(folder)
         return folder
 
-    @classmethod
-    def recognizes(cls, config: Any) -> bool:
-        """There is no published folder."""
-        return False
-
-    @classmethod
-    def read_published(cls, folder: Any, config: Any, dictionaries: Any) -> tuple[ModelCard, Vocabulary]:
-        """There is no published folder."""
-        raise NotImplementedError
-
-    @classmethod
-    def read_vocabulary(cls, card: ModelCard, folder: Any, dictionaries: Any) -> Vocabulary:
-        """There are no dictionaries."""
-        raise NotImplementedError
-
-    def check(self) -> None:
-        """Compare the table with the vocabulary."""
-        if len(self.tensors["vectors"]) != self.vocabulary.size:
-            msg = f"There are {len(self.tensors['vectors'])} vectors for {self.vocabulary.size} genes."
-            raise ValueError(msg)
-
-    def build_encoder(self, source: Any, genes: Any, options: Any) -> RankEncoder:
+    def encoder(self, source: Any, genes: Any, options: Any) -> RankEncoder:
         """The genes of each cell; their order plays no part."""
         return RankEncoder(genes.tokens, self.vocabulary.median_of_token, options.max_tokens)
 
-    def build_network(self, n_layers: int) -> torch.nn.Module:
+    def network(self, n_layers: int) -> torch.nn.Module:
         """A table that takes the mean of its rows."""
         from torch.nn import EmbeddingBag
 
         return EmbeddingBag.from_pretrained(self.tensors["vectors"].clone(), mode="mean")
 
-    def forward(self, network: torch.nn.Module, batch: Any, options: Any) -> torch.Tensor:
+    def forward(self, network: Any, batch: Any, options: Any) -> torch.Tensor:
         """One vector per cell."""
         import torch
 
-        offsets = np.concatenate([[0], np.cumsum(batch.lengths)[:-1]])
-        device = next(network.parameters()).device
-        tokens, starts = (torch.from_numpy(values).to(device) for values in (batch.tokens, offsets))
-        means: torch.Tensor = network(tokens, starts)
-        return means * options.family.scale
+        starts = np.cumsum(batch.lengths) - batch.lengths
+        tokens, starts = (torch.from_numpy(each).to(network.weight.device) for each in (batch.tokens, starts))
+        return network(tokens, starts) * options.family.scale

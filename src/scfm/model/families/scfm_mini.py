@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from scfm.model.geneformer import Geneformer
+from scfm.model.families.geneformer import Geneformer
 from scfm.model.registry import register
 from scfm.weights import ModelCard
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from typing import Any
-
 __all__ = ["ScfmMini"]
 
-_FOLDER = Path(__file__).parents[1] / "weights" / "scfm-mini"
+_FOLDER = Path(__file__).parents[2] / "weights" / "scfm-mini"
 
 
 @register([ModelCard.read(_FOLDER)])
@@ -27,11 +22,7 @@ class ScfmMini(Geneformer):
     """
 
     family = "scfm_mini"
-
-    @classmethod
-    def recognizes(cls, config: Mapping[str, Any]) -> bool:
-        """Only the bundled folder holds it."""
-        return False
+    published = None
 
     @classmethod
     def local_folder(cls, card: ModelCard) -> Path:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING
 
-from scfm.model._transcriptformer_cards import ESM2CE_CARDS
-from scfm.model.registry import register
-from scfm.model.transcriptformer import START, TranscriptFormer
+from scfm.model.families.transcriptformer.sequences import START, GeneSequences
+from scfm.model.registry import cards, register
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     import torch
 
     from scfm._types import TokenBatch
@@ -24,8 +21,8 @@ if TYPE_CHECKING:
 __all__ = ["ESM2CE"]
 
 
-@register(ESM2CE_CARDS)
-class ESM2CE(TranscriptFormer):
+@register(cards("esm2ce"))
+class ESM2CE(GeneSequences):
     """Sum of the ESM-2 vectors of the genes that a cell expresses, over 2,047; counts play no part.
 
     It takes the weights of a TranscriptFormer of the same vocabulary, of which it reads the gene vectors only.
@@ -33,13 +30,6 @@ class ESM2CE(TranscriptFormer):
 
     family = "esm2ce"
     weights_family = "transcriptformer"
-    has_scores = False
-    poolings: ClassVar[tuple[str, ...]] = ("cell", "gene")
-
-    @classmethod
-    def recognizes(cls, config: Mapping[str, Any]) -> bool:
-        """Never: a published folder is that of a TranscriptFormer unless the family is named."""
-        return False
 
     @classmethod
     def weights_id(cls, card: ModelCard) -> str:
@@ -56,7 +46,7 @@ class ESM2CE(TranscriptFormer):
         """Features of a protein vector."""
         return self.config.gene_vector_size
 
-    def build_network(self, n_layers: int) -> torch.nn.Module:
+    def network(self, n_layers: int) -> torch.nn.Module:
         """The gene vectors, as a table that is filled as genes occur."""
         from scfm.nn import GeneVectors
 
@@ -74,6 +64,6 @@ class ESM2CE(TranscriptFormer):
         cells = vectors.split(batch.lengths.tolist())
         return torch.stack([cell.sum(dim=0, dtype=torch.float32) for cell in cells]) / self.config.max_genes
 
-    def build_encoder(self, source: CountSource, genes: GeneMap, options: RunOptions) -> OrderEncoder:
+    def encoder(self, source: CountSource, genes: GeneMap, options: RunOptions) -> OrderEncoder:
         """As for TranscriptFormer, with all genes of a cell among the tokens."""
-        return replace(super().build_encoder(source, genes, options), read_last=True)
+        return replace(super().encoder(source, genes, options), read_last=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,14 +11,14 @@ from scfm.weights.card import CARD_FILE, ModelCard
 from scfm.weights.tensors import open_tensors, sha256
 
 if TYPE_CHECKING:
+    from scfm.genes import Vocabulary
     from scfm.model._base import FoundationModel
+    from scfm.model.published import Dictionaries
 
-__all__ = ["Dictionaries", "PublishedFolder", "WEIGHTS_FILE"]
+__all__ = ["PublishedFolder", "WEIGHTS_FILE"]
 
 WEIGHTS_FILE = "model.safetensors"
 PUBLISHED_WEIGHTS = (WEIGHTS_FILE, "pytorch_model.bin", "model_weights.pt")
-
-Dictionaries = str | Path | Sequence[str | Path] | None
 
 
 class PublishedFolder:
@@ -37,7 +36,7 @@ class PublishedFolder:
     FileNotFoundError
         If ``config.json`` is missing.
     ValueError
-        If no family recognises it.
+        If no family recognises it, or the family has no published folders.
     """
 
     def __init__(self, folder: Path, family: str | None = None) -> None:
@@ -48,6 +47,13 @@ class PublishedFolder:
         self.folder = folder
         self.config = read_json(path)
         self.cls = self._recognize() if family is None else family_class(family)
+        if self.cls.published is None:
+            msg = (
+                f"The family {family!r} takes converted folders only, and {folder} holds none ({CARD_FILE}); leave family= "
+                "out, or name the family of the published weights."
+            )
+            raise ValueError(msg)
+        self._reader = self.cls.published
 
     @property
     def weights(self) -> Path:
@@ -58,19 +64,24 @@ class PublishedFolder:
             raise FileNotFoundError(msg)
         return found[0]
 
+    def read(self, dictionaries: Dictionaries) -> tuple[ModelCard, Vocabulary]:
+        """Read architecture and vocabulary; the card has no hashes yet."""
+        card, vocabulary = self._reader.read(self.folder, self.config, dictionaries)
+        return card.with_(family=self.cls.family), vocabulary
+
     def open(self, dictionaries: Dictionaries, known: ModelCard | None = None) -> FoundationModel:
         """Open the weights with their vocabulary; a model whose hash is registered, or that is known, gets its card."""
         tensors = open_tensors(self.weights)
-        card, vocabulary = self.cls.read_published(self.folder, self.config, dictionaries)
-        card = card.with_(family=self.cls.family)
+        card, vocabulary = self.read(dictionaries)
         card = self._identify(card) if known is None else _taken_from(card, known)
         card = card.with_(weights_sha256=sha256(self.weights))
         model = self.cls(card, vocabulary, tensors)
-        model.check()
+        model.validate_weights()
         return model
 
     def _recognize(self) -> type[FoundationModel]:
-        fitting = [cls for cls in families().values() if cls.recognizes(self.config)]
+        readers = {cls: cls.published for cls in families().values() if cls.weights_family is None}
+        fitting = [cls for cls, reader in readers.items() if reader is not None and reader.recognizes(self.config)]
         if len(fitting) != 1:
             found = f"model_type={self.config.get('model_type')!r}"
             msg = f"{self.folder / 'config.json'} ({found}) fits {len(fitting)} families; name one of {sorted(families())} as family=."

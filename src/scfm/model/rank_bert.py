@@ -1,9 +1,9 @@
-"""What models share that read the ranked genes of a cell with a BERT."""
+"""What models share that read the ranked genes of a cell with a BERT; authors of such models may derive from it."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from scfm.encode import RankEncoder
 from scfm.model._base import FoundationModel
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     import torch
     from numpy.typing import NDArray
@@ -32,39 +32,34 @@ MASK = "<mask>"
 class RankBert(FoundationModel):
     """A BERT over genes ranked by expression, special tokens around them as the vocabulary has them."""
 
-    reads_ranks = True
+    config: BertConfig
 
     @property
-    def config(self) -> BertConfig:
+    def config_class(self) -> type[BertConfig]:
         """Sizes of the network."""
-        return self._config_of(self.card.architecture)
-
-    def _config_of(self, architecture: Mapping[str, Any]) -> BertConfig:
         from scfm.nn import BertConfig
 
-        try:
-            return BertConfig(**architecture)
-        except TypeError as error:
-            msg = f"The architecture of {self.card.id} is none of a BERT ({error}); convert the model again."
-            raise ValueError(msg) from error
+        return BertConfig
 
     @property
     def has_eos(self) -> bool:
         """Whether every cell ends with a special token."""
         return "<eos>" in self.vocabulary.special_tokens
 
-    def check(self) -> None:
-        """Compare vocabulary and positions with the architecture."""
+    def validate_weights(self) -> None:
+        """Compare vocabulary, positions and tensors with the architecture."""
         if self.card.max_tokens > self.config.max_positions:
             msg = f"max_tokens is {self.card.max_tokens}, but the weights have {self.config.max_positions} positions."
             raise ValueError(msg)
         if self.vocabulary.medians is None:
             msg = "The vocabulary has no medians, by which genes are ranked: convert the model again."
             raise ValueError(msg)
-        size = self.vocabulary.size
-        if size != self.config.vocab_size:
-            msg = f"The vocabulary has {size:,} tokens, the weights {self.config.vocab_size:,}: they do not belong together."
-            raise ValueError(msg)
+        super().validate_weights()
+
+    def rank_frame(self) -> tuple[int, int]:
+        """``<cls>`` and ``<eos>``, so far as the vocabulary has them."""
+        specials = self.vocabulary.special_tokens
+        return specials.get("<cls>", -1), specials.get("<eos>", -1)
 
     def max_genes(self, options: RunOptions) -> int:
         """Genes that fit beside the special tokens."""
@@ -78,17 +73,15 @@ class RankBert(FoundationModel):
         """Cells that the options of the family keep; ``None``: all."""
         return None
 
-    def build_encoder(
-        self, source: CountSource, genes: GeneMap, options: RunOptions
-    ) -> Callable[[CountBlock], TokenBlock]:
+    def encoder(self, source: CountSource, genes: GeneMap, options: RunOptions) -> Callable[[CountBlock], TokenBlock]:
         """Rank value encoding; in compat mode with upstream's totals and rounding."""
-        specials = self.vocabulary.special_tokens
+        first, last = self.rank_frame()
         return RankEncoder(
             genes.tokens,
             self.vocabulary.median_of_token,
             options.max_tokens,
-            first=specials.get("<cls>", -1),
-            last=specials.get("<eos>", -1),
+            first=first,
+            last=last,
             merge=genes.sums,
             upstream=self.depth(source, genes) if options.compat else None,
             keep_cells=self.kept_cells(source, options),
@@ -101,7 +94,7 @@ class RankBert(FoundationModel):
 
         return BertEncoder(self.config, n_layers)
 
-    def build_network(self, n_layers: int) -> torch.nn.Module:
+    def network(self, n_layers: int) -> torch.nn.Module:
         """The network with the first layers only, without a head."""
         import torch
 
@@ -122,29 +115,25 @@ class RankBert(FoundationModel):
         self,
         network: torch.nn.Module,
         batch: TokenBatch,
-        positions: Sequence[NDArray[np.int64]],
+        positions: Sequence[torch.Tensor],
         options: RunOptions,
+        *,
         max_tokens: int,
-    ) -> tuple[torch.Tensor, Sequence[torch.Tensor]]:
-        """Pool the cells, and copies in which one gene each is ``<mask>``; copies of a cell share its first layer."""
+    ) -> list[torch.Tensor]:
+        """Embed copies of cells with ``<mask>`` in the place of a gene; they share the first layer."""
         import torch
 
         from scfm.nn.masking import masked_outputs
 
-        def pool(hidden: torch.Tensor, lengths: Any) -> torch.Tensor:
-            return self.pool(network, hidden, np.asarray(lengths), options.pooling)
-
-        first_only = self.reads_first(options.pooling)
-        cells = zip(torch.from_numpy(batch.tokens).split(batch.lengths.tolist()), positions, strict=True)
-        copies = masked_outputs(
-            network,  # type: ignore[arg-type]
-            [(tokens, torch.from_numpy(at)) for tokens, at in cells],
-            self.vocabulary.special_tokens[MASK],
-            pool,
-            first_only=first_only,
+        tokens = torch.from_numpy(batch.tokens).split(batch.lengths.tolist())
+        return masked_outputs(
+            cast("BertEncoder", network),
+            list(zip(tokens, positions, strict=True)),
+            self.vocabulary.special_tokens["<mask>"],
+            lambda hidden, lengths: self.pool(network, hidden, np.asarray(lengths), options.pooling),
+            first_only=self.reads_first(options.pooling),
             max_tokens=max_tokens,
         )
-        return self.forward(network, batch, options), copies
 
     @staticmethod
     def reads_first(pooling: str) -> bool:

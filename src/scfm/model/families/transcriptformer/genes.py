@@ -1,4 +1,4 @@
-"""The vocabularies of TranscriptFormer: gene files, assays, and other species in the place of those of a checkpoint."""
+"""Gene files of TranscriptFormer, and the genes of other species in the place of those of a checkpoint."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from scfm._paths import read_json
 from scfm.genes import Vocabulary
 from scfm.weights.gene_vectors import read_gene_names, read_gene_vectors, vector_size
 
@@ -18,11 +17,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from scfm.model.published import Dictionaries
     from scfm.weights import ModelCard
 
-__all__ = ["GeneFiles", "PublishedVocabulary", "files_of", "published_vocabulary", "replaced_genes"]
+__all__ = ["GeneFiles", "files_of", "fingerprints", "replaced_genes"]
 
-ASSAYS_FILE = "assay_vocab.json"
 UPSTREAM_ORDER = ("unknown", "[START]", "[END]", "[RD]", "[CELL]", "[PAD]", "[MASK]")
 """Order in which upstream puts the special tokens when it replaces the genes, whatever that of the checkpoint is."""
 
@@ -61,19 +60,7 @@ class GeneFiles:
         return [names[row] for row in rows], np.concatenate([part[1] for part in parts])[rows]
 
 
-@dataclass(frozen=True)
-class PublishedVocabulary:
-    """What a published folder says of tokens."""
-
-    vocabulary: Vocabulary
-    assays: dict[str, int]
-    """Id of each assay."""
-    gene_vector_size: int
-
-
-def files_of(
-    folder: Path | None, listed: Sequence[str] | None, given: str | Path | Sequence[str | Path] | None
-) -> GeneFiles:
+def files_of(folder: Path | None, listed: Sequence[str] | None, given: Dictionaries) -> GeneFiles:
     """Find gene files: those given (files, or folders of them), else those of ``folder`` or its ``vocabs``.
 
     Raises
@@ -103,32 +90,6 @@ def fingerprints(paths: Sequence[str]) -> list[tuple[int, int]]:
     """Size and time of the last change of files, so far as they exist."""
     found = [Path(path).expanduser() for path in paths]
     return [(path.stat().st_size, path.stat().st_mtime_ns) for path in found if path.exists()]
-
-
-def published_vocabulary(
-    folder: Path, config: Mapping[str, Any], given: str | Path | Sequence[str | Path] | None
-) -> PublishedVocabulary:
-    """Read the gene names, special tokens and assays of a published folder; no gene vector is read."""
-    model = config.get("model")
-    if not isinstance(model, dict) or "model_config" not in model:
-        msg = f"{folder / 'config.json'} lacks the section model.model_config: it is none of a TranscriptFormer."
-        raise ValueError(msg)
-    data = model.get("data_config")
-    data = data if isinstance(data, dict) else {}
-    specials = _strings(data, "special_tokens")
-    files = files_of(folder, _strings(data, "esm2_mappings"), given)
-    names = [name for name in files.names() if name not in set(specials)]
-    near = files.paths[0].parent / ASSAYS_FILE
-    path = near if near.exists() else folder / "vocabs" / ASSAYS_FILE
-    if not path.exists():
-        msg = f"{folder / 'vocabs'} lacks {ASSAYS_FILE}, the assays of the model."
-        raise FileNotFoundError(msg)
-    assays = read_json(path)
-    if "unknown" not in assays or not all(isinstance(i, int) and 0 <= i < 1_000_000 for i in assays.values()):
-        msg = f"{path} must give an id from 0 on to every assay, 'unknown' among them."
-        raise ValueError(msg)
-    vocabulary = Vocabulary.of_names(names, specials, species=files.species)
-    return PublishedVocabulary(vocabulary, assays, vector_size(files.paths[0]))
 
 
 def replaced_genes(
@@ -188,11 +149,3 @@ class _WithGenes(Mapping[str, "Tensor"]):
 
     def __len__(self) -> int:
         return len(self._tensors)
-
-
-def _strings(section: Mapping[str, Any], key: str) -> list[str]:
-    values = section.get(key)
-    if not isinstance(values, list) or not values or not all(isinstance(value, str) for value in values):
-        msg = f"The model config must list names under model.data_config.{key}, got {values!r}."
-        raise ValueError(msg)
-    return values

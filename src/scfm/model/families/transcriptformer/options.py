@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
+
+from scfm.model.recipe import DROPS_CELLS
 
 if TYPE_CHECKING:
     from scfm.encode import GeneOrder
@@ -32,15 +34,15 @@ class TranscriptFormerOptions:
     """Sum to which the counts of the genes that a cell keeps are scaled before they are cut; 0 or None: as they are."""
     filter_to_vocabs: bool = True
     """Leave genes out that the model does not know; ``False`` gives them the token of an unknown gene."""
-    filter_outliers: float = 0.0
+    filter_outliers: float = field(default=0.0, metadata=DROPS_CELLS)
     """Leave cells out whose total over the genes of the model is this many standard deviations or more from the mean
     of all cells; 0: none. Their rows are NaN."""
-    min_expressed_genes: int = 0
+    min_expressed_genes: int = field(default=0, metadata=DROPS_CELLS)
     """Leave cells out that express fewer genes of the model. Their rows are NaN."""
     sort_genes: bool = False
     """Same as ``gene_order="expression"``."""
     randomize_genes: bool = False
-    """Shuffle the genes of each cell, by ``seed`` and the position of the cell."""
+    """Shuffle the genes of each cell, by ``seed`` and the genes and counts of the cell."""
     gene_order: Literal["input", "vocabulary", "expression"] = "input"
     """Order in which a cell is read: that of ``var``, that of the vocabulary (which does not depend on the file), or
     from the highest count down, ties by vocabulary."""
