@@ -25,7 +25,7 @@ class Computes(Protocol):
 
 
 class Task(ABC):
-    """What is computed of cells; batches, memory, devices and progress are left to :func:`scfm.run.run`.
+    """What is computed of cells; batches, memory, devices and progress are left to ``scfm.run.run``.
 
     Parameters
     ----------
