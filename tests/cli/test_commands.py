@@ -20,7 +20,7 @@ import yaml
 import scfm
 from scfm.cli import main
 from scfm.cli._commands import COMMANDS as CALLS
-from scfm.cli._words import known_words
+from scfm.cli._words import as_options, known_words
 from scfm.testing import write_geneformer, write_transcriptformer
 
 if TYPE_CHECKING:
@@ -114,6 +114,26 @@ def test_every_option_is_explained_and_the_example_is_a_call(name: str) -> None:
         assert (first, asked) == ("scfm", name)
         values = vars(command.parser().parse_args(known_words(words, command.flags())))
         assert all(values[name] for name in command.positional)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("choose another name, or pass overwrite=True.", "choose another name, or pass --overwrite."),
+        ("Give out=, the file to write", "Give --out, the file to write"),
+        ("max_tokens=17 is out of range", "--max-tokens=17 is out of range"),
+        ("gene_key='ids' and (pooling=)", "--gene-key='ids' and (--pooling)"),
+        ("no_pooling=3 and copy=True", "no_pooling=3 and copy=True"),
+        (
+            "scfm.tl.embed_store takes patterns; call scfm.pp.match_genes",
+            "`scfm embed-store` takes patterns; call `scfm match`",
+        ),
+        ("call scfm.tl.embed(adata, model) first", "call scfm.tl.embed(adata, model) first"),
+        ("what scfm.ontology.read_ontology returns", "what scfm.ontology.read_ontology returns"),
+    ],
+)
+def test_errors_name_options_and_commands(text: str, shown: str) -> None:
+    assert as_options(text, ["overwrite", "out", "max_tokens", "gene_key", "pooling"]) == shown
 
 
 def test_listing_loads_no_torch() -> None:

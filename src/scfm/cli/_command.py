@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn, Union, get
 from jsonargparse import SUPPRESS, ArgumentParser
 
 from scfm._types import Compat
+from scfm.cli._words import as_commands
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -67,6 +68,16 @@ class Option(NamedTuple):
     def is_flag(self) -> bool:
         """Whether it may be given without a value."""
         return self.kinds[0] is bool
+
+    @property
+    def place(self) -> str:
+        """How usage shows it where it goes by its place."""
+        return self.name.upper() if self.default is Parameter.empty else f"[{self.name.upper()}]"
+
+    @property
+    def call(self) -> str:
+        """How usage shows it where it goes by its name."""
+        return f"--{self.name.replace('_', '-')} {self._metavar()}"
 
     def add_to(self, parser: Any, *, positional: bool, required: bool) -> None:
         """Add it to a parser or a group of options."""
@@ -159,18 +170,19 @@ class Command:
         example = f"Example: {self.example}" if self.example else None
         parser = Parser(description=self.summary, epilog=example, formatter_class=HelpFormatter)
         options = {option.name: option for option in self.options()}
-        for name in self.positional:
-            options.pop(name).add_to(parser, positional=True, required=True)
-        is_first = {
-            name: o.default is Parameter.empty or name in (*self.required, *FIRST) for name, o in options.items()
-        }
-        for option in sorted(options.values(), key=lambda o: FIRST.index(o.name) if o.name in FIRST else len(FIRST)):
-            if is_first[option.name]:
-                option.add_to(parser, positional=False, required=option.name in self.required)
+        places = [options.pop(name) for name in self.positional]
+        by_need = sorted(options.values(), key=lambda one: FIRST.index(one.name) if one.name in FIRST else len(FIRST))
+        needed = [one for one in by_need if one.default is Parameter.empty or one.name in self.required]
+        parser.usage = " ".join(["%(prog)s", *(one.place for one in places), *(one.call for one in needed), "[...]"])
+        for option in places:
+            option.add_to(parser, positional=True, required=True)
+        first = [one for one in by_need if one in needed or one.name in FIRST]
+        for option in first:
+            option.add_to(parser, positional=False, required=option in needed)
         parser.add_argument("--config", action="config", metavar="PATH", help="YAML file with options of this command")
         more = parser.add_argument_group("more options")
         for option in options.values():
-            if not is_first[option.name]:
+            if option not in first:
                 option.add_to(more, positional=False, required=False)
         groups: dict[str, Any] = {}
         for owners, option in self.family_options():
@@ -219,4 +231,4 @@ def _plain(text: str) -> str:
     text = re.sub(r":\w+:`~?(.+?)(?: <[^>]*>)?`", r"\1", " ".join(text.split())).replace("``", "")
     text = re.sub(r'\b([a-z]\w*)="(\w+)"', lambda found: f"--{found[1].replace('_', '-')} {found[2]}", text)
     text = re.sub(r"\b(True|False)\b", lambda found: found[0].lower(), text)
-    return re.sub(r'"([\w/*.:-]+)"', r"\1", text)
+    return as_commands(re.sub(r'"([\w/*.:-]+)"', r"\1", text))

@@ -52,7 +52,7 @@ COMMANDS = {
         example="scfm gene-embeddings cells.h5ad --model tf-sapiens --out genes.zarr --genes CD3D LYZ",
         families="all",
         texts={
-            "out": "folder to write; scfm.tl.gene_embeddings explains what it holds",
+            "out": "folder to write, a zarr group; the documentation of gene_embeddings says what it holds",
             "overwrite": "replace OUT if it exists",
         },
     ),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-__all__ = ["WrongCall", "as_options", "known_words"]
+__all__ = ["WrongCall", "as_commands", "as_options", "known_words"]
 
 RENAMED: dict[str, tuple[str, dict[str, str]]] = {
     "checkpoint_path": ("model", {}),
@@ -28,6 +28,15 @@ NEEDLESS = {
 """Options of ``transcriptformer inference`` that do nothing here: how many values they take, and why."""
 TRUTH = {"true": "true", "false": "false", "yes": "true", "no": "false", "1": "true", "0": "false"}
 TRUTH |= {"auto": "null", "none": "null", "null": "null"}
+COMMANDS_OF = {
+    f"{module}.{verb}": f"`scfm {verb.replace('_', '-')}`"
+    for module, verbs in {
+        "tl": ("annotate", "embed", "embed_store", "gene_embeddings", "marker_genes", "score"),
+        "model": ("convert", "fetch"),
+    }.items()
+    for verb in verbs
+}
+COMMANDS_OF |= {"pp.match_genes": "`scfm match`", "model.list_models": "`scfm models`"}
 OF_THE_PARSER = ("print_config", "print_completion", "print_shtab")
 
 
@@ -94,8 +103,13 @@ def _check_type(value: str) -> None:
 
 
 def as_options(text: str, names: Sequence[str]) -> str:
-    """A message about keywords, about options: ``overwrite=True`` becomes ``--overwrite``."""
+    """A message about keywords and functions, about options and commands: ``overwrite=True`` becomes ``--overwrite``."""
     for name in names:
         text = re.sub(rf"\b{name}=(True\b|(?=[\s,.;:)]|$))", f"--{name.replace('_', '-')}", text)
         text = re.sub(rf"\b(?<!-){name}=", f"--{name.replace('_', '-')}=", text)
-    return text
+    return as_commands(text)
+
+
+def as_commands(text: str) -> str:
+    """A text about functions, about commands: ``scfm.tl.embed_store`` becomes ```scfm embed-store```."""
+    return re.sub(r"\bscfm\.(\w+\.\w+)(?!\()", lambda found: COMMANDS_OF.get(found[1], found[0]), text)
