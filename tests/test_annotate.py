@@ -332,10 +332,12 @@ def test_what_is_no_reference() -> None:
     query = made(40, 1)
     with pytest.raises(ValueError, match="Every cell of data has a label"):
         annotate(query, **HOW)
-    with pytest.raises(TypeError, match="reference must be an AnnData or MuData object, got str"):
-        annotate(query, "reference.h5ad", **HOW)  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="scfm annotate"):
-        annotate("query.h5ad", made(), **HOW)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="reference must be an AnnData or MuData object, or the path of one, got int"):
+        annotate(query, 1, **HOW)  # type: ignore[arg-type]
+    with pytest.raises(FileNotFoundError, match="no file 'reference.h5ad'"):
+        annotate(query, "reference.h5ad", **HOW)
+    with pytest.raises(ValueError, match="does not change the file query.h5ad. Give out="):
+        annotate("query.h5ad", made(), **HOW)
     empty = made()
     empty.obs["cell_type"] = np.nan
     with pytest.raises(

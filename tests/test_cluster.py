@@ -112,7 +112,7 @@ def test_errors_of_workers_come_back(
 
 def test_the_command_line(client: Any, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "emb.zarr"
-    call = ["embed", str(source), "--model", "scfm-mini", "--out", str(out), "--store", "--device", "cpu"]
+    call = ["embed-store", str(source), "--model", "scfm-mini", "--out", str(out), "--device", "cpu"]
     assert main([*call, "--scheduler", client.scheduler.address, "--local-cluster", "2"]) == 1
     assert "name two different clusters" in capsys.readouterr().err
     assert main([*call, "--shard-rows", "128", "--scheduler", client.scheduler.address]) == 0

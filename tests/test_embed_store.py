@@ -235,7 +235,7 @@ cp -r {disk}/emb.zarr {out}
 @pytest.mark.skipif(sys.platform != "linux", reason="needs a file system of its own")
 def test_a_full_disk_keeps_earlier_shards(source: Path, tmp_path: Path, expected: np.ndarray) -> None:
     (tmp_path / "disk").mkdir()
-    run = f"{sys.executable} -m scfm embed {source} --model scfm-mini --store --out {tmp_path}/disk/emb.zarr"
+    run = f"{sys.executable} -m scfm embed-store {source} --model scfm-mini --out {tmp_path}/disk/emb.zarr"
     script = SMALL_DISK.format(disk=tmp_path / "disk", run=f"{run} --shard-rows 64 --device cpu", out=tmp_path)
     may_mount = ["unshare", "-rm", "mount", "-t", "tmpfs", "tmpfs", str(tmp_path / "disk")]
     if shutil.which("unshare") is None or subprocess.run(may_mount, capture_output=True, check=False).returncode:
@@ -254,7 +254,7 @@ def test_a_full_disk_keeps_earlier_shards(source: Path, tmp_path: Path, expected
 
 def test_an_interruption_says_how_far_it_got(source: Path, tmp_path: Path) -> None:
     out = tmp_path / "emb.zarr"
-    call = ["embed", str(source), "--model", "scfm-mini", "--store", "--out", str(out), "--device", "cpu"]
+    call = ["embed-store", str(source), "--model", "scfm-mini", "--out", str(out), "--device", "cpu"]
     with subprocess.Popen([sys.executable, "-m", "scfm", *call, "--shard-rows", "8"], stderr=subprocess.PIPE) as run:
         while run.poll() is None and not (out.exists() and EmbeddingStore.open(out).done()):
             time.sleep(0.005)

@@ -33,7 +33,7 @@ LEVELS = (
     ("tasks",),
     ("model",),
     ("train",),
-    ("datasets", "get", "pl", "pp", "tl", "_files"),
+    ("datasets", "get", "pl", "pp", "tl", "_write"),
     ("accessor", "_console", "cli", "testing", "__init__"),
 )
 RANK = {name: rank for rank, level in enumerate(LEVELS) for name in level}

@@ -94,8 +94,8 @@ def test_the_command_line(
 ) -> None:
     monkeypatch.setenv("SCFM_VERBOSITY", "warning")  # what a command sets stays set
     out = tmp_path / "emb.zarr"
-    call = ["--model", "scfm-mini", "--out", str(out), "--device", "cpu", "--store"]
-    assert main(["embed", str(tmp_path / "?.h5ad"), *call]) == 0
+    call = ["--model", "scfm-mini", "--out", str(out), "--device", "cpu"]
+    assert main(["embed-store", str(tmp_path / "?.h5ad"), *call]) == 0
     assert "350 of 350 cells" in capsys.readouterr().out
     for file in files:
         assert main(["merge", str(out), str(file)]) == 0

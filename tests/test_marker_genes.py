@@ -249,8 +249,8 @@ def test_models_without_masks(tmp_path: Path) -> None:
         scfm.tl.marker_genes(cells(), model)
     with pytest.raises(TypeError, match="tf-sapiens was not trained with masked genes"):
         scfm.tl.marker_genes(cells(), "tf-sapiens")  # before anything is fetched
-    with pytest.raises(TypeError, match="stores its result in an AnnData"):
-        scfm.tl.marker_genes("a.h5ad", model)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"tl.marker_genes takes an AnnData, a MuData, or the path .* got int"):
+        scfm.tl.marker_genes(1, model)  # type: ignore[arg-type]
 
 
 def test_get_needs_a_result() -> None:
@@ -261,20 +261,24 @@ def test_get_needs_a_result() -> None:
 def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder, adata = write_sccello(tmp_path / "m", n_genes=N_GENES), cells()
     adata.write_h5ad(tmp_path / "a.h5ad")
-    command = ["marker_genes", str(tmp_path / "a.h5ad"), "--model", str(folder), "--groupby", "type", "--n_cells", "2"]
-    assert main([*command, "--out", str(tmp_path / "out.tsv")]) == 0
+    table, out = tmp_path / "markers.tsv", tmp_path / "out.h5ad"
+    command = ["marker-genes", str(tmp_path / "a.h5ad"), "--model", str(folder), "--groupby", "type", "--n-cells", "2"]
+    assert main([*command, "--out", str(out), "--table", str(table)]) == 0
     assert "28 genes of 3 groups" in capsys.readouterr().out
     scfm.tl.marker_genes(adata, folder, groupby="type", n_cells=2)
-    table = pd.read_csv(tmp_path / "out.tsv", sep="\t")
     expected = scfm.get.marker_genes_df(adata)
-    pd.testing.assert_frame_equal(table, expected.astype({"group": str}), check_dtype=False, rtol=1e-5)
-    assert main([*command, "--out", str(tmp_path / "out.tsv")]) == 1
-    assert "exists already" in capsys.readouterr().err
+    found = pd.read_csv(table, sep="\t")
+    pd.testing.assert_frame_equal(found, expected.astype({"group": str}), check_dtype=False, rtol=1e-5)
+    pd.testing.assert_frame_equal(scfm.get.marker_genes_df(ad.read_h5ad(out)), expected)
+    assert main([*command, "--out", str(tmp_path / "other.h5ad"), "--table", str(table)]) == 1
+    assert f"{table} exists already" in capsys.readouterr().err
     some = ["--overwrite", "--genes", *adata.var_names[:2]]
-    assert main([*command, "--out", str(tmp_path / "out.tsv"), *some]) == 0
+    assert main([*command, "--out", str(out), "--table", str(table), *some]) == 0
     assert "2 genes of 3 groups" in capsys.readouterr().out
-    assert main([*command, "--out", str(tmp_path / "out.xlsx")]) == 1
-    assert "must be a .csv or .tsv file" in capsys.readouterr().err
+    assert main([*command, "--out", str(out), "--table", str(tmp_path / "out.xlsx")]) == 1
+    assert "its name must end in .csv or .tsv" in capsys.readouterr().err
+    assert main([*command[:4], "--out", str(tmp_path / "other.h5ad"), "--table", str(tmp_path / "other.csv")]) == 1
+    assert "give --groupby" in capsys.readouterr().err
 
 
 def test_no_cells() -> None:

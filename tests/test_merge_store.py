@@ -11,7 +11,7 @@ import pytest
 import zarr
 
 import scfm
-from scfm._files import merge_store
+from scfm._write import merge_store
 from scfm.cli import main
 from scfm.run.store import EmbeddingStore
 
@@ -68,7 +68,7 @@ def test_into_source(kind: str, tmp_path: Path) -> None:
 
 def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source, out = write("h5ad", tmp_path), tmp_path / "emb.zarr"
-    embed = ["embed", str(source), "--model", "scfm-mini", "--out", str(out), "--store", "--shard-rows", "64"]
+    embed = ["embed-store", str(source), "--model", "scfm-mini", "--out", str(out), "--shard-rows", "64"]
     assert main([*embed, "--shard", "2/2", "--device", "cpu"]) == 0
     assert main(["status", str(out)]) == 0
     assert main(["merge", str(out), str(source)]) == 1
@@ -79,8 +79,6 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert main(["merge", str(out), str(source)]) == 0
     assert f"added obsm['{KEY}']" in capsys.readouterr().out
     np.testing.assert_array_equal(ad.read_h5ad(source).obsm[KEY], ad.read_zarr(out).obsm[KEY])
-    assert main(["embed", str(source), "--model", "scfm-mini", "--out", str(out), "--shard", "1/2"]) == 1
-    assert "--shard goes with --store" in capsys.readouterr().err
 
 
 def test_other_cells_are_refused(tmp_path: Path) -> None:

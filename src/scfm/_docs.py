@@ -27,7 +27,12 @@ gene_key
 
 PARAMETERS = {
     "data": """data
-    Counts of cells × genes, in memory or backed; neither counts nor annotation are changed.""",
+    Counts of cells × genes: an AnnData or MuData, in memory or backed, or the path of an ``.h5ad`` file, an ``.h5mu``
+    file or a zarr store, which is read block by block. Neither counts nor annotation are changed.""",
+    "out": """out
+    For a path: file to write, a copy of ``data`` with the results, in the same format. It appears when it is complete.
+overwrite
+    Replace ``out`` if it exists; it may be ``data`` itself.""",
     "model": """model
     Id or alias of :func:`scfm.model.list_models`, the path of a folder, or a model that
     :func:`scfm.model.load` returned (which saves loading it again).""",
@@ -55,12 +60,12 @@ PARAMETERS = {
     "key_added": """key_added
     Name of all results instead of the default ones.""",
     "copy": """copy
-    Change and return a copy instead.""",
+    Change and return a copy of an object instead.""",
     "options": """options
     Options that only the family of the model has, as those of :doc:`TranscriptFormer </models/transcriptformer>`.""",
 }
 
-_PLACE = re.compile(r"^( *)%\((\w+)\)s$", re.MULTILINE)
+_PLACE = re.compile(r"^( *)%\((\w+)\)s", re.MULTILINE)
 
 
 def with_parameters(function: Function) -> Function:

@@ -184,5 +184,5 @@ def test_convert_command_takes_several_dictionaries(folder: Path, tmp_path: Path
         path.rename(tmp_path / ("names.csv" if path.suffix == ".csv" else f"tables/{path.name}"))
     out = tmp_path / "out"
     tables = ["--dictionaries", str(tmp_path / "tables"), str(tmp_path / "names.csv")]
-    assert main(["convert", str(folder), str(out), *tables]) == 0
+    assert main(["convert", str(folder), "--out", str(out), *tables]) == 0
     assert scfm.model.load(out).vocabulary.symbols["NAME3"] == "ENSG00000000003"

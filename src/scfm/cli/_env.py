@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from scfm._settings import settings
 
-__all__ = ["environment"]
+__all__ = ["show"]
 
 PACKAGES = (
     "scfm",
@@ -30,7 +30,13 @@ PACKAGES = (
 )
 
 
-def environment() -> dict[str, str]:
+def show() -> None:
+    """Print versions, devices and settings."""
+    for name, value in _environment().items():
+        print(f"{name}: {value}")
+
+
+def _environment() -> dict[str, str]:
     """Versions, devices and settings, by name."""
     import torch
 

@@ -1,34 +1,79 @@
-"""``scfm status`` and ``scfm merge``."""
+"""Commands about stores of embeddings."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
-from jsonargparse import ArgumentParser
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
 
-from scfm._text import some
-
-__all__ = ["commands", "progress"]
-
-
-def commands() -> dict[str, tuple[ArgumentParser, Any]]:
-    """Parser and function of each command."""
-    status = ArgumentParser(description="Say how much of a store of embeddings is done.")
-    status.add_argument("store", type=Path, help="folder that `scfm embed --store` fills")
-    merge = ArgumentParser(description="Add the embeddings of a complete store to the file of the cells.")
-    merge.add_argument("store", type=Path, help="folder that `scfm embed --store` filled")
-    merge.add_argument("target", type=Path, help="the .h5ad, .h5mu or .zarr file that was embedded")
-    merge.add_argument("--modality", type=str | None, default=None, help="modality of an .h5mu file")
-    return {"status": (status, _status), "merge": (merge, _merge)}
+__all__ = ["embed_store", "merge", "status"]
 
 
-def _status(store: Path) -> None:
+def embed_store(
+    verb: Callable[..., Path],
+    *,
+    model: str,
+    out: Path,
+    family: str | None = None,
+    dictionaries: list[str] | None = None,
+    scheduler: str | None = None,
+    local_cluster: int | None = None,
+    **arguments: Any,
+) -> None:
+    """Fill a store.
+
+    Parameters
+    ----------
+    scheduler
+        Address of a dask scheduler, whose workers then do the work.
+    local_cluster
+        Start a dask cluster of as many processes on this machine.
+    """
+    from scfm.model import load
+
+    named = family is None and dictionaries is None
+    with _resumable(out), _client(scheduler, local_cluster) as client:
+        loaded = model if named else load(model, family=family, dictionaries=dictionaries)
+        verb(model=loaded, out=out, client=client, **arguments)
+    print(progress(out))
+
+
+def status(store: Path) -> None:
+    """Say how much is done.
+
+    Parameters
+    ----------
+    store
+        Folder that `scfm embed-store` fills.
+    """
     print(progress(store))
+
+
+def merge(store: Path, target: Path, modality: str | None = None) -> None:
+    """Add embeddings to the file of the cells.
+
+    Parameters
+    ----------
+    store
+        Folder that `scfm embed-store` filled.
+    target
+        The file that was embedded, which is changed.
+    """
+    from scfm._write import merge_store
+    from scfm.run.store import EmbeddingStore
+
+    opened = EmbeddingStore.open(store)
+    merge_store(opened, target, modality)
+    print(f"added obsm[{opened.keys.obsm!r}] and uns[{opened.keys.uns!r}] to {target}")
 
 
 def progress(path: Path) -> str:
     """How much of a store is done, in a line."""
+    from scfm._text import some
     from scfm.run.store import EmbeddingStore
 
     store = EmbeddingStore.open(path)
@@ -40,10 +85,37 @@ def progress(path: Path) -> str:
     return text
 
 
-def _merge(store: Path, target: Path, modality: str | None) -> None:
-    from scfm._files import merge_store
-    from scfm.run.store import EmbeddingStore
+@contextmanager
+def _resumable(out: Path) -> Iterator[None]:
+    """Say after an interruption how far a store has got."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if out.exists():
+            print(f"{progress(out)}. The same command goes on with it.", file=sys.stderr)
+        raise
 
-    opened = EmbeddingStore.open(store)
-    merge_store(opened, target, modality)
-    print(f"added obsm[{opened.keys.obsm!r}] and uns[{opened.keys.uns!r}] to {target}")
+
+@contextmanager
+def _client(scheduler: str | None, local_cluster: int | None) -> Iterator[Any]:
+    """A dask client of a cluster that runs already, or of one that lives as long as the command."""
+    if scheduler is None and local_cluster is None:
+        yield None
+        return
+    if scheduler is not None and local_cluster is not None:
+        msg = "--scheduler and --local-cluster name two different clusters; give one of them."
+        raise ValueError(msg)
+    try:
+        from distributed import Client, LocalCluster
+    except ImportError as error:
+        msg = 'A cluster needs dask: pip install "scfm[cluster]".'
+        raise ImportError(msg) from error
+    if scheduler is not None:
+        with Client(scheduler) as client:
+            yield client
+        return
+    with (
+        LocalCluster(n_workers=local_cluster, threads_per_worker=1, dashboard_address=":0") as cluster,
+        Client(cluster) as client,
+    ):
+        yield client

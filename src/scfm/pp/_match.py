@@ -39,8 +39,7 @@ def match_genes(
 
     Parameters
     ----------
-    data
-        As for :func:`scfm.tl.embed`, or the path of a file.
+    %(data)s
     %(model)s
     %(matrix)s
     %(compat)s

@@ -6,23 +6,26 @@ import hashlib
 import logging
 from importlib.metadata import version
 from itertools import cycle
+from os import PathLike
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
-from anndata import AnnData
+from mudata import MuData
 
-from scfm._keys import PARAMS, AnnotationKeys, annotation_keys, colors_key
+from scfm._docs import with_parameters
+from scfm._keys import PARAMS, AnnotationKeys, annotation_keys, colors_key, provenance_keys
 from scfm._warn import warn
+from scfm._write import Results, is_mudata_file, read_frame
 from scfm.annotate import Metric, Prediction, predict, predict_types
-from scfm.tl._annotate_cells import Cells, adata_of, provenance
-from scfm.tl._target import check_container, check_own, check_writable
+from scfm.tl._annotate_cells import Cells, provenance
+from scfm.tl._target import adata_of, target_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
-    from mudata import MuData
+    from anndata import AnnData
     from numpy.typing import NDArray
 
     from scfm.ontology import CellOntology
@@ -42,12 +45,15 @@ EMBEDDING = ("model", "revision", "weights_sha256", "pooling", "hidden_layer")
 """What is taken over from the provenance of the embedding."""
 
 
+@with_parameters
 def annotate(
-    data: AnnData | MuData,
-    reference: AnnData | MuData | None = None,
+    data: AnnData | MuData | str | Path,
+    reference: AnnData | MuData | str | Path | None = None,
     *,
     labels_key: str,
     use_rep: str,
+    out: str | Path | None = None,
+    overwrite: bool = False,
     method: Method = "knn",
     n_neighbors: int = 15,
     metric: Metric | None = None,
@@ -59,20 +65,22 @@ def annotate(
     seed: int = 0,
     key_added: str = "annotation",
     copy: bool = False,
-) -> AnnData | MuData | None:
+) -> AnnData | MuData | Path | None:
     """Annotate cells from an embedding and labelled cells.
 
     Parameters
     ----------
     data
-        Cells to annotate, with an embedding in ``obsm``; the matrix is not read.
+        Cells to annotate, with an embedding in ``obsm``: an AnnData or MuData, or the path of a file. The matrix is not
+        read.
     reference
-        Labelled cells with the same embedding. By default the cells of ``data`` that have a label are the reference,
+        Labelled cells with the same embedding, likewise. By default the cells of ``data`` that have a label are the reference,
         and only those whose label is missing (NaN) are annotated.
     labels_key
         Column of ``obs`` with the labels of the reference. Cells of the reference without a label are left out.
     use_rep
         Key of the embedding in ``obsm``, of both.
+    %(out)s
     method
         ``"knn"``: share of each label among the nearest cells. ``"logistic"``: logistic regression on whitened
         embeddings. ``"linear_probe"``: scCello's linear probe, on the embeddings as they are. ``"ontology"``:
@@ -101,13 +109,12 @@ def annotate(
         Seed of the linear probe and of the parts that are left out.
     key_added
         Name of the results.
-    copy
-        Change and return a copy instead.
+    %(copy)s
 
     Returns
     -------
-    ``None``, or the changed copy with ``copy=True``. Sets these fields. Everything but the label is NaN for a cell of
-    the reference itself, and everything for a cell whose embedding is NaN.
+    ``None``, the changed copy with ``copy=True``, or the path ``out``. Sets these fields. Everything but the label is NaN
+    for a cell of the reference itself, and everything for a cell whose embedding is NaN.
 
     ``.obs[key_added]`` : category
         Label with the highest probability; ``"unknown"`` if rejected. Labels that ``data`` already has are kept.
@@ -132,7 +139,7 @@ def annotate(
     KeyError
         If a column or an embedding is missing.
     TypeError
-        If ``data`` or ``reference`` is neither AnnData nor MuData.
+        If ``data`` or ``reference`` is neither AnnData, MuData nor a path.
     ValueError
         If the embeddings come from different models, a label is no term of the ontology (the message names it), or an
         argument is out of range or place; nothing is stored then.
@@ -151,20 +158,21 @@ def annotate(
     >>> query.obs["annotation"].mode()[0]
     'Dendritic'
     """
-    check_container(data, "tl.annotate", "the command `scfm annotate`")
     keys = annotation_keys(key_added)
     names = None if candidates is None else _names(candidates)
     _check_arguments(method, names, ontology, reject, batch_key, metric)
-    if modality is not None and isinstance(data, AnnData) and isinstance(reference, AnnData | None):
+    if modality is not None and not (_holds_modalities(data) or _holds_modalities(reference)):
         msg = f"modality={modality!r} is for a MuData, and there is none: leave modality out."
         raise ValueError(msg)
-    query = adata_of(data, modality, "data")
-    check_writable(data, modality, copy=copy)
-    source = query if reference is None else adata_of(reference, modality, "reference")
+    mine = modality if _holds_modalities(data) else None
+    target = target_of(data, "annotate", modality=mine, out=out, overwrite=overwrite, copy=copy)
+    stored = (*provenance_keys(use_rep), colors_key(labels_key))
+    query = target.frame((use_rep,), stored)
+    source = query if reference is None else _reference(reference, modality, use_rep, stored)
     if source is query and key_added == labels_key:
         msg = f"key_added={key_added!r} would overwrite the labels of the reference; choose another name."
         raise ValueError(msg)
-    check_own(query.uns, key_added, "method")
+    target.check_own(key_added, "method")
     cells = Cells.of(query, source, labels_key, use_rep, batch_key)
     graph = _ontology(ontology)
     labels = cells.reference.labels if names is None else names
@@ -197,9 +205,19 @@ def annotate(
     choices |= {"reject": reject, "limit": found.limit, "ontology": None if graph is None else str(graph)}
     choices |= {} if graph is None else {"ontology_sha256": _hash(graph)}
     palette = _known_colors(source, labels_key)
-    data = data.copy() if copy else data
-    _store(adata_of(data, modality, "data"), keys, cells, found, labels, terms, palette, choices)
-    return data if copy else None
+    return target.store(_results(query, keys, cells, found, labels, terms, palette, choices))
+
+
+def _holds_modalities(data: object) -> bool:
+    return is_mudata_file(Path(data)) if isinstance(data, str | PathLike) else isinstance(data, MuData)
+
+
+def _reference(reference: object, modality: str | None, use_rep: str, uns: Sequence[str]) -> AnnData:
+    """The cells of the reference, without their matrix if it is a file."""
+    if not isinstance(reference, str | PathLike):
+        return adata_of(reference, modality, "reference")
+    path = Path(reference).expanduser()
+    return read_frame(path, modality if is_mudata_file(path) else None, obsm=(use_rep,), uns=uns)
 
 
 def _names(candidates: Sequence[str]) -> list[str]:
@@ -274,7 +292,7 @@ def _ids(candidates: list[str], terms: Mapping[str, str]) -> list[str]:
     return ids
 
 
-def _store(
+def _results(
     adata: AnnData,
     keys: AnnotationKeys,
     cells: Cells,
@@ -283,9 +301,7 @@ def _store(
     terms: Mapping[str, str],
     colors: Mapping[str, str],
     choices: Mapping[str, Any],
-) -> None:
-    if keys.label in adata.obs:
-        logger.info("overwriting .obs[%r]", keys.label)
+) -> Results:
     said = np.isfinite(found.novelty)
     best = found.probabilities.argmax(axis=1)
     texts = np.asarray(cells.own.astype(object))
@@ -293,13 +309,13 @@ def _store(
     texts[cells.rows[found.rejected]] = UNKNOWN
     rejecting = [] if found.limit is None else [UNKNOWN]
     kinds = list(dict.fromkeys([*cells.own.categories, *labels, *rejecting]))
-    adata.obs[keys.label] = pd.Categorical(texts, categories=kinds)
-    adata.obs[keys.score] = _spread(found.probabilities.max(axis=1), cells, adata.n_obs)
-    adata.obs[keys.novelty] = _spread(found.novelty, cells, adata.n_obs)
+    obs: dict[str, Any] = {
+        keys.label: pd.Categorical(texts, categories=kinds),
+        keys.score: _spread(found.probabilities.max(axis=1), cells, adata.n_obs),
+        keys.novelty: _spread(found.novelty, cells, adata.n_obs),
+    }
     if terms or keys.term in adata.obs:  # ids of an earlier run would contradict the labels
-        adata.obs[keys.term] = pd.Categorical(pd.Series(texts).map(terms))
-    adata.obsm[keys.probabilities] = _spread(found.probabilities, cells, adata.n_obs)
-    adata.uns[keys.colors] = _colors(kinds, colors)
+        obs[keys.term] = pd.Categorical(pd.Series(texts).map(terms))
     n_rejected, n_unsaid = int(found.rejected.sum()), int((~said).sum())
     if n_rejected > MANY * len(cells.rows):
         warn(
@@ -315,17 +331,12 @@ def _store(
     }
     made_by = {name: value for name, value in provenance(adata, choices["use_rep"]).items() if name in EMBEDDING}
     versions = {name: version(name) for name in ("scfm", "scikit-learn", "torch")}
-    adata.uns[keys.uns] = {
-        PARAMS: {
-            **choices,
-            **counts,
-            "labels": np.array(labels, dtype=object),
-            "embedding": made_by,
-            "versions": versions,
-        }
-    }
-    logger.info(
-        "added .obs[%r] for %d cells, %d rejected, and .uns[%r]", keys.label, len(cells.rows), n_rejected, keys.uns
+    params = {**choices, **counts, "labels": np.array(labels, dtype=object), "embedding": made_by, "versions": versions}
+    logger.info("annotated %d cells, rejected %d of them", len(cells.rows), n_rejected)
+    return Results(
+        obs=obs,
+        obsm={keys.probabilities: _spread(found.probabilities, cells, adata.n_obs)},
+        uns={keys.colors: _colors(kinds, colors), keys.uns: {PARAMS: params}},
     )
 
 

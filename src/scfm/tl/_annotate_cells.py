@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import pandas as pd
-from anndata import AnnData
-from mudata import MuData
 from scipy import sparse
 
 from scfm._keys import PARAMS, provenance_keys
@@ -20,9 +18,10 @@ from scfm.annotate import Reference
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from anndata import AnnData
     from numpy.typing import NDArray
 
-__all__ = ["Cells", "adata_of", "provenance"]
+__all__ = ["Cells", "provenance"]
 
 COMPARED = ("pooling", "hidden_layer")
 """Provenance that two embeddings by the same weights must share, too."""
@@ -85,28 +84,6 @@ class Cells:
         groups = None if batches is None else pd.factorize(batches.iloc[cells], use_na_sentinel=False)[0]
         reference = Reference(known[cells], used.codes.astype(np.int64), list(used.categories), groups)
         return cls(reference, values[rows], rows, own, int(wanted.sum()) - len(rows))
-
-
-def adata_of(data: object, modality: str | None, what: str) -> AnnData:
-    """The AnnData in question.
-
-    Raises
-    ------
-    TypeError
-        If it is neither AnnData nor MuData.
-    ValueError
-        If ``modality`` is missing, or unknown.
-    """
-    if isinstance(data, AnnData):
-        return data
-    if not isinstance(data, MuData):
-        msg = f"{what} must be an AnnData or MuData object, got {type(data).__name__}."
-        raise TypeError(msg)
-    if modality is None or modality not in data.mod:
-        found = "needs modality=" if modality is None else f"has no modality {modality!r}"
-        msg = f"{what} is a MuData and {found}. Its modalities: {', '.join(map(repr, data.mod))}."
-        raise ValueError(msg)
-    return data[modality]
 
 
 def provenance(adata: AnnData, use_rep: str) -> Mapping[str, Any]:

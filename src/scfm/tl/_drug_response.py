@@ -6,6 +6,7 @@ import logging
 import random
 from importlib.metadata import version
 from itertools import pairwise
+from os import PathLike
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
@@ -13,10 +14,14 @@ import pandas as pd
 from anndata import AnnData
 
 from scfm._checks import entry_of
+from scfm._docs import with_parameters
 from scfm._keys import PARAMS, result_keys
-from scfm.tl._target import check_own, check_writable
+from scfm._write import Results
+from scfm.tl._target import target_of
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from numpy.typing import NDArray
 
 __all__ = ["drug_response"]
@@ -36,10 +41,13 @@ class _Pairs(NamedTuple):
     ic50: NDArray[np.float64]
 
 
+@with_parameters
 def drug_response(
-    adata: AnnData,
+    data: AnnData | str | Path,
     use_rep: str,
     *,
+    out: str | Path | None = None,
+    overwrite: bool = False,
     ic50_key: str = "ic50",
     groupby: str | None = "tcga",
     regressor: Literal["ridge", "boosting"] | Any = "ridge",
@@ -48,7 +56,7 @@ def drug_response(
     seed: int = 0,
     key_added: str = "drug_response",
     copy: bool = False,
-) -> AnnData | None:
+) -> AnnData | Path | None:
     """Predict the response of cell lines to drugs from an embedding, and tell how well it goes.
 
     The drug response task of scCello with a regression of scikit-learn in the place of DeepCDR (Liu et al. 2020,
@@ -57,10 +65,11 @@ def drug_response(
 
     Parameters
     ----------
-    adata
-        Cell lines, as of :func:`scfm.datasets.drug_response`.
+    data
+        Cell lines, as of :func:`scfm.datasets.drug_response`, or the path of a file of them. The matrix is not read.
     use_rep
         Key of the embedding in ``obsm``. Upstream takes the scaled ``cell_cls`` vectors of scCello.
+    %(out)s
     ic50_key
         Key in ``obsm`` of the table of responses, lines x drugs, NaN where there was no measurement.
     groupby
@@ -80,12 +89,11 @@ def drug_response(
         Seed of the split and of boosting.
     key_added
         Key of the results.
-    copy
-        Change and return a copy instead.
+    %(copy)s
 
     Returns
     -------
-    ``None``, or the changed copy with ``copy=True``. Sets these fields:
+    ``None``, the changed copy with ``copy=True``, or the path ``out``. Sets these fields:
 
     ``.obsm[key_added]`` : DataFrame of float64, lines x drugs
         Predictions of the measurements that were held out, else NaN.
@@ -125,11 +133,12 @@ def drug_response(
     if key in (ic50_key, use_rep):
         msg = f"key_added={key!r} would overwrite obsm[{key!r}], which is read; choose another name."
         raise ValueError(msg)
-    if not isinstance(adata, AnnData):
-        msg = f"tl.drug_response takes an AnnData of cell lines, got {type(adata).__name__}."
+    if not isinstance(data, AnnData | str | PathLike):
+        msg = f"tl.drug_response takes an AnnData of cell lines or the path of one, got {type(data).__name__}."
         raise TypeError(msg)
-    check_own(adata.uns, key, "ic50_key")
-    check_writable(adata, None, copy=copy)
+    target = target_of(data, "drug_response", out=out, overwrite=overwrite, copy=copy)
+    target.check_own(key, "ic50_key")
+    adata = target.frame((use_rep, ic50_key), ())
     response = entry_of(adata.obsm, ic50_key, "obsm")
     if not isinstance(response, pd.DataFrame):
         msg = f"obsm[{ic50_key!r}] must be a DataFrame, lines x drugs; got {type(response).__name__}."
@@ -143,10 +152,9 @@ def drug_response(
     else:
         predicted = _per_drug(points, pairs, test, means, regressor)
 
-    adata = adata.copy() if copy else adata
     table = np.full(response.shape, np.nan)
     table[pairs.line[test], pairs.drug[test]] = predicted
-    adata.obsm[key] = pd.DataFrame(table, index=adata.obs_names, columns=response.columns)
+    predictions = pd.DataFrame(table, index=adata.obs_names, columns=response.columns)
     params = {
         "use_rep": use_rep,
         "ic50_key": ic50_key,
@@ -161,9 +169,9 @@ def drug_response(
         "n_test": int(test.sum()),
         "versions": {name: version(name) for name in ("scfm", "scikit-learn")},
     }
-    adata.uns[key] = _scores(pairs, test, means, predicted, response.columns) | {PARAMS: params}
-    logger.info("added .obsm[%r] and .uns[%r]: Pearson r %.3f", key, key, adata.uns[key]["pearson"])
-    return adata if copy else None
+    scores = _scores(pairs, test, means, predicted, response.columns)
+    logger.info("Pearson r %.3f", scores["pearson"])
+    return target.store(Results(obsm={key: predictions}, uns={key: scores | {PARAMS: params}}))
 
 
 def _check_options(regressor: Any, split: str, test_share: float) -> None:

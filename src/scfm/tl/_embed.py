@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import logging
+from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 from scfm._docs import with_parameters
 from scfm._keys import PARAMS, result_keys
+from scfm._write import Results
 from scfm.model import load
 from scfm.model.arguments import Arguments
-from scfm.tl._target import check_container, check_writable, target_of
+from scfm.read import is_tokenized
+from scfm.tl._embed_tokenized import write_tokenized
+from scfm.tl._target import check_paths, target_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,19 +23,19 @@ if TYPE_CHECKING:
     from mudata import MuData
 
     from scfm._types import Compat
-    from scfm.model import Embedding, FoundationModel
+    from scfm.model import FoundationModel
     from scfm.run.device import Device
 
 __all__ = ["embed"]
 
-logger = logging.getLogger("scfm")
-
 
 @with_parameters
 def embed(
-    data: AnnData | MuData,
+    data: AnnData | MuData | str | Path,
     model: str | Path | FoundationModel,
     *,
+    out: str | Path | None = None,
+    overwrite: bool = False,
     modality: str | None = None,
     layer: str | None = None,
     use_raw: bool | None = None,
@@ -47,13 +50,14 @@ def embed(
     key_added: str | None = None,
     copy: bool = False,
     **options: Any,
-) -> AnnData | MuData | None:
+) -> AnnData | MuData | Path | None:
     """Embed cells with a foundation model.
 
     Parameters
     ----------
-    %(data)s
+    %(data)s Or a tokenised dataset, as for :func:`scfm.tl.embed_tokenized`, with an ``.h5ad`` file as ``out``.
     %(model)s
+    %(out)s
     %(matrix)s
     %(pooling)s
     %(hidden_layer)s
@@ -68,7 +72,8 @@ def embed(
 
     Returns
     -------
-    ``None``, or the changed copy with ``copy=True``. Sets these fields (``<family>`` of scfm-mini is ``scfm_mini``):
+    ``None``, the changed copy with ``copy=True``, or the path ``out``. Sets these fields (``<family>`` of scfm-mini is
+    ``scfm_mini``):
 
     ``.obsm['X_<family>' | key_added]`` : float32, shape ``(n_obs, n_features)``
         Embeddings in the order of the cells. A cell without a gene of the model is NaN if the model has no ``<cls>``.
@@ -81,9 +86,12 @@ def embed(
     Raises
     ------
     TypeError
-        If ``data`` is neither AnnData nor MuData, or an option is not known.
+        If ``data`` is neither AnnData, MuData nor a path, or an option is not known.
     ValueError
-        If counts are negative or NaN, no gene matches, or an argument is out of range; nothing is stored then.
+        If counts are negative or NaN, no gene matches, ``out`` is missing for a path or given for an object, or an
+        argument is out of range; nothing is stored then.
+    FileNotFoundError, FileExistsError
+        If ``data`` or the folder of ``out`` does not exist, or ``out`` does.
 
     Examples
     --------
@@ -92,6 +100,14 @@ def embed(
     >>> scfm.tl.embed(adata, model="scfm-mini")
     >>> adata.obsm["X_scfm_mini"].shape
     (700, 128)
+
+    A file is read block by block:
+
+    >>> import tempfile
+    >>> folder = tempfile.mkdtemp()
+    >>> adata.write_h5ad(f"{folder}/in.h5ad")
+    >>> scfm.tl.embed(f"{folder}/in.h5ad", "scfm-mini", out=f"{folder}/out.h5ad").name
+    'out.h5ad'
     """
     arguments = Arguments(
         modality=modality,
@@ -106,24 +122,15 @@ def embed(
         compat=compat,
         options=options,
     )
-    check_container(
-        data, "tl.embed", "scfm.model.load(model).embed(path), which returns the array, or the command `scfm embed`"
-    )
     result_keys("check", key_added)
-    check_writable(data, modality, copy=copy)
+    if isinstance(data, str | PathLike) and is_tokenized(data):
+        source, written = check_paths(data, "embed", out=out, copy=copy)
+        return write_tokenized(source, model, written, arguments, groupby, key_added, overwrite=overwrite)
+    target = target_of(data, "embed", modality=modality, out=out, overwrite=overwrite, copy=copy)
     loaded = load(model)
-    embedding = loaded.run(data, arguments, groupby=groupby)
-    data = data.copy() if copy else data
-    _store(target_of(data, modality), embedding, loaded.family, key_added)
-    return data if copy else None
-
-
-def _store(adata: AnnData, embedding: Embedding, family: str, key_added: str | None) -> None:
-    keys = result_keys(family, key_added)
-    slot, name = (adata.varm, "varm") if embedding.axis == "var" else (adata.obsm, "obsm")
-    if keys.obsm in slot:
-        logger.info("overwriting .%s[%r]", name, keys.obsm)
-    values = embedding.in_order_of(adata.var_names) if embedding.axis == "var" else embedding.values
-    slot[keys.obsm] = values
-    adata.uns[keys.uns] = {PARAMS: embedding.params}
-    logger.info("added .%s[%r] and .uns[%r]", name, keys.obsm, keys.uns)
+    embedding = loaded.run(target.data, arguments, groupby=groupby)
+    keys = result_keys(loaded.family, key_added)
+    if embedding.axis == "var":
+        values = {keys.obsm: embedding.in_order_of(target.var_names)}
+        return target.store(Results(varm=values, uns={keys.uns: {PARAMS: embedding.params}}))
+    return target.store(Results(obsm={keys.obsm: embedding.values}, uns={keys.uns: {PARAMS: embedding.params}}))

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scfm._docs import with_parameters
-from scfm._files import merge_store
 from scfm._keys import result_keys
 from scfm._paths import check_new
+from scfm._write import merge_store
 from scfm.model import FoundationModel, load
 from scfm.model.arguments import Arguments
 from scfm.model.session import counts_of

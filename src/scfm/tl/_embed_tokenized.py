@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from scfm._docs import with_parameters
 from scfm._keys import PARAMS, result_keys
+from scfm._paths import atomic, check_new
 from scfm.model import load
 from scfm.model.arguments import Arguments
 from scfm.read import is_tokenized
@@ -79,14 +80,43 @@ def embed_tokenized(
     >>> scfm.tl.embed_tokenized(path, "scfm-mini").obsm["X_scfm_mini"].shape
     (2, 128)
     """
-    from anndata import AnnData
-
     arguments = Arguments(pooling=pooling, hidden_layer=hidden_layer, max_tokens=max_tokens, device=device, dtype=dtype)
     result_keys("check", key_added)
     if not is_tokenized(data):
         msg = f"{data!r} is no tokenised dataset (.arrow, .parquet, or a folder of them); scfm.tl.embed takes counts."
         raise ValueError(msg)
-    loaded = load(model)
+    return _embedded(load(model), data, arguments, key_added)
+
+
+def write_tokenized(
+    data: Path,
+    model: str | Path | FoundationModel,
+    out: Path,
+    arguments: Arguments,
+    groupby: str | None,
+    key_added: str | None,
+    *,
+    overwrite: bool,
+) -> Path:
+    """Embed the cells of a tokenised dataset into a new file; what :func:`scfm.tl.embed` does with one."""
+    if out.suffix != ".h5ad":
+        msg = f"A tokenised dataset becomes an .h5ad file, with its annotation and the embedding; out is {out}."
+        raise ValueError(msg)
+    if groupby is not None:
+        msg = f"groupby={groupby!r} averages genes, which takes counts; {data} is tokenised already. Leave it out."
+        raise ValueError(msg)
+    check_new(out, overwrite=overwrite, hint="pass overwrite=True")
+    adata = _embedded(load(model), data, arguments, key_added)
+    with atomic(out) as work:
+        adata.write_h5ad(work)
+    return out
+
+
+def _embedded(
+    loaded: FoundationModel, data: str | Path | Sequence[str | Path], arguments: Arguments, key_added: str | None
+) -> AnnData:
+    from anndata import AnnData
+
     with loaded.session(data, arguments) as session:
         adata = AnnData(obs=session.source.obs)
         sink = ArraySink(session.source.n_obs, session.model.n_features)

@@ -55,8 +55,7 @@ def gene_embeddings(
 
     Parameters
     ----------
-    data
-        As for :func:`scfm.tl.embed`, or the path of a file; for some cells pass ``adata[cells]``.
+    %(data)s For some cells pass ``adata[cells]``.
     %(model)s
     %(genes)s
     out

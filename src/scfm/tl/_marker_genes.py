@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from scfm._docs import with_parameters
 from scfm._keys import MARKER_GENES, check_key
+from scfm._write import Results
 from scfm.genes import first_index
 from scfm.model import FoundationModel, load
 from scfm.model.arguments import Arguments
 from scfm.model.masking import check_family_masks, score_markers
 from scfm.model.registry import find_card
-from scfm.tl._target import check_container, check_own, check_writable, find_target, target_of
+from scfm.tl._target import target_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,15 +31,15 @@ if TYPE_CHECKING:
 
 __all__ = ["marker_genes"]
 
-logger = logging.getLogger("scfm")
-
 
 @with_parameters
 def marker_genes(
-    data: AnnData | MuData,
+    data: AnnData | MuData | str | Path,
     model: str | Path | FoundationModel,
     *,
     groupby: str | None = None,
+    out: str | Path | None = None,
+    overwrite: bool = False,
     genes: Sequence[str] | None = None,
     n_cells: int | None = None,
     seed: int = 0,
@@ -56,7 +56,7 @@ def marker_genes(
     key_added: str = MARKER_GENES,
     copy: bool = False,
     **options: Any,
-) -> AnnData | MuData | None:
+) -> AnnData | MuData | Path | None:
     """Score how much each gene matters for the embedding of each cell, by masking it.
 
     The score of gene ``g`` in a cell is ``1 − cos(z, z_g)``: ``z`` is the embedding of the cell, ``z_g`` that of the same
@@ -70,6 +70,7 @@ def marker_genes(
         Id, alias, folder, or a loaded model, of a family that was trained with masked genes, as Geneformer.
     groupby
         Column of ``obs``; genes are ranked for each of its values. Cells without a value are left out.
+    %(out)s
     %(genes)s
     n_cells
         Most cells of each group (of all cells without ``groupby``), drawn at random; all by default.
@@ -90,7 +91,7 @@ def marker_genes(
 
     Returns
     -------
-    ``None``, or the changed copy with ``copy=True``. Sets these fields:
+    ``None``, the changed copy with ``copy=True``, or the path ``out``. Sets these fields:
 
     ``.layers['marker_genes' | key_added]`` : sparse float32, shape ``(n_obs, n_vars)``
         Scores, 0 to 2. What is stored was computed; genes that a cell does not express, or that did not fit into its
@@ -132,27 +133,20 @@ def marker_genes(
         compat=compat,
         options=options,
     )
-    check_container(data, "tl.marker_genes", "the command `scfm marker_genes`")
     check_key(key_added)
-    check_writable(data, modality, copy=copy)
-    target = find_target(data, modality)
-    if target is not None:
-        if key_added in target.layers and key_added not in target.uns:
-            msg = f"key_added={key_added!r} would overwrite layers[{key_added!r}]; choose another name."
-            raise ValueError(msg)
-        check_own(target.uns, key_added, "n_cells_scored")
+    target = target_of(data, "marker_genes", modality=modality, out=out, overwrite=overwrite, copy=copy)
+    if target.has("layers", key_added) and not target.has("uns", key_added):
+        msg = f"key_added={key_added!r} would overwrite layers[{key_added!r}]; choose another name."
+        raise ValueError(msg)
+    target.check_own(key_added, "n_cells_scored")
     card = None if isinstance(model, FoundationModel) else find_card(str(model))
     if card is not None:
         check_family_masks(card)
     scores, names, result = score_markers(
-        load(model), data, arguments, groupby=groupby, genes=genes, n_cells=n_cells, seed=seed
+        load(model), target.data, arguments, groupby=groupby, genes=genes, n_cells=n_cells, seed=seed
     )
-    data = data.copy() if copy else data
-    target = target_of(data, modality)
-    target.layers[key_added] = _in_order_of(scores, names, target.var_names)
-    target.uns[key_added] = result
-    logger.info("added .layers[%r] and .uns[%r]", key_added, key_added)
-    return data if copy else None
+    layer = _in_order_of(scores, names, target.var_names)
+    return target.store(Results(layers={key_added: layer}, uns={key_added: result}))
 
 
 def _in_order_of(scores: sparse.csr_matrix, names: pd.Index, wanted: pd.Index) -> sparse.csr_matrix:

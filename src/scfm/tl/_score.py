@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Any
 
 from scfm._docs import with_parameters
 from scfm._keys import PARAMS, score_keys
+from scfm._write import Results
 from scfm.model import load
 from scfm.model.arguments import Arguments
 from scfm.model.scores import scores_of
-from scfm.tl._target import check_container, check_writable, target_of
+from scfm.tl._target import target_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 
 __all__ = ["score"]
 
-logger = logging.getLogger("scfm")
-
 
 @with_parameters
 def score(
-    data: AnnData | MuData,
+    data: AnnData | MuData | str | Path,
     model: str | Path | FoundationModel,
     *,
+    out: str | Path | None = None,
+    overwrite: bool = False,
     modality: str | None = None,
     layer: str | None = None,
     use_raw: bool | None = None,
@@ -45,7 +45,7 @@ def score(
     key_added: str | None = None,
     copy: bool = False,
     **options: Any,
-) -> AnnData | MuData | None:
+) -> AnnData | MuData | Path | None:
     """Score how likely cells are under a generative foundation model (TranscriptFormer).
 
     Each gene of a cell, and its count, is predicted from the genes that are read before it; the scores are means over
@@ -57,6 +57,7 @@ def score(
     %(data)s
     model
         Id, alias, folder, or a loaded model, of a family that has likelihoods.
+    %(out)s
     %(matrix)s
     %(max_tokens)s
     %(device)s
@@ -71,7 +72,7 @@ def score(
 
     Returns
     -------
-    ``None``, or the changed copy with ``copy=True``. Sets these fields:
+    ``None``, the changed copy with ``copy=True``, or the path ``out``. Sets these fields:
 
     ``.obs['<family>_count_llh']`` : float32
         Mean log-likelihood of the counts of the genes, given that they are expressed (zero-truncated Poisson).
@@ -108,15 +109,10 @@ def score(
         compat=compat,
         options=options,
     )
-    check_container(data, "tl.score", "an AnnData opened with anndata.read_h5ad(path, backed='r')")
     score_keys("check", key_added)
-    check_writable(data, modality, copy=copy)
+    target = target_of(data, "score", modality=modality, out=out, overwrite=overwrite, copy=copy)
     loaded = load(model)
-    values, params = scores_of(loaded, data, arguments)
-    data = data.copy() if copy else data
-    target, keys = target_of(data, modality), score_keys(loaded.family, key_added)
-    for column, scores in zip((keys.count_llh, keys.gene_llh), values.T, strict=True):
-        target.obs[column] = scores
-    target.uns[keys.uns] = {PARAMS: params}
-    logger.info("added .obs[%r], .obs[%r] and .uns[%r]", keys.count_llh, keys.gene_llh, keys.uns)
-    return data if copy else None
+    values, params = scores_of(loaded, target.data, arguments)
+    keys = score_keys(loaded.family, key_added)
+    columns = dict(zip((keys.count_llh, keys.gene_llh), values.T, strict=True))
+    return target.store(Results(obs=columns, uns={keys.uns: {PARAMS: params}}))

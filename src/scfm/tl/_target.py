@@ -1,54 +1,212 @@
-"""Where the tools store their results."""
+"""Where the tools store their results: in an object, or in a copy of a file."""
 
 from __future__ import annotations
 
+import logging
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from anndata import AnnData
 from mudata import MuData
 
 from scfm._keys import PARAMS
+from scfm._write import check_output, has_entry, read_entry, read_frame, write_results
 
-__all__ = ["check_container", "check_own", "check_writable", "find_target", "target_of"]
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import pandas as pd
+
+    from scfm._write import Results
+
+__all__ = ["Target", "adata_of", "check_paths", "target_of"]
+
+logger = logging.getLogger("scfm")
 
 
-def check_container(data: object, verb: str, otherwise: str) -> None:
-    """Raise a TypeError unless ``data`` can take results."""
-    if not isinstance(data, AnnData | MuData):
-        msg = f"{verb} stores its result in an AnnData or MuData object, got {type(data).__name__}. For a file use {otherwise}."
-        raise TypeError(msg)
+class Target(ABC):
+    """Takes the results of a verb."""
+
+    data: AnnData | MuData | Path
+    """What the verb reads."""
+
+    @property
+    @abstractmethod
+    def var_names(self) -> pd.Index:
+        """Names of the genes."""
+
+    @abstractmethod
+    def frame(self, obsm: Sequence[str], uns: Sequence[str]) -> AnnData:
+        """The annotation of the cells with some of ``obsm``, which must be there, and of ``uns``; perhaps without a matrix."""
+
+    @abstractmethod
+    def has(self, slot: str, name: str) -> bool:
+        """Whether there is an entry of this name already."""
+
+    @abstractmethod
+    def uns(self, name: str) -> Any:
+        """An entry of ``uns``, ``None`` where there is none."""
+
+    @abstractmethod
+    def store(self, results: Results) -> AnnData | MuData | Path | None:
+        """Put the results into their place; what the verb returns."""
+
+    def check_own(self, name: str, entry: str) -> None:
+        """Raise a ValueError if ``uns[name]`` is there and is no earlier result of the same verb, which would be lost.
+
+        Results of the verb have ``entry`` in their ``params``.
+        """
+        stored = self.uns(name)
+        params = stored.get(PARAMS) if isinstance(stored, Mapping) else None
+        if stored is not None and not (isinstance(params, Mapping) and entry in params):
+            msg = f"key_added={name!r} would overwrite uns[{name!r}], which holds something else; choose another name."
+            raise ValueError(msg)
 
 
-def check_own(uns: Mapping[str, Any], key: str, entry: str) -> None:
-    """Raise a ValueError if ``uns[key]`` is there and is no earlier result of the same verb, which would be lost.
+class ObjectTarget(Target):
+    """An AnnData, or a modality of a MuData."""
 
-    Results of the verb have ``entry`` in their ``params``.
+    def __init__(self, data: AnnData | MuData, modality: str | None, *, copy: bool) -> None:
+        self.data: AnnData | MuData = data
+        self._modality, self._copy = modality, copy
+        found = self._adata(data)
+        if found is not None and found.isbacked and (copy or found.is_view):
+            what = "copy" if copy else "view"
+            msg = (
+                f"A {what} of backed data cannot take results. Call .to_memory() on it first, embed the whole backed object, "
+                "or get the array with scfm.model.load(model).embed(data)."
+            )
+            raise ValueError(msg)
+
+    def _adata(self, data: AnnData | MuData) -> AnnData | None:
+        """The AnnData that takes the results; ``None`` without such a modality, which is told by what reads it."""
+        return data.mod.get(self._modality) if isinstance(data, MuData) else data
+
+    @property
+    def var_names(self) -> pd.Index:
+        return self.frame((), ()).var_names
+
+    def frame(self, obsm: Sequence[str], uns: Sequence[str]) -> AnnData:
+        """The whole object: what is not asked for costs nothing here."""
+        return adata_of(self.data, self._modality, "data")
+
+    def has(self, slot: str, name: str) -> bool:
+        """Whether there is an entry of this name already."""
+        found = self._adata(self.data)
+        return found is not None and name in getattr(found, slot)
+
+    def uns(self, name: str) -> Any:
+        """An entry of ``uns``, ``None`` where there is none."""
+        found = self._adata(self.data)
+        return None if found is None else found.uns.get(name)
+
+    def store(self, results: Results) -> AnnData | MuData | None:
+        """Set the results; returns the copy if there is to be one."""
+        data = self.data.copy() if self._copy else self.data
+        adata = adata_of(data, self._modality, "data")
+        for slot, name, value in results.items():
+            if slot != "uns" and name in getattr(adata, slot):
+                logger.info("overwriting .%s[%r]", slot, name)
+            getattr(adata, slot)[name] = value
+        logger.info("added %s", results)
+        return data if self._copy else None
+
+
+class FileTarget(Target):
+    """A copy of a file."""
+
+    def __init__(self, data: Path, out: Path, modality: str | None) -> None:
+        self.data: Path = data
+        self._out, self._modality = out, modality
+
+    @property
+    def var_names(self) -> pd.Index:
+        return read_entry(self.data, self._modality, "var").index
+
+    def frame(self, obsm: Sequence[str], uns: Sequence[str]) -> AnnData:
+        """Only what is asked for, without a matrix."""
+        return read_frame(self.data, self._modality, obsm=obsm, uns=uns)
+
+    def has(self, slot: str, name: str) -> bool:
+        """Whether there is an entry of this name already."""
+        return has_entry(self.data, self._modality, f"{slot}/{name}")
+
+    def uns(self, name: str) -> Any:
+        """An entry of ``uns``, ``None`` where there is none."""
+        return read_entry(self.data, self._modality, f"uns/{name}")
+
+    def store(self, results: Results) -> Path:
+        """Write the copy; returns its path."""
+        write_results(self.data, self._out, results, self._modality)
+        logger.info("added %s to %s", results, self._out)
+        return self._out
+
+
+def target_of(
+    data: object,
+    verb: str,
+    *,
+    modality: str | None = None,
+    out: str | PathLike[str] | None = None,
+    overwrite: bool = False,
+    copy: bool = False,
+) -> Target:
+    """Find out before the long work whether results can be stored, and where.
+
+    Raises
+    ------
+    TypeError
+        If ``data`` is neither an object nor a path.
+    ValueError
+        If ``out`` is missing for a path, or given for an object, or the results cannot be stored there.
+    FileExistsError, FileNotFoundError
+        As :func:`scfm._write.check_output`.
     """
-    stored = uns.get(key)
-    params = stored.get(PARAMS) if isinstance(stored, Mapping) else None
-    if stored is not None and not (isinstance(params, Mapping) and entry in params):
-        msg = f"key_added={key!r} would overwrite uns[{key!r}], which holds something else; choose another name."
+    if isinstance(data, AnnData | MuData):
+        if out is not None or overwrite:
+            given = "out" if out is not None else "overwrite"
+            msg = f"{given}= is for the path of a file. tl.{verb} stores its results in the {type(data).__name__}: leave {given}= out, and write the object to a file after it."
+            raise ValueError(msg)
+        return ObjectTarget(data, modality, copy=copy)
+    source, target = check_paths(data, verb, out=out, copy=copy)
+    check_output(source, target, overwrite=overwrite)
+    return FileTarget(source, target, modality)
+
+
+def adata_of(data: object, modality: str | None, what: str) -> AnnData:
+    """The AnnData in question.
+
+    Raises
+    ------
+    TypeError
+        If it is neither AnnData nor MuData.
+    ValueError
+        If ``modality`` is missing, or unknown.
+    """
+    if isinstance(data, AnnData):
+        return data
+    if not isinstance(data, MuData):
+        msg = f"{what} must be an AnnData or MuData object, or the path of one, got {type(data).__name__}."
+        raise TypeError(msg)
+    if modality is None or modality not in data.mod:
+        found = "needs modality=" if modality is None else f"has no modality {modality!r}"
+        msg = f"{what} is a MuData and {found}. Its modalities: {', '.join(map(repr, data.mod))}."
         raise ValueError(msg)
+    return data[modality]
 
 
-def target_of(data: AnnData | MuData, modality: str | None) -> AnnData:
-    """The AnnData that takes the results."""
-    return data[modality] if isinstance(data, MuData) else data
-
-
-def find_target(data: AnnData | MuData, modality: str | None) -> AnnData | None:
-    """As :func:`target_of`, ``None`` where there is no such modality."""
-    return data.mod.get(modality) if isinstance(data, MuData) else data
-
-
-def check_writable(data: AnnData | MuData, modality: str | None, *, copy: bool) -> None:
-    """Find out before the long work what anndata would refuse after it."""
-    target = find_target(data, modality)
-    if target is not None and target.isbacked and (copy or target.is_view):
-        what = "copy" if copy else "view"
-        msg = (
-            f"A {what} of backed data cannot take results. Call .to_memory() on it first, embed the whole backed object, "
-            "or get the array with scfm.model.load(model).embed(data)."
-        )
+def check_paths(data: object, verb: str, *, out: str | PathLike[str] | None, copy: bool) -> tuple[Path, Path]:
+    """The paths of a file and of the copy that takes the results."""
+    if not isinstance(data, str | PathLike):
+        msg = f"tl.{verb} takes an AnnData, a MuData, or the path of a file together with out=; got {type(data).__name__}."
+        raise TypeError(msg)
+    if out is None:
+        msg = f"tl.{verb} does not change the file {data}. Give out=, the file to write: a copy with the results."
         raise ValueError(msg)
+    if copy:
+        msg = "copy=True is for an AnnData or MuData; of a file, out= is the copy already. Leave copy= out."
+        raise ValueError(msg)
+    return Path(data).expanduser(), Path(out).expanduser()

@@ -6,6 +6,7 @@ import logging
 import os
 import pty
 import re
+import shlex
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,8 @@ import yaml
 
 import scfm
 from scfm.cli import main
+from scfm.cli._commands import COMMANDS as CALLS
+from scfm.cli._words import as_options, known_words
 from scfm.testing import write_geneformer, write_transcriptformer
 
 if TYPE_CHECKING:
@@ -26,19 +29,21 @@ if TYPE_CHECKING:
 
 COMMANDS = (
     "embed",
-    "annotate",
-    "match",
+    "embed-store",
+    "status",
+    "merge",
+    "gene-embeddings",
     "score",
-    "marker_genes",
+    "marker-genes",
+    "annotate",
     "metrics",
-    "cellxgene",
+    "match",
     "models",
     "fetch",
     "convert",
     "cache",
+    "cellxgene",
     "env",
-    "status",
-    "merge",
 )
 
 
@@ -82,26 +87,74 @@ def in_terminal(*arguments: str, cache: Path) -> tuple[int, str]:
 def test_all_commands_are_listed_with_what_they_do(tmp_path: Path) -> None:
     code, screen = in_terminal("--help", cache=tmp_path)
     assert code == 0
-    for name in COMMANDS:
-        assert re.search(rf"^    {name} +[A-Z]", screen, re.MULTILINE), name
+    assert re.findall(r"^    ([a-z-]+) +[A-Z]", screen, re.MULTILINE) == list(COMMANDS)
 
 
+@pytest.mark.parametrize("spelling", ["-", "_"])
 @pytest.mark.parametrize("name", COMMANDS)
-def test_help(name: str, tmp_path: Path) -> None:
-    code, screen = in_terminal(name, "--help", cache=tmp_path)
-    assert code == 0
+def test_help(name: str, spelling: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    with pytest.raises(SystemExit) as done:
+        main([name.replace("-", spelling), "--help"])
+    screen = capsys.readouterr().out
+    assert done.value.code in (None, 0)
     assert f"scfm [options] {name}" in screen
     assert "--config" in screen
     assert max(map(len, screen.splitlines())) <= 100
+    assert not re.search(r"``|:func:|Literal|\bdict\b|class '|null", screen)
+    assert "--copy" not in screen
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_option_is_explained_and_the_example_is_a_call(name: str) -> None:
+    command = CALLS[name]
+    assert [option.name for option in command.options() if not option.text] == []
+    if command.example:
+        first, asked, *words = shlex.split(command.example)
+        assert (first, asked) == ("scfm", name)
+        values = vars(command.parser().parse_args(known_words(words, command.flags())))
+        assert all(values[name] for name in command.positional)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("choose another name, or pass overwrite=True.", "choose another name, or pass --overwrite."),
+        ("Give out=, the file to write", "Give --out, the file to write"),
+        ("max_tokens=17 is out of range", "--max-tokens=17 is out of range"),
+        ("gene_key='ids' and (pooling=)", "--gene-key='ids' and (--pooling)"),
+        ("no_pooling=3 and copy=True", "no_pooling=3 and copy=True"),
+        (
+            "scfm.tl.embed_store takes patterns; call scfm.pp.match_genes",
+            "`scfm embed-store` takes patterns; call `scfm match`",
+        ),
+        ("call scfm.tl.embed(adata, model) first", "call scfm.tl.embed(adata, model) first"),
+        ("what scfm.ontology.read_ontology returns", "what scfm.ontology.read_ontology returns"),
+    ],
+)
+def test_errors_name_options_and_commands(text: str, shown: str) -> None:
+    assert as_options(text, ["overwrite", "out", "max_tokens", "gene_key", "pooling"]) == shown
+
+
+def test_listing_loads_no_torch() -> None:
+    code = (
+        "import sys; from scfm.cli import main; main(['models'])\n"
+        "try: main(['--help'])\nexcept SystemExit: pass\n"
+        "print([name for name in ('torch', 'scanpy', 'sklearn') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
 
 
 FAILURES = {
     "cellxgene": ["--ids", "x"],
     "cache": ["prune", "no"],
-    "convert": ["no", "out"],
+    "convert": ["no", "--out", "out"],
     "annotate": ["no.h5ad", "--labels_key", "a", "--use_rep", "X_a", "--out", "b.h5ad"],
     "metrics": ["no.h5ad", "--use_rep", "X_a", "--labels_key", "a"],
-    "marker_genes": ["no.h5ad", "--model", "scfm-mini", "--groupby", "a", "--out", "b.csv"],
+    "marker-genes": ["no.h5ad", "--model", "scfm-mini", "--groupby", "a", "--out", "b.h5ad"],
+    "gene-embeddings": ["no.h5ad", "--model", "scfm-mini", "--out", "b"],
+    "embed-store": ["no.h5ad", "--model", "scfm-mini", "--out", "b"],
     "embed": ["no.h5ad", "--model", "scfm-mini", "--out", "b.h5ad"],
     "fetch": ["geneformer-v2-104m"],
     "match": ["no.h5ad", "--model", "scfm-mini"],
@@ -141,7 +194,7 @@ def test_a_success_in_a_terminal(name: str, tmp_path: Path) -> None:
         ["score", "no.h5ad", "--model", "scfm-mini", "--out", "b.h5ad"],
         ["fetch", "no-model"],
         ["fetch", "geneformer-v2-104m"],
-        ["convert", "no", "out"],
+        ["convert", "no", "--out", "out"],
         ["cache", "prune", "no"],
         ["cache", "list", "no"],
         ["status", "no.zarr"],
@@ -197,7 +250,7 @@ def test_the_cache(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "no models" in capsys.readouterr().out
     made = write_geneformer(tmp_path / "made")
     folder = tmp_path / "cache" / "models" / "geneformer-v1-10m"
-    assert main(["convert", str(made), str(folder)]) == 0
+    assert main(["convert", str(made), "--out", str(folder)]) == 0
     (tmp_path / "cache" / "downloads").mkdir()
     (tmp_path / "cache" / "downloads" / "rest.part").write_bytes(bytes(100))
     capsys.readouterr()
@@ -248,7 +301,7 @@ BASH = """
 source "$1"
 _complete() { COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _shtab_scfm scfm "${!#}"; echo "${COMPREPLY[@]}"; }
 _complete scfm em
-_complete scfm embed --max_
+_complete scfm embed --max-
 """
 
 
@@ -259,7 +312,7 @@ def test_completion(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = subprocess.run(
         ["bash", "-c", BASH, "-", str(tmp_path / "scfm.bash")], capture_output=True, text=True, check=True
     )
-    assert run.stdout.splitlines() == ["embed", "--max_tokens"]
+    assert run.stdout.split() == ["embed", "embed-store", "--max-tokens"]
 
 
 def test_a_reader_that_has_seen_enough(tmp_path: Path) -> None:
@@ -278,7 +331,7 @@ def test_in_a_terminal(cells: Path, tmp_path: Path) -> None:
     assert code == 1
     assert "Did you mean 'geneformer-v2-104m'" in screen.replace("\n", "")
     code, screen = in_terminal("match", cache=tmp_path)
-    assert (code, "usage: scfm" in screen) == (2, True)
+    assert (code, "`scfm match --help` explains" in screen) == (2, True)
 
 
 def test_metrics_equal_the_python_api(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

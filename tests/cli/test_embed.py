@@ -125,7 +125,9 @@ def test_embed_adds_the_result_and_nothing_else(
     wanted, original = scfm.model.load(folder).embed(anndata()), read(source)
     out = tmp_path / f"out{source.suffix}"
     assert embed(source, out, folder, *arguments) == 0
-    assert f"wrote {out} with obsm['X_geneformer'] (9, 8)" in capsys.readouterr().out
+    printed = capsys.readouterr()
+    assert printed.out == f"wrote {out}\n"
+    assert f"added .obsm['X_geneformer'] and .uns['geneformer'] to {out}" in printed.err
     check(read(out), original, wanted)
     assert "X_geneformer" not in read(source).obsm
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([source.name, out.name])
@@ -199,11 +201,11 @@ ERRORS: dict[str, tuple[dict[str, str], list[str], str]] = {
     "suffix": ({"out": "out.zarr"}, [], "ValueError: Cannot make out.zarr of a.h5ad"),
     "model": ({"model": "genefromer-v1-10m"}, [], "ValueError: .*Did you mean .*geneformer-v1-10m"),
     "layer": ({}, ["--layer", "raw_counts"], "ValueError: .*no layer 'raw_counts'. Its layers: 'counts', 'half'"),
-    "gene key": ({}, ["--gene_key", "ids"], r"KeyError: gene_key='ids' is not a column of var"),
-    "modality": ({}, ["--modality", "rna"], "ValueError: modality='rna' is for a MuData"),
-    "device": ({}, ["--device", "cuda:99"], "ValueError: device='cuda:99' cannot be used here"),
-    "key": ({}, ["--key_added", "a/b"], "ValueError: key_added='a/b' cannot be stored"),
-    "tokens": ({}, ["--max_tokens", "17"], "ValueError: max_tokens=17 is out of range"),
+    "gene key": ({}, ["--gene_key", "ids"], r"KeyError: --gene-key='ids' is not a column of var"),
+    "modality": ({}, ["--modality", "rna"], "ValueError: --modality='rna' is for a MuData"),
+    "device": ({}, ["--device", "cuda:99"], "ValueError: --device='cuda:99' cannot be used here"),
+    "key": ({}, ["--key_added", "a/b"], "ValueError: --key-added='a/b' cannot be stored"),
+    "tokens": ({}, ["--max_tokens", "17"], "ValueError: --max-tokens=17 is out of range"),
 }
 
 
@@ -243,7 +245,7 @@ def test_a_failure_leaves_no_files_and_the_old_output(
         msg = "disk full"
         raise OSError(msg)
 
-    names = {"reading": "scfm.model.session.run", "writing": "scfm._files._write", "replacing": "pathlib.Path.replace"}
+    names = {"reading": "scfm.model.session.run", "writing": "scfm._write._fill", "replacing": "pathlib.Path.replace"}
     monkeypatch.setattr(names[moment], fail)
     assert embed(source, out, folder, "--overwrite") == 1
     monkeypatch.undo()
@@ -257,7 +259,7 @@ def test_an_interruption_is_130(folder: Path, tmp_path: Path, monkeypatch: pytes
     def interrupt(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("scfm._files._write", interrupt)
+    monkeypatch.setattr("scfm._write._fill", interrupt)
     assert embed(source, tmp_path / "out.h5ad", folder) == 130
     assert list(tmp_path.iterdir()) == [source]
 
@@ -282,11 +284,10 @@ def test_a_matrix_by_columns_is_one_line(folder: Path, tmp_path: Path, capsys: p
 @pytest.mark.parametrize(
     "arguments",
     [
-        [],
         ["embed"],
         ["fly"],
         ["embed", "a.h5ad", "--model", "scfm-mini"],
-        ["embed", "a.h5ad", "--model", "scfm-mini", "--out", "b.h5ad", "--batch_size", "3"],
+        ["embed", "a.h5ad", "--model", "scfm-mini", "--out", "b.h5ad", "--batch_sizes", "3"],
         ["embed", "a.h5ad", "--model", "scfm-mini", "--out", "b.h5ad", "--max_tokens", "many"],
         ["embed", "a.h5ad", "--model", "scfm-mini", "--out", "b.h5ad", "--compat", "legacy"],
         ["convert", "a"],
@@ -297,7 +298,15 @@ def test_a_wrong_call_exits_with_2(arguments: list[str], capsys: pytest.CaptureF
     with pytest.raises(SystemExit) as error:
         main(arguments)
     assert error.value.code == 2
-    assert "usage" in capsys.readouterr().err
+    text = capsys.readouterr().err
+    assert text.startswith("scfm: ")
+    assert "--help` explains what can be given" in text
+    assert len(text.splitlines()) == 2
+
+
+def test_without_a_command_help_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    assert "usage: scfm" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -311,7 +320,7 @@ def test_help_and_version(arguments: list[str], capsys: pytest.CaptureFixture[st
     assert (scfm.__version__ if arguments == ["--version"] else "usage") in text
     if arguments[0] == "embed":
         assert "--pooling" in text
-        assert "--hidden_layer" in text
+        assert "--hidden-layer" in text
         assert "--copy" not in text
 
 
@@ -326,14 +335,14 @@ def test_convert(dictionaries: bool, folder: Path, tmp_path: Path, capsys: pytes
     source = folder
     if dictionaries:
         source = shutil.copytree(folder, tmp_path / "tiny", ignore=shutil.ignore_patterns("*.pkl"))
-        assert main(["convert", str(source), str(tmp_path / "out")]) == 1
-        assert "dictionaries=" in capsys.readouterr().err
+        assert main(["convert", str(source), "--out", str(tmp_path / "out")]) == 1
+        assert "--dictionaries" in capsys.readouterr().err
     more = ["--dictionaries", str(folder)] if dictionaries else []
-    assert main(["convert", str(source), str(tmp_path / "out"), *more]) == 0
+    assert main(["convert", str(source), "--out", str(tmp_path / "out"), *more]) == 0
     assert f"wrote {tmp_path / 'out'}" in capsys.readouterr().out
     found = scfm.model.load(tmp_path / "out").embed(anndata())
     np.testing.assert_array_equal(found, scfm.model.load(folder).embed(anndata()))
-    assert main(["convert", str(source), str(tmp_path / "out"), *more]) == 1
+    assert main(["convert", str(source), "--out", str(tmp_path / "out"), *more]) == 1
 
 
 def test_a_real_process(folder: Path, tmp_path: Path) -> None:
@@ -343,5 +352,5 @@ def test_a_real_process(folder: Path, tmp_path: Path) -> None:
     env = {**os.environ, "SCFM_DEVICE": "cpu"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=env)
     assert done.returncode == 0, done.stderr
-    assert done.stdout == f"wrote {out} with obsm['X_geneformer'] (9, 8) and uns['geneformer']\n"
+    assert done.stdout == f"wrote {out}\n"
     check(read(out), read(source), scfm.model.load(folder).embed(anndata()))

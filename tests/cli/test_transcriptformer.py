@@ -85,8 +85,8 @@ def source(tmp_path: Path) -> Path:
     return tmp_path / "a.h5ad"
 
 
-def embed(source: Path, model: Path | str, *more: str, out: str = "out.h5ad") -> int:
-    given = ["embed", str(source), "--checkpoint-path", str(model), "--out", str(source.with_name(out))]
+def embed(source: Path, model: Path | str, *more: str, out: str = "out.h5ad", command: str = "embed") -> int:
+    given = [command, str(source), "--checkpoint-path", str(model), "--out", str(source.with_name(out))]
     return main([*given, "--device", "cpu", *more])
 
 
@@ -156,32 +156,32 @@ def test_gene_vectors_of_other_species(name: str, spelling: str, folders: dict[s
 def test_states_of_genes_go_to_a_folder(
     family: str, folders: dict[str, Path], source: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    more = ["--emb-type", "cge", f"--model-type={family}", "--clip-counts", "9"]
-    assert embed(source, folders["tiny"], *more, out="states") == 0
+    more = [f"--model-type={family}", "--clip-counts", "9"]
+    assert embed(source, folders["tiny"], *more, out="states", command="gene_embeddings") == 0
     assert f"wrote {source.with_name('states')}\n" in capsys.readouterr().out
     model = scfm.model.load(folders["tiny"], family=family)
     wanted: Any = scfm.tl.gene_embeddings(source, model, clip_counts=9)
     np.testing.assert_array_equal(np.nan_to_num(dense(source.with_name("states"), model.n_features)), wanted.todense())
-    assert embed(source, folders["tiny"], *more, out="states") == 1
+    assert embed(source, folders["tiny"], *more, out="states", command="gene-embeddings") == 1
     assert "exists already; choose another name" in capsys.readouterr().err
-    assert embed(source, folders["tiny"], *more, "--overwrite", out="states") == 0
+    assert embed(source, folders["tiny"], *more, "--overwrite", out="states", command="gene-embeddings") == 0
 
 
 WRONG: dict[str, tuple[str, list[str], int, str]] = {
     "unknown": ("tiny", ["--bogus", "1"], 2, "unrecognized arguments: --bogus 1"),
-    "batch": ("tiny", ["--batch-size=8"], 2, "unrecognized arguments: --batch_size=8"),
+    "genes": ("tiny", ["--emb-type", "cge"], 2, "--emb-type cge is the command `scfm gene-embeddings`"),
     "number": ("tiny", ["--clip-counts", "many"], 2, 'Parser key "clip_counts"'),
     "choice": ("tiny", ["--gene-order", "name"], 2, 'Parser key "gene_order"'),
-    "kind": ("tiny", ["--emb-type", "both"], 2, 'Parser key "emb_type"'),
-    "no value": ("tiny", ["--use-raw"], 2, "use_raw: expected one argument"),
+    "kind": ("tiny", ["--emb-type=both"], 2, "--emb-type both is not known"),
+    "no value": ("tiny", ["--layer"], 2, "--layer: expected one argument"),
     "geneformer": ("geneformer", ["--clip-counts", "5"], 1, "TypeError: 'clip_counts' is no option of tl.embed, and the family 'geneformer' takes no options"),
     "scfm-mini": ("scfm-mini", ["--clip-counts=5"], 1, "TypeError: 'clip_counts' is no option of tl.embed, and the family 'scfm_mini' takes no options"),
     "default": ("scfm-mini", ["--seed", "0"], 1, "TypeError: 'seed' is no option of tl.embed"),
-    "family": ("tiny", ["--model-type", "gpt"], 1, "ValueError: family='gpt' is not known"),
-    "precision": ("tiny", ["--precision", "64"], 1, "ValueError: dtype='64' is not supported"),
-    "range": ("tiny", ["--clip-counts", "0"], 1, "ValueError: clip_counts=0 would cut all counts"),
-    "orders": ("tiny", ["--sort-genes", "true", "--gene-order", "vocabulary"], 1, "ValueError: gene_order='vocabulary' and sort_genes=True"),
-    "column": ("tiny", ["--gene-col-name", "no"], 1, "KeyError: gene_key='no' is not a column of var"),
+    "family": ("tiny", ["--model-type", "gpt"], 1, "ValueError: --family='gpt' is not known"),
+    "precision": ("tiny", ["--precision", "64"], 1, "ValueError: --dtype='64' is not supported"),
+    "range": ("tiny", ["--clip-counts", "0"], 1, "ValueError: --clip-counts=0 would cut all counts"),
+    "orders": ("tiny", ["--sort-genes", "true", "--gene-order", "vocabulary"], 1, "ValueError: --gene-order='vocabulary' and --sort-genes"),
+    "column": ("tiny", ["--gene-col-name", "no"], 1, "KeyError: --gene-key='no' is not a column of var"),
     "file": ("tiny", ["--pretrained-embedding", "no.h5"], 1, "FileNotFoundError: There is no file no.h5"),
 }  # fmt: skip
 
@@ -197,6 +197,46 @@ def test_a_wrong_call(kind: str, folders: dict[str, Path], source: Path, capsys:
     assert (found, len(lines)) == (code, 1)
     assert code == 2 or lines[0].startswith(f"scfm: {text}")
     assert list(source.parent.iterdir()) == [source]
+
+
+NEEDLESS = {
+    "--batch-size 8": "cells are packed by their length",
+    "--batch_size=8": "cells are packed by their length",
+    "--oom-dataloader": "files are always read block by block",
+    "--oom-dataloader true": "files are always read block by block",
+    "--n-data-workers 4": "files are read while the network computes",
+    "--num-gpus 1": "name the devices, as in --device cuda:0,cuda:1",
+    "--disable-compile-block-mask": "nothing is compiled",
+}
+
+
+@pytest.mark.parametrize("given", NEEDLESS)
+def test_options_of_upstream_that_are_not_needed(
+    given: str, folders: dict[str, Path], source: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert embed(source, folders["tiny"], *given.split(" ")) == 0
+    name = given.replace("_", "-").partition("=")[0].partition(" ")[0]
+    assert f"scfm: {name} is not needed: {NEEDLESS[given]}" in capsys.readouterr().err
+    assert "X_transcriptformer" in ad.read_h5ad(source.with_name("out.h5ad")).obsm
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        (["--use-raw"], True),
+        (["--use_raw", "false"], False),
+        (["--use-raw=False"], False),
+        (["--use-raw", "auto"], None),
+        (["--use-raw", "--clip-counts", "30"], True),
+    ],
+    ids=str,
+)
+def test_flags_may_have_a_value(given: list[str], wanted: bool | None, folders: dict[str, Path], source: Path) -> None:
+    out = source.with_name("out.h5ad")
+    call = ["embed", *given, str(source), "--model", str(folders["tiny"]), "--out", str(out), "--device", "cpu"]
+    assert main(call) == 0
+    expected = scfm.model.load(folders["tiny"]).embed(source, use_raw=wanted, device="cpu")
+    np.testing.assert_array_equal(ad.read_h5ad(out).obsm["X_transcriptformer"], expected)
 
 
 def test_warnings_are_single_lines(folders: dict[str, Path], source: Path) -> None:
@@ -305,9 +345,8 @@ def test_an_argument_that_scores_do_not_have(name: str, folders: dict[str, Path]
     given: dict[str, Any] = {name: 0}
     with pytest.raises(TypeError, match=f"'{name}' is no option"):
         scfm.tl.score(anndata(), folders["tiny"], **given)
-    path: Any = source
-    with pytest.raises(TypeError, match="tl.score stores its result in an AnnData or MuData object, got .*Path"):
-        scfm.tl.score(path, folders["tiny"])
+    with pytest.raises(ValueError, match=r"tl.score does not change the file .*a.h5ad. Give out="):
+        scfm.tl.score(source, folders["tiny"])
 
 
 OUTPUTS: dict[str, tuple[str, dict[str, Any], type[BaseException], str]] = {

@@ -5,9 +5,9 @@ from __future__ import annotations
 import shutil
 import stat
 from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal
 
-from scfm._keys import PARAMS
 from scfm._paths import atomic, check_new
 from scfm.read import open_container
 
@@ -15,21 +15,19 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
-    import numpy as np
     from anndata import AnnData
-    from numpy.typing import NDArray
 
-    from scfm._keys import Keys
-    from scfm.model import Embedding
     from scfm.run.store import EmbeddingStore, Shard
 
 __all__ = [
+    "Results",
     "check_output",
+    "has_entry",
+    "is_mudata_file",
     "merge_store",
+    "read_entry",
     "read_frame",
-    "write_with_embedding",
-    "write_with_fields",
-    "write_with_scores",
+    "write_results",
 ]
 
 PIECE = 2**16
@@ -50,43 +48,71 @@ def check_output(source: Path, out: Path, *, overwrite: bool) -> None:
         If ``source`` or the folder of ``out`` does not exist.
     """
     if not source.exists():
-        msg = f"There is no file {source}."
+        several = any(sign in str(source) for sign in ("*", "?", ":/"))
+        hint = " Patterns and addresses are for scfm.tl.embed_store." if several else ""
+        msg = f"There is no file {source}.{hint}"
         raise FileNotFoundError(msg)
     if source.suffix not in SUFFIXES or out.suffix != source.suffix:
         msg = f"Cannot make {out.name} of {source.name}: both must end in the same of {', '.join(SUFFIXES)}."
         raise ValueError(msg)
-    check_new(out, overwrite=overwrite, hint="pass --overwrite")
+    check_new(out, overwrite=overwrite, hint="pass overwrite=True")
 
 
-def write_with_embedding(source: Path, out: Path, embedding: Embedding, keys: Keys, modality: str | None) -> None:
-    """Copy ``source`` to ``out`` and add the embedding; ``out`` appears only when it is complete.
+@dataclass(frozen=True)
+class Results:
+    """What a verb adds to an AnnData: slot by slot, values under their names."""
+
+    obs: Mapping[str, Any] = field(default_factory=dict)
+    obsm: Mapping[str, Any] = field(default_factory=dict)
+    varm: Mapping[str, Any] = field(default_factory=dict)
+    layers: Mapping[str, Any] = field(default_factory=dict)
+    uns: Mapping[str, Any] = field(default_factory=dict)
+
+    def items(self) -> Iterator[tuple[str, str, Any]]:
+        """Slot, name and value of everything there is."""
+        for slot in fields(self):
+            for name, value in getattr(self, slot.name).items():
+                yield slot.name, name, value
+
+    def __str__(self) -> str:
+        return " and ".join(f".{slot}[{name!r}]" for slot, name, _ in self.items())
+
+
+def write_results(source: Path, out: Path, results: Results, modality: str | None) -> None:
+    """Copy ``source`` to ``out`` and add the results; ``out`` appears only when it is complete.
 
     Everything else in the file stays as it is. ``out`` may be ``source``.
     """
     with _completed_copy(source, out) as root:
-        _write(root if modality is None else root["mod"][modality], embedding, keys)
+        _fill(root if modality is None else root["mod"][modality], results)
 
 
-def write_with_scores(
-    source: Path,
-    out: Path,
-    columns: Mapping[str, NDArray[np.float32]],
-    uns: str,
-    params: dict[str, Any],
-    modality: str | None,
-) -> None:
-    """As :func:`write_with_embedding`, for columns of ``obs``."""
-    from anndata.io import write_elem
-
-    with _completed_copy(source, out) as root:
-        group = root if modality is None else root["mod"][modality]
-        _add_mappings(group, "uns")
-        _write_columns(group["obs"], columns)
-        write_elem(group["uns"], uns, {PARAMS: params})
+def is_mudata_file(path: Path) -> bool:
+    """Whether a file holds modalities, by its name or its folders."""
+    return path.suffix == ".h5mu" or (path / "mod").is_dir()
 
 
-def read_frame(path: Path, modality: str | None, *, obsm: str, uns: Sequence[str]) -> AnnData:
-    """Read the annotation of the cells of a file, one embedding and some of ``uns``, and no matrix.
+def read_entry(path: Path, modality: str | None, place: str) -> Any:
+    """Read what is in a place such as ``uns/params``; ``None`` if nothing is."""
+    from anndata.io import read_elem
+
+    with _opened(path, "r") as root:
+        where = _place(modality, place)
+        return read_elem(root[where]) if where in root else None
+
+
+def has_entry(path: Path, modality: str | None, place: str) -> bool:
+    """Whether something is in a place; it is not read."""
+    with _opened(path, "r") as root:
+        return _place(modality, place) in root
+
+
+def _place(modality: str | None, place: str) -> str:
+    return place if modality is None else f"mod/{modality}/{place}"
+
+
+def read_frame(path: Path, modality: str | None, *, obsm: Sequence[str], uns: Sequence[str]) -> AnnData:
+    """Read the annotation of the cells of a file, some of ``obsm`` and of ``uns``, and no matrix.
 
     Parameters
     ----------
@@ -95,14 +121,14 @@ def read_frame(path: Path, modality: str | None, *, obsm: str, uns: Sequence[str
     modality
         Which AnnData of a MuData.
     obsm
-        Key of the embedding.
+        Keys of embeddings and tables of cells.
     uns
         Keys that are read if they are there.
 
     Raises
     ------
     KeyError
-        If there is no such embedding.
+        If one of ``obsm`` is missing.
     """
     from anndata import AnnData
     from anndata.io import read_elem
@@ -112,36 +138,12 @@ def read_frame(path: Path, modality: str | None, *, obsm: str, uns: Sequence[str
     with _opened(path, "r") as root:
         group = root if modality is None else root["mod"][modality]
         there = sorted(group["obsm"]) if "obsm" in group else []
-        if obsm not in there:
-            msg = f"There is no obsm[{obsm!r}] in {path}; there are: {', '.join(there) or 'none'}. `scfm embed` makes one."
+        missing = [name for name in obsm if name not in there]
+        if missing:
+            msg = f"There is no obsm[{missing[0]!r}] in {path}; there are: {', '.join(there) or 'none'}. scfm.tl.embed makes one."
             raise KeyError(msg)
         kept = {name: read_elem(group["uns"][name]) for name in uns if "uns" in group and name in group["uns"]}
-        return AnnData(obs=obs, obsm={obsm: read_elem(group["obsm"][obsm])}, uns=kept)
-
-
-def write_with_fields(
-    source: Path, out: Path, adata: AnnData, modality: str | None, *, obs: Sequence[str], obsm: str, uns: Sequence[str]
-) -> None:
-    """As :func:`write_with_embedding`, for the columns of ``obs`` and other fields of ``adata`` that are named."""
-    from anndata.io import write_elem
-
-    with _completed_copy(source, out) as root:
-        group = root if modality is None else root["mod"][modality]
-        _add_mappings(group, "obsm", "uns")
-        _write_columns(group["obs"], {name: adata.obs[name].values for name in obs})
-        write_elem(group["obsm"], obsm, adata.obsm[obsm])
-        for name in uns:
-            write_elem(group["uns"], name, adata.uns[name])
-
-
-def _write_columns(obs: Any, columns: Mapping[str, Any]) -> None:
-    """Add columns to a stored data frame, after those it has."""
-    from anndata.io import write_elem
-
-    for name, values in columns.items():
-        write_elem(obs, name, values)
-    order = [str(name) for name in obs.attrs["column-order"]]
-    obs.attrs["column-order"] = order + [name for name in columns if name not in order]
+        return AnnData(obs=obs, obsm={name: read_elem(group["obsm"][name]) for name in obsm}, uns=kept)
 
 
 def merge_store(store: EmbeddingStore, target: Path, modality: str | None = None) -> None:
@@ -239,13 +241,13 @@ def _opened(path: Path, mode: Literal["r", "r+"] = "r+") -> Iterator[Any]:
         yield file
 
 
-def _write(group: Any, embedding: Embedding, keys: Keys) -> None:
-    """Write one matrix and its provenance as anndata does."""
-    from anndata.io import read_elem, write_elem
+def _fill(group: Any, results: Results) -> None:
+    """Write results as anndata does, columns of ``obs`` after those it has."""
+    from anndata.io import write_elem
 
-    values = embedding.values
-    if embedding.axis == "var":
-        values = embedding.in_order_of(read_elem(group["var"]).index)
-    _add_mappings(group, "obsm", "varm", "uns")
-    write_elem(group[f"{embedding.axis}m"], keys.obsm, values)
-    write_elem(group["uns"], keys.uns, {PARAMS: embedding.params})
+    for slot, name, value in results.items():
+        _add_mappings(group, slot)
+        write_elem(group[slot], name, value)
+    obs = group["obs"]
+    order = [str(name) for name in obs.attrs["column-order"]]
+    obs.attrs["column-order"] = order + [name for name in results.obs if name not in order]

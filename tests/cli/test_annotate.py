@@ -13,10 +13,11 @@ import pandas as pd
 import pytest
 
 import scfm
-from scfm.cli.annotate import commands
+from scfm.cli._commands import COMMANDS
+from scfm.cli._words import known_words
 from scfm.tl._annotate import annotate
 
-from .test_annotate import HOW, made
+from ..test_annotate import HOW, made
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,9 +42,11 @@ def quiet() -> Iterator[None]:
 
 def run(*words: object) -> None:
     """Run the command as the command line does."""
-    parser, command = commands()["annotate"]
-    fixed = ("--labels_key", HOW["labels_key"], "--use_rep", HOW["use_rep"])
-    command(**vars(parser.parse_args([str(word) for word in (*words, *fixed)])))
+    command = COMMANDS["annotate"]
+    fixed = ("--labels-key", HOW["labels_key"], "--use-rep", HOW["use_rep"])
+    words = tuple(known_words([str(word) for word in (*words, *fixed)], command.flags()))
+    values = vars(command.parser().parse_args(words))
+    command.call(**{name: value for name, value in values.items() if name != "config"})
 
 
 def written(adata: ad.AnnData, path: Path) -> Path:
@@ -127,6 +130,6 @@ def test_failures_leave_nothing(tmp_path: Path) -> None:
         run(source, "--reference", tmp_path / "nothing.h5ad", "--out", out)
     plain = made(5)
     del plain.obsm["X_scfm_mini"]
-    with pytest.raises(KeyError, match=r"no obsm\['X_scfm_mini'\] in .*plain.h5ad; there are: none. `scfm embed`"):
+    with pytest.raises(KeyError, match=r"no obsm\['X_scfm_mini'\] in .*plain.h5ad; there are: none. scfm.tl.embed"):
         run(written(plain, tmp_path / "plain.h5ad"), "--reference", reference, "--out", out)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["plain.h5ad", "query.h5ad", "reference.h5ad"]

@@ -1,0 +1,154 @@
+"""Commands that call a verb on a file; each is given the verb first."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import pandas as pd
+
+__all__ = ["annotate", "cellxgene", "marker_genes", "match", "metrics", "with_model"]
+
+
+def with_model(
+    verb: Callable[..., Path],
+    *,
+    model: str,
+    family: str | None = None,
+    dictionaries: list[str] | None = None,
+    **arguments: Any,
+) -> Path:
+    """Run a verb that takes a model and writes a file."""
+    from scfm.model import load
+
+    named = family is None and dictionaries is None
+    out = verb(model=model if named else load(model, family=family, dictionaries=dictionaries), **arguments)
+    print(f"wrote {out}")
+    return out
+
+
+def marker_genes(verb: Callable[..., Path], *, table: Path | None = None, **arguments: Any) -> None:
+    """Rank genes.
+
+    Parameters
+    ----------
+    table
+        Table of the ranked genes of each group to write, too, .csv or .tsv.
+    """
+    from scfm._write import read_entry
+    from scfm.get import table_of
+
+    if table is not None:
+        _check_table(table, "--table", overwrite=arguments["overwrite"])
+        if arguments["groupby"] is None:
+            msg = "--table ranks the genes of groups of cells: give --groupby, too."
+            raise ValueError(msg)
+    out = verb(**arguments)
+    print(f"wrote {out}")
+    if table is not None:
+        ranked = table_of(read_entry(out, arguments["modality"], f"uns/{arguments['key_added']}"))
+        _write_table(ranked.set_index("group"), table)
+        print(f"wrote {table}: {ranked['names'].nunique():,} genes of {ranked['group'].nunique()} groups")
+
+
+def annotate(verb: Callable[..., Path], **arguments: Any) -> None:
+    """Annotate cells and show how many have which label."""
+    from scfm._write import is_mudata_file
+    from scfm.read import open_container
+
+    out = verb(**arguments)
+    with open_container(out, arguments["modality"] if is_mudata_file(out) else None) as found:
+        print(found.column(arguments["key_added"]).value_counts(dropna=False).to_string())
+    print(f"wrote {out}")
+
+
+def metrics(
+    verb: Callable[..., pd.Series],
+    data: str,
+    *,
+    use_rep: list[str],
+    out: Path | None = None,
+    overwrite: bool = False,
+    modality: str | None = None,
+    **arguments: Any,
+) -> None:
+    """Score embeddings.
+
+    Parameters
+    ----------
+    use_rep
+        Embeddings: one or several keys of obsm.
+    """
+    import pandas as pd
+
+    from scfm._write import read_frame
+
+    if out is not None:
+        _check_table(out, "--out", overwrite=overwrite)
+    cells = read_frame(Path(data), modality, obsm=use_rep, uns=())
+    table = pd.DataFrame({rep: verb(cells, rep, **arguments) for rep in use_rep}).rename_axis(index="score")
+    if out is not None:
+        _write_table(table, out)
+    print(table.round(4).to_string())
+
+
+def match(verb: Callable[..., Any], **arguments: Any) -> None:
+    """Report how genes match."""
+    report = verb(**arguments)
+    print(report)
+    if report.examples_unmatched:
+        print(f"not matched: {', '.join(report.examples_unmatched)}")
+
+
+def cellxgene(
+    verb: Callable[..., pd.DataFrame],
+    *,
+    ids: list[str] | None = None,
+    out: Path | None = None,
+    workers: int = 4,
+    **filters: Any,
+) -> None:
+    """List datasets, or fetch them.
+
+    Parameters
+    ----------
+    ids
+        Datasets to fetch, instead of a search.
+    workers
+        Files that are fetched at a time.
+    """
+    from scfm.datasets.cellxgene import fetch
+
+    filtered = any(value is not None for name, value in filters.items() if name != "primary")
+    if ids is not None and (out is None or filtered):
+        msg = "--ids names datasets to fetch: it goes with --out, and without filters."
+        raise ValueError(msg)
+    wanted: Any = ids
+    if ids is None:
+        wanted = verb(**filters)
+        if out is None:
+            print(wanted[["title", "species", "tissues", "assays", "cells", "bytes"]].to_string(max_colwidth=40))
+            print(f"{len(wanted)} datasets, {wanted['cells'].sum():,} cells, {wanted['bytes'].sum():,} bytes")
+            return
+    assert out is not None
+    for path in fetch(wanted, out, workers=workers):
+        print(path)
+
+
+def _check_table(table: Path, option: str, *, overwrite: bool) -> None:
+    from scfm._paths import check_new
+
+    if table.suffix not in (".csv", ".tsv"):
+        msg = f"{option} {table} is no table that can be written; its name must end in .csv or .tsv."
+        raise ValueError(msg)
+    check_new(table, overwrite=overwrite, hint="pass --overwrite")
+
+
+def _write_table(table: pd.DataFrame, path: Path) -> None:
+    from scfm._paths import atomic
+
+    with atomic(path) as work:
+        table.to_csv(work, sep="\t" if path.suffix == ".tsv" else ",")
