@@ -205,11 +205,13 @@ def callers_data(subject: Subject) -> None:
         adata.raw = adata.copy()
         adata.layers["other"] = sparse.csr_matrix(2 * dense)
         before, parts = fingerprint(adata), (adata.X, adata.obs, adata.var)
-        subject.stored(adata)
+        for pooling in subject.poolings:
+            subject.stored(adata, pooling=pooling)
         _require(fingerprint(adata) == before, "X, layers, raw, obs or var of the caller were changed.")
         kept = all(now is then for now, then in zip((adata.X, adata.obs, adata.var), parts, strict=True))
         _require(kept, "X, obs or var of the caller were replaced.")
-        _require((list(adata.obsm), list(adata.uns)) == ([KEY], [KEY]), "more than the results was added.")
+        added = {*adata.obsm, *adata.varm, *adata.uns, *adata.obsp, *adata.layers} - {"other"}
+        _require(added == {KEY}, f"more than the results was added: {', '.join(sorted(added - {KEY}))}.")
 
 
 def provenance(subject: Subject) -> None:
