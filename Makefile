@@ -34,10 +34,10 @@ demo: $(VENV)/.test-installed  ## embed 700 real cells with the bundled model, i
 	$(BIN)/python tutorials/demo.py $(OUT)
 
 test: $(VENV)/.test-installed  ## run the tests (ARGS="-k name" to choose)
-	$(BIN)/python -m pytest -n auto $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
 
 coverage: $(VENV)/.test-installed  ## run the tests and report the lines they miss
-	$(BIN)/python -m pytest -n auto --cov --cov-report=term-missing:skip-covered $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist worksteal --cov --cov-report=term-missing:skip-covered $(ARGS)
 
 lint: $(VENV)/.dev-installed  ## check style and format
 	$(BIN)/ruff check .

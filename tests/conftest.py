@@ -29,9 +29,10 @@ os.environ["SCFM_OFFLINE"] = "1"  # only tests with a server of their own go onl
 
 collect_ignore = ["example_package"]  # which would register its model for all tests
 
-settings.register_profile("scfm", deadline=None)
-settings.register_profile("scfm-ci", deadline=None, derandomize=True, print_blob=True)
-settings.load_profile("scfm-ci" if os.environ.get("CI") else "scfm")
+# Few examples, the same ones each time, unless a nightly run (TEST_PROFILE=thorough) looks for new ones.
+settings.register_profile("quick", deadline=None, max_examples=10, derandomize=True, database=None, print_blob=True)
+settings.register_profile("thorough", deadline=None, max_examples=200, print_blob=True)
+settings.load_profile(os.environ.get("TEST_PROFILE", "quick"))
 
 
 def must_be_importable() -> set[str]:

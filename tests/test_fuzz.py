@@ -6,7 +6,6 @@ import base64
 import gzip
 import io
 import json
-import os
 import pickle
 import pickletools
 import shutil
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
 
 pytest.importorskip("resource")
 
-EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "120"))
+EXAMPLES = 4 * settings.default.max_examples
 OURS = ("", "ValueError", "FileNotFoundError", "FileExistsError", "OSError", "TypeError")
 NUMBERS = (0, 1, 127, 128, 255, 2**15, 2**16 - 1, 2**31 - 1, 2**31, 2**32 - 1, 2**63 - 1, 2**63, 2**64 - 1)
 ODD: tuple[Any, ...] = (

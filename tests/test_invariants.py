@@ -1,11 +1,14 @@
-"""A cell's embedding depends on that cell alone, and the caller's data are never touched."""
+"""Over all families: what a cell is made of depends on that cell alone, on whatever examples can be found.
+
+:func:`scfm.testing.check_model` checks the same rules on a few cells; these tests look at the tokens, too, and draw orders,
+sizes and subsets.
+"""
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from functools import cache, partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import anndata as ad
 import mudata as md
@@ -14,12 +17,14 @@ import pandas as pd
 import pytest
 import torch
 from hypothesis import given
-from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from scipy import sparse
 
 import scfm
-from scfm.testing import bert_hidden_states, rank_tokens, write_geneformer, write_sccello
+from scfm.testing import check_model
+from scfm.testing._contract import RULES
+
+from .families import IDS, LONGEST, N_GENES, TINY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -29,51 +34,48 @@ if TYPE_CHECKING:
 
     from scfm.model import FoundationModel
 
+    Models = dict[str, FoundationModel]
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*cells express more than the"),  # half of the cells do, by intent
+    pytest.mark.filterwarnings("ignore:.*zarr v[23]:UserWarning", "ignore:From 0.4:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:Consolidated metadata:UserWarning"),
+]
 TOLERANCE = 5e-6
-N_OBS, N_GENES, MAX_TOKENS, N_LAYERS = 24, 60, 24, 2
-IDS = [f"ENSG{i:011d}" for i in range(1, N_GENES + 1)]
-UNKNOWN = "ENSG00000999999"
-FORMS: dict[str, Callable[[NDArray[Any]], Any]] = {
-    "csr_matrix": sparse.csr_matrix,
-    "csc_matrix": sparse.csc_matrix,
-    "csr_array": sparse.csr_array,
-    "csc_array": sparse.csc_array,
-    "dense": np.ascontiguousarray,
-    "fortran": np.asfortranarray,
+N_OBS = 24
+IN_ORDER = ("TranscriptFormer", "ESM2-CE")
+OFFER = {name: [other for other, tiny in TINY.items() if name in tiny.offers] for name in ("genes", "scores")}
+sizes_and_threads = {
+    "block_rows": st.integers(1, N_OBS + 1),
+    "block_values": st.integers(1, N_OBS * N_GENES),
+    "batch_tokens": st.integers(1, N_OBS * LONGEST),
+    "threads": st.integers(1, 5),
 }
-STORED = (
-    "backed h5ad",
-    "h5ad path",
-    "backed view",
-    "zarr path",
-    "h5mu path",
-    "MuData",
-    "layer",
-    "raw",
-    "view",
-    "int32",
-)
-few_examples = hypothesis_settings(max_examples=8, derandomize=True, database=None)
 
 
-WRITE = {"V1": partial(write_geneformer, version=1), "V2": write_geneformer, "scCello": write_sccello}
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
+    folder = tmp_path_factory.mktemp("models")
+    return {name: tiny.load(folder / name) for name, tiny in TINY.items()}
 
 
-@pytest.fixture(scope="session", params=WRITE)
-def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> FoundationModel:
-    folder = tmp_path_factory.mktemp("model") / f"tiny-{request.param}"
-    return scfm.model.load(WRITE[request.param](folder, n_genes=N_GENES, n_layers=N_LAYERS, max_tokens=MAX_TOKENS))
+@pytest.fixture(params=TINY)
+def model(request: pytest.FixtureRequest, models: Models) -> FoundationModel:
+    return models[request.param]
 
 
 @pytest.fixture(autouse=True)
 def default_settings() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
     yield
+    torch.set_num_threads(before)
     scfm.settings.reset()
 
 
 @cache
 def counts() -> NDArray[np.float32]:
-    """Cells from short to cut off (half the genes are more than MAX_TOKENS), with many ties."""
+    """Cells from short to cut off (half the genes are more than LONGEST), with many ties."""
     rng = np.random.default_rng(7)
     detected = np.linspace(0.02, 0.9, N_OBS)[:, None]
     values = (rng.random((N_OBS, N_GENES)) < detected) * rng.poisson(1.5, (N_OBS, N_GENES))
@@ -81,15 +83,26 @@ def counts() -> NDArray[np.float32]:
     return rng.permutation(values).astype(np.float32)
 
 
-def anndata(values: Any = None, genes: list[str] | None = None) -> ad.AnnData:
+def genes_of(model: FoundationModel) -> list[str]:
+    return model.vocabulary.genes[:N_GENES].tolist() if model.family == "scfm_mini" else IDS
+
+
+def anndata(model: FoundationModel, values: Any = None, genes: list[str] | None = None) -> ad.AnnData:
     x = sparse.csr_matrix(counts()) if values is None else values
-    obs = pd.DataFrame({"batch": pd.Categorical(["a", "b"] * (x.shape[0] // 2) + ["a"] * (x.shape[0] % 2))})
+    obs = pd.DataFrame({"assay": np.resize(np.array(["10x 3' v3", "Smart-seq v4", "Drop-seq"], object), x.shape[0])})
     obs.index = pd.Index([f"cell{i}" for i in range(x.shape[0])], name="barcode")
-    return ad.AnnData(x, obs=obs, var=pd.DataFrame({"mean": 0.5}, index=IDS if genes is None else genes))
+    return ad.AnnData(x, obs=obs, var=pd.DataFrame({"mean": 0.5}, index=genes_of(model) if genes is None else genes))
 
 
-def tokens_of(model: FoundationModel, adata: ad.AnnData) -> list[list[int]]:
-    """Tokens of each cell as they reach the network, by row."""
+class Found(NamedTuple):
+    """Tokens and embeddings of cells."""
+
+    tokens: list[list[int]]
+    values: NDArray[np.float32]
+
+
+def embed(model: FoundationModel, data: Any = None, **arguments: Any) -> Found:
+    """The embeddings, and the tokens of each cell as they reach the network."""
     found: dict[int, list[int]] = {}
     forward = model.forward
 
@@ -100,93 +113,124 @@ def tokens_of(model: FoundationModel, adata: ad.AnnData) -> list[list[int]]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(model, "forward", spy)
-        model.embed(adata)
-    return [found[row] for row in range(adata.n_obs)]
+        values = model.embed(anndata(model) if data is None else data, device="cpu", **arguments)
+    return Found([found[row] for row in sorted(found)], values)
 
 
-def expected(model: FoundationModel, adata: ad.AnnData, layer: int, pooling: str) -> NDArray[np.float64]:
-    """Embedding by the slow oracles, one cell at a time."""
-    weights = {name: model.tensors[name].numpy() for name in model.tensors}
-    config = {"layer_norm_eps": 1e-12, "num_attention_heads": 2, "num_hidden_layers": N_LAYERS}
-    tokens = scfm.genes.align(adata.var, model.vocabulary).tokens
-    x = adata.X.toarray() if sparse.issparse(adata.X) else adata.X
-    specials = model.vocabulary.special_tokens
-    first, last = int("<cls>" in specials), int("<eos>" in specials)
-    rows = []
-    for cell in rank_tokens(x, tokens, model.vocabulary, MAX_TOKENS):
-        states = bert_hidden_states(cell, weights, config)[N_LAYERS + layer]
-        rows.append(states[0] if pooling == "cls" else states[first : len(states) - last].mean(axis=0))
-    return np.stack(rows)
-
-
-def close(found: NDArray[Any], wanted: NDArray[Any], tolerance: float = TOLERANCE) -> None:
+def close(found: Any, wanted: Any, tolerance: float = TOLERANCE) -> None:
     np.testing.assert_allclose(found, wanted, rtol=0, atol=tolerance)
 
 
-@pytest.mark.parametrize("layer", range(-N_LAYERS, 1))
-@pytest.mark.parametrize("pooling", ["cls", "mean"])
-def test_equals_the_oracle_cell_by_cell(model: FoundationModel, pooling: str, layer: int) -> None:
-    if pooling == "cls" and not model.has_cls:
-        with pytest.raises(ValueError, match="pooling='cls' is not known to .*'mean', 'gene'"):
-            model.embed(anndata(), pooling="cls")
-        return
-    adata = anndata()
-    scfm.tl.embed(adata, model, pooling=pooling, hidden_layer=layer)
-    close(adata.obsm[f"X_{model.family}"], expected(model, adata, layer, pooling), 1e-5)
-    assert adata.obsm[f"X_{model.family}"].dtype == np.float32
-    assert adata.obs_names.tolist() == [f"cell{i}" for i in range(N_OBS)]
+def same_bits(found: Found, wanted: Found) -> None:
+    assert found.tokens == wanted.tokens
+    np.testing.assert_array_equal(found.values, wanted.values)
 
 
-def test_tokens_equal_the_oracle(model: FoundationModel) -> None:
-    tokens = scfm.genes.align(anndata().var, model.vocabulary).tokens
-    wanted = rank_tokens(counts(), tokens, model.vocabulary, MAX_TOKENS)
-    assert tokens_of(model, anndata()) == [cell.tolist() for cell in wanted]
+@pytest.fixture(scope="session")
+def plain(models: Models) -> dict[str, Found]:
+    """What comes of the cells as they are."""
+    return {name: embed(model) for name, model in models.items()}
 
 
-@few_examples
 @given(order=st.permutations(range(N_OBS)))
-def test_permuted_cells_give_permuted_rows(model: FoundationModel, order: list[int]) -> None:
-    plain = anndata()
-    mixed = plain[order].copy()
-    tokens = tokens_of(model, plain)
-    assert tokens_of(model, mixed) == [tokens[row] for row in order]
-    close(model.embed(mixed), model.embed(plain)[order])
+@pytest.mark.parametrize("name", TINY)
+def test_permuted_cells_give_permuted_rows(
+    name: str, models: Models, plain: dict[str, Found], order: list[int]
+) -> None:
+    mixed = embed(models[name], anndata(models[name])[order].copy())
+    assert mixed.tokens == [plain[name].tokens[row] for row in order]
+    close(mixed.values, plain[name].values[order])
 
 
-@few_examples
-@given(order=st.permutations(range(N_GENES)))
-def test_the_order_of_genes_does_not_matter(model: FoundationModel, order: list[int]) -> None:
-    plain = anndata()
-    mixed = plain[:, order].copy()
-    assert tokens_of(model, mixed) == tokens_of(model, plain)
-    np.testing.assert_array_equal(model.embed(mixed), model.embed(plain))
+@given(order=st.permutations(range(N_GENES + 1)))
+@pytest.mark.parametrize("name", TINY)
+def test_neither_order_nor_unknown_genes_matter(name: str, models: Models, order: list[int]) -> None:
+    model, options = models[name], TINY[name].options
+    wider = np.hstack([counts(), np.full((N_OBS, 1), 1000, np.float32)])
+    adata = anndata(model, sparse.csr_matrix(wider), [*genes_of(model), "ENSG00000999999"])
+    same_bits(embed(model, adata[:, order].copy(), **options), embed(model, **options))
 
 
-@few_examples
-@given(
-    block_rows=st.integers(1, N_OBS + 1),
-    block_values=st.integers(1, N_OBS * N_GENES),
-    batch_tokens=st.integers(1, N_OBS * MAX_TOKENS),
-    threads=st.integers(1, 5),
-)
-def test_sizes_and_threads_do_not_matter(model: FoundationModel, **sizes: int) -> None:
-    scfm.settings.reset()
-    wanted = model.embed(anndata())
-    for name, value in sizes.items():
-        setattr(scfm.settings, name, value)
-    close(model.embed(anndata()), wanted)
+def everything(model: FoundationModel, offers: frozenset[str]) -> list[Any]:
+    """Tokens and all that the model offers."""
+    adata = anndata(model)
+    found: list[Any] = list(embed(model, adata))
+    if "genes" in offers:
+        states: Any = scfm.tl.gene_embeddings(adata, model, device="cpu")
+        found += [states.todense(), model.embed(adata, pooling="gene", groupby="assay", device="cpu")]
+    if "scores" in offers:
+        scfm.tl.score(adata, model, device="cpu")
+        found.append(adata.obs.drop(columns="assay").to_numpy(np.float32))
+    return found
 
 
-@few_examples
+@pytest.fixture(scope="session")
+def all_plain(models: Models) -> dict[str, list[Any]]:
+    return {name: everything(model, TINY[name].offers) for name, model in models.items()}
+
+
+@given(**sizes_and_threads)
+@pytest.mark.parametrize("name", TINY)
+def test_sizes_and_threads_do_not_matter(
+    name: str, models: Models, all_plain: dict[str, list[Any]], **sizes: int
+) -> None:
+    for setting, value in sizes.items():
+        setattr(scfm.settings, setting, value)
+    tokens, *found = everything(models[name], TINY[name].offers)
+    assert tokens == all_plain[name][0]
+    for here, there in zip(found, all_plain[name][1:], strict=True):
+        close(here, there)
+
+
 @given(rows=st.lists(st.integers(0, N_OBS - 1), min_size=1, max_size=4, unique=True))
-def test_a_cell_alone_equals_the_cell_in_company(model: FoundationModel, rows: list[int]) -> None:
-    adata = anndata()
-    close(model.embed(adata[rows].copy()), model.embed(adata)[rows])
+@pytest.mark.parametrize("name", TINY)
+def test_a_cell_alone_equals_the_cell_in_company(
+    name: str, models: Models, plain: dict[str, Found], rows: list[int]
+) -> None:
+    alone = embed(models[name], anndata(models[name])[rows].copy())
+    assert alone.tokens == [plain[name].tokens[row] for row in rows]
+    close(alone.values, plain[name].values[rows])
 
 
-def stored(kind: str, folder: Path) -> tuple[Any, dict[str, Any]]:
+@pytest.mark.parametrize("rule", ["batches", "caller's data"])
+@pytest.mark.parametrize("name", IN_ORDER)
+@pytest.mark.parametrize(
+    "options",
+    [{"gene_order": "expression", "normalize_to_scale": 30}, {"normalize_to_scale": 100, "clip_counts": 2}],
+    ids=lambda options: " ".join(options),
+)
+def test_options_that_change_counts_keep_the_rules(
+    name: str, options: dict[str, Any], rule: str, models: Models
+) -> None:
+    assert check_model(models[name], exempt=set(RULES) - {rule}, **options) == (rule,)
+
+
+FORMS: dict[str, Callable[[NDArray[Any]], Any]] = {
+    "csr_matrix": sparse.csr_matrix,
+    "csc_matrix": sparse.csc_matrix,
+    "csr_array": sparse.csr_array,
+    "csc_array": sparse.csc_array,
+    "dense": np.ascontiguousarray,
+    "fortran": np.asfortranarray,
+    "int32": lambda x: sparse.csr_matrix(x.astype(np.int32)),
+    "dense int64": lambda x: x.astype(np.int64),
+    "unsorted": lambda x: unsorted(x),
+}
+STORED = ("backed h5ad", "h5ad path", "backed view", "zarr path", "h5mu path", "MuData", "layer", "raw", "view")
+
+
+def unsorted(values: NDArray[Any]) -> sparse.csr_matrix:
+    """Columns of each row in falling order."""
+    x = sparse.csr_matrix(values)
+    for row in range(x.shape[0]):
+        part = slice(x.indptr[row], x.indptr[row + 1])
+        x.indices[part], x.data[part] = x.indices[part][::-1].copy(), x.data[part][::-1].copy()
+    x.has_sorted_indices = False
+    return x
+
+
+def stored(adata: ad.AnnData, kind: str, folder: Path) -> tuple[Any, dict[str, Any]]:
     """The same counts in another place, with the arguments that point there."""
-    adata = anndata()
     path = folder / f"a.{'h5ad' if 'h5ad' in kind or 'backed' in kind else kind.partition(' ')[0]}"
     if kind in ("h5mu path", "MuData"):
         mdata = md.MuData({"rna": adata, "adt": ad.AnnData(np.ones((N_OBS, 2), np.float32), obs=adata.obs[[]])})
@@ -197,141 +241,75 @@ def stored(kind: str, folder: Path) -> tuple[Any, dict[str, Any]]:
         with ad.settings.override(zarr_write_format=3):
             adata.write_zarr(path)
         return path, {}
+    wide = ad.concat([adata[::-1], adata], index_unique="-", merge="same")
     if "h5ad" in kind or "backed" in kind:
-        wide = ad.concat([adata, adata], index_unique="-") if "view" in kind else adata
-        wide.write_h5ad(path)
-        return {"h5ad path": path, "backed h5ad": ad.read_h5ad(path, backed="r")}.get(
-            kind, ad.read_h5ad(path, backed="r")[N_OBS:]
-        ), {}
+        (wide if "view" in kind else adata).write_h5ad(path)
+        if kind == "h5ad path":
+            return path, {}
+        backed = ad.read_h5ad(path, backed="r")
+        return (backed[N_OBS:] if "view" in kind else backed), {}
     if kind == "view":
-        return ad.concat([adata, adata], index_unique="-")[N_OBS:], {}
-    other = anndata(sparse.csr_matrix(np.zeros_like(counts())))
+        return wide[N_OBS:], {}
+    other = ad.AnnData(sparse.csr_matrix(adata.shape, dtype=np.float32), obs=adata.obs, var=adata.var)
     if kind == "layer":
         other.layers["counts"] = adata.X
         return other, {"layer": "counts"}
-    if kind == "raw":
-        other.raw = adata
-        return other, {"use_raw": True}
-    adata.X = adata.X.astype(np.int32)
-    return adata, {}
+    other.raw = adata
+    return other, {"use_raw": True}
 
 
-@pytest.mark.filterwarnings("ignore:.*zarr v[23]:UserWarning", "ignore:From 0.4:FutureWarning")
-@pytest.mark.filterwarnings("ignore:Consolidated metadata:UserWarning")
 @pytest.mark.parametrize("kind", [*FORMS, *STORED])
 def test_every_container_gives_the_same_bits(model: FoundationModel, kind: str, tmp_path: Path) -> None:
-    wanted = model.embed(anndata())
-    data, arguments = (anndata(FORMS[kind](counts())), {}) if kind in FORMS else stored(kind, tmp_path)
-    np.testing.assert_array_equal(model.embed(data, **arguments), wanted)
+    adata = anndata(model, FORMS.get(kind, sparse.csr_matrix)(counts()))
+    data, arguments = (adata, {}) if kind in FORMS else stored(adata, kind, tmp_path)
+    same_bits(embed(model, data, **arguments), embed(model))
 
 
 def test_genes_that_meet_in_one_token_are_summed(model: FoundationModel) -> None:
-    first, second = counts(), counts()[::-1]
-    genes = [f"{gene}.2" if i % 2 else gene for i, gene in enumerate(IDS)]
-    split = anndata(sparse.csr_matrix(np.hstack([first, second])), [f"row{i}" for i in range(2 * N_GENES)])
-    split.var["gene_ids"] = IDS + genes
-    whole = anndata(sparse.csr_matrix(first + second))
-    assert tokens_of(model, split) == tokens_of(model, whole)
-    np.testing.assert_array_equal(model.embed(split), model.embed(whole))
+    first, second, ids = counts(), counts()[::-1], genes_of(model)
+    split = anndata(model, sparse.csr_matrix(np.hstack([first, second])), [f"row{i}" for i in range(2 * N_GENES)])
+    split.var["gene_ids"] = ids + [f"{gene}.2" if i % 2 else gene for i, gene in enumerate(ids)]
+    same_bits(embed(model, split), embed(model, anndata(model, sparse.csr_matrix(first + second))))
     assert scfm.pp.match_genes(split, model).merged == N_GENES
 
 
-SPELLINGS: dict[str, Callable[[int], str]] = {
-    "versioned": lambda i: f"ENSG{i:011d}.{1 + i % 14}",
-    "symbols": lambda i: f"GENE{i}",
-    "lower-case symbols": lambda i: f"gene{i}",
-    "retired ids": lambda i: f"ENSG0001{i - 1:07d}" if (i - 1) % 10 == 0 else f"ENSG{i:011d}",
-}
+def test_results_are_named_after_the_family(model: FoundationModel) -> None:
+    adata = anndata(model)
+    adata.uns[f"{model.family}_old"] = {"a": 1}
+    scfm.tl.embed(adata, model, device="cpu")
+    assert (list(adata.obsm), list(adata.varm)) == ([f"X_{model.family}"], [])
+    assert set(adata.uns) == {f"{model.family}_old", model.family}
 
 
-@pytest.mark.parametrize("column", [None, "gene_ids", "feature_name", "anything"])
-@pytest.mark.parametrize("spelling", SPELLINGS)
-def test_other_names_of_the_same_genes(model: FoundationModel, spelling: str, column: str | None) -> None:
-    names = [SPELLINGS[spelling](i) for i in range(1, N_GENES + 1)]
-    adata = anndata(genes=names if column is None else [f"row{i}" for i in range(N_GENES)])
-    if column is not None:
-        adata.var[column] = names
-    found = model.embed(adata, gene_key=column if column == "anything" else None)
-    np.testing.assert_array_equal(found, model.embed(anndata()))
-
-
-def test_genes_outside_the_vocabulary_do_not_matter(model: FoundationModel) -> None:
-    other = np.full((N_OBS, 1), 1000, np.float32)
-    wider = anndata(sparse.csr_matrix(np.hstack([counts(), other])), [*IDS, UNKNOWN])
-    np.testing.assert_array_equal(model.embed(wider), model.embed(anndata()))
-
-
-def fingerprint(adata: ad.AnnData) -> str:
-    """Hash of all that embedding must not touch, to the order of stored values."""
-    digest = hashlib.sha256()
-    for x in (adata.X, adata.layers["other"], adata.raw.X):
-        for part in (x,) if isinstance(x, np.ndarray) else (x.data, x.indices, x.indptr):
-            digest.update(f"{part.dtype}{part.shape}".encode() + part.tobytes())
-    for frame in (adata.obs, adata.var, adata.raw.var):
-        digest.update(frame.to_csv().encode() + str(frame.dtypes.to_dict()).encode())
-    return digest.hexdigest()
-
-
-@pytest.mark.parametrize("pooling", ["mean", "gene"])
-@pytest.mark.parametrize("form", ["csr_matrix", "csc_matrix", "dense", "unsorted"])
-def test_the_callers_data_are_not_touched(model: FoundationModel, form: str, pooling: str) -> None:
-    x = FORMS.get(form, sparse.csr_matrix)(counts().copy())
-    if form == "unsorted":
-        for row in range(N_OBS):
-            part = slice(x.indptr[row], x.indptr[row + 1])
-            x.indices[part], x.data[part] = x.indices[part][::-1].copy(), x.data[part][::-1].copy()
-        x.has_sorted_indices = False
-    adata = anndata(x)
-    adata.raw = adata.copy()
-    adata.layers["other"] = sparse.csr_matrix(counts() * 2)
-    adata.uns["geneformer_old"] = {"a": 1}
-    before, arrays = fingerprint(adata), (adata.X, adata.obs, adata.var)
-    scfm.tl.embed(adata, model, pooling=pooling)
-    assert fingerprint(adata) == before
-    assert all(now is then for now, then in zip((adata.X, adata.obs, adata.var), arrays, strict=True))
-    slot = "varm" if pooling == "gene" else "obsm"
-    assert (list(adata.obsm), list(adata.varm)) == ([], [f"X_{model.family}"])[:: -1 if slot == "obsm" else 1]
-    assert set(adata.uns) == {"geneformer_old", model.family}
-
-
-def test_gene_pooling_equals_a_mean_per_gene(model: FoundationModel) -> None:
-    x = counts().copy()
-    x[:, 5] = 0
-    adata = anndata(sparse.csr_matrix(np.hstack([x, x[:, :1]])), [*IDS, UNKNOWN])
-    weights = {name: model.tensors[name].numpy() for name in model.tensors}
-    config = {"layer_norm_eps": 1e-12, "num_attention_heads": 2, "num_hidden_layers": N_LAYERS}
-    tokens = scfm.genes.align(adata.var, model.vocabulary).tokens
-    layer = model.card.hidden_layer - 1
-    seen: dict[int, list[NDArray[np.float64]]] = {}
-    for cell in rank_tokens(adata.X.toarray(), tokens, model.vocabulary, MAX_TOKENS):
-        for token, state in zip(cell.tolist(), bert_hidden_states(cell, weights, config)[layer], strict=True):
-            seen.setdefault(token, []).append(state)
-    nothing = np.full(model.n_features, np.nan)
-    wanted = np.stack([np.mean(seen[t], axis=0) if t in seen else nothing for t in tokens.tolist()])
-    scfm.tl.embed(adata, model, pooling="gene", key_added="genes")
-    close(adata.varm["genes"], wanted, 1e-5)
-    assert np.isnan(adata.varm["genes"][[5, -1]]).all()
-    assert adata.uns["genes"]["params"]["pooling"] == "gene"
-
-
-def test_gene_means_of_raw_are_aligned_with_var_names(model: FoundationModel) -> None:
-    raw = anndata()
+@pytest.mark.parametrize("name", OFFER["genes"])
+def test_gene_means_of_raw_are_aligned_with_var_names(name: str, models: Models) -> None:
+    model, raw = models[name], anndata(models[name])
     order = np.random.default_rng(0).permutation(N_GENES)[: N_GENES // 2]
-    adata = anndata(sparse.csr_matrix(np.log1p(counts())))[:, order].copy()
+    adata = anndata(model, sparse.csr_matrix(np.log1p(counts())))[:, order].copy()
     adata.var_names = [*adata.var_names[:-1], "only-in-var"]
     adata.raw = raw
-    scfm.tl.embed(adata, model, pooling="gene")
-    wanted = model.embed(raw, pooling="gene")[order]
+    scfm.tl.embed(adata, model, pooling="gene", device="cpu")
+    wanted = model.embed(raw, pooling="gene", device="cpu")[order]
     wanted[-1] = np.nan
     np.testing.assert_array_equal(adata.varm[f"X_{model.family}"], wanted)
+    assert not adata.obsm
     assert adata.uns[model.family]["params"]["matrix"] == "raw.X"
+
+
+def test_no_cells(model: FoundationModel) -> None:
+    adata = anndata(model)[:0].copy()
+    assert model.embed(adata).shape == (0, model.n_features)
+    if "gene" in model.poolings:
+        states: Any = scfm.tl.gene_embeddings(adata, model)
+        assert states.shape == (0, N_GENES, model.n_features)
 
 
 class Limited:
     """A network that takes no more than so many tokens at once."""
 
     def __init__(self, model: FoundationModel, limit: int, error: Exception) -> None:
-        self.forward, self.limit, self.error, self.sizes = model.forward, limit, error, []
+        self.forward, self.limit, self.error = model.forward, limit, error
+        self.sizes: list[int] = []
 
     def __call__(self, network: torch.nn.Module, batch: Any, options: Any) -> torch.Tensor:
         if len(batch.tokens) > self.limit:
@@ -347,45 +325,66 @@ OUT_OF_MEMORY = (
 )
 
 
+@pytest.fixture
+def short(model: FoundationModel) -> partial[NDArray[np.float32]]:
+    """Embed with no more than LONGEST tokens a cell."""
+    return partial(model.embed, device="cpu", max_tokens=min(LONGEST, model.card.max_tokens))
+
+
+def longest(model: FoundationModel, pooling: str | None = None) -> int:
+    return max(map(len, embed(model, pooling=pooling, max_tokens=min(LONGEST, model.card.max_tokens)).tokens))
+
+
+@pytest.mark.parametrize("pooling", [None, "gene"])
 @pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=lambda error: type(error).__name__)
 def test_out_of_memory_halves_the_budget(
-    model: FoundationModel, error: Exception, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    model: FoundationModel,
+    short: partial[NDArray[np.float32]],
+    pooling: str | None,
+    error: Exception,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    wanted = model.embed(anndata())
-    scfm.settings.batch_tokens, scfm.settings.block_rows = 10 * MAX_TOKENS, 12
-    limited = Limited(model, 6 * MAX_TOKENS, error)
+    most, wanted = longest(model, pooling), short(anndata(model), pooling=pooling)
+    scfm.settings.batch_tokens, scfm.settings.block_rows = 10 * most, 12
+    limited = Limited(model, 4 * most, error)
     monkeypatch.setattr(model, "forward", limited)
     with caplog.at_level(logging.WARNING, "scfm"):
-        close(model.embed(anndata()), wanted)
+        close(short(anndata(model), pooling=pooling), wanted)
     first = next(record for record in caplog.records if record.levelno == logging.WARNING)
     assert "Out of memory: going on with" in first.getMessage()
-    assert limited.limit // 2 < first.args[0] <= 5 * MAX_TOKENS
-    assert max(limited.sizes) <= limited.limit
+    assert limited.limit // 2 < max(limited.sizes) <= limited.limit
+    assert first.args[0] <= 5 * most
 
 
 def test_the_budget_does_not_fall_below_what_fits(
-    model: FoundationModel, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    model: FoundationModel,
+    short: partial[NDArray[np.float32]],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """One block makes many batches of the first budget; each that fails must not halve the budget again."""
-    adata = anndata(np.ones((64, N_GENES), np.float32))
-    scfm.settings.batch_tokens = 8 * MAX_TOKENS
-    monkeypatch.setattr(model, "forward", Limited(model, 6 * MAX_TOKENS, MemoryError()))
+    adata, most = anndata(model, np.ones((64, N_GENES), np.float32)), longest(model)
+    scfm.settings.batch_tokens = 8 * most
+    monkeypatch.setattr(model, "forward", Limited(model, 6 * most, MemoryError()))
     with caplog.at_level(logging.WARNING, "scfm"):
-        model.embed(adata)
+        short(adata)
     budgets = [record.args[0] for record in caplog.records if "Out of memory" in record.getMessage()]
-    assert min(budgets) == 4 * MAX_TOKENS
+    assert min(budgets) == 4 * most
 
 
-def test_a_cell_that_does_not_fit_alone_is_an_error(model: FoundationModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    adata = anndata()
-    monkeypatch.setattr(model, "forward", Limited(model, MAX_TOKENS - 1, MemoryError()))
-    with pytest.raises(MemoryError, match=r"Cell \d+ with 24 tokens does not fit.*max_tokens.*dtype.*device"):
-        scfm.tl.embed(adata, model)
-    assert not adata.obsm
-    assert not adata.uns
+@pytest.mark.parametrize("pooling", [None, "gene"])
+def test_a_cell_that_does_not_fit_alone_is_an_error(
+    model: FoundationModel, pooling: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adata, most = anndata(model), longest(model, pooling)
+    monkeypatch.setattr(model, "forward", Limited(model, most - 1, MemoryError()))
+    with pytest.raises(MemoryError, match=rf"Cell \d+ with {most} tokens does not fit.*max_tokens.*dtype.*device"):
+        scfm.tl.embed(adata, model, pooling=pooling, max_tokens=min(LONGEST, model.card.max_tokens), device="cpu")
+    assert not list(adata.obsm) + list(adata.varm) + list(adata.uns)
 
 
 def test_another_runtime_error_is_not_taken_for_memory(model: FoundationModel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(model, "forward", Limited(model, 0, RuntimeError("shapes do not fit")))
     with pytest.raises(RuntimeError, match="shapes do not fit"):
-        model.embed(anndata())
+        model.embed(anndata(model))

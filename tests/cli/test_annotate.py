@@ -17,7 +17,7 @@ from scfm.cli._commands import COMMANDS
 from scfm.cli._words import known_words
 from scfm.tl._annotate import annotate
 
-from ..test_annotate import HOW, made
+from ..tl.test_annotate import HOW, made
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

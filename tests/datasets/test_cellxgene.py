@@ -23,7 +23,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given
-from hypothesis import settings as effort
 from hypothesis import strategies as st
 
 import scfm
@@ -294,7 +293,6 @@ NESTED = st.recursive(
 )
 
 
-@effort(max_examples=100)
 @given(
     entry=NESTED
     | st.fixed_dictionaries(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import sparse
 
@@ -151,7 +151,6 @@ def test_equal_to_a_sort(seed: int, n_columns: int, order: str, dtype: type, thr
     order=st.sampled_from(ORDERS),
     cuts=st.lists(st.integers(0, 7), max_size=4).map(sorted),
 )
-@settings(max_examples=60)
 def test_storage_threads_and_borders_of_blocks_play_no_part(
     seed: int, n_columns: int, order: str, cuts: list[int]
 ) -> None:
@@ -183,7 +182,6 @@ def test_storage_threads_and_borders_of_blocks_play_no_part(
 
 
 @given(seed=st.integers(0, 10_000), n_columns=st.integers(1, 60))
-@settings(max_examples=40)
 def test_random_order_keeps_the_genes_with_their_counts(seed: int, n_columns: int) -> None:
     drawn = Drawn(np.random.default_rng(seed), n_columns, np.float64)
     matrix, tokens = drawn.matrix(), drawn.tokens()

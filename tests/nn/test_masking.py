@@ -3,7 +3,6 @@ from __future__ import annotations
 import pytest
 import torch
 from hypothesis import given
-from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from scfm.nn import BertConfig, BertEncoder, pool_mean
@@ -51,7 +50,6 @@ def test_equals_copies_one_by_one(n_layers: int, first_only: bool, max_tokens: i
             torch.testing.assert_close(rows, one_by_one(encoder, cell, positions, first_only), atol=2e-5, rtol=0)
 
 
-@hypothesis_settings(max_examples=25)
 @given(st.integers(0, 1000), st.sampled_from([0.0, 1.0, 8.0, 30.0, 100.0]), st.integers(2, 40))
 def test_also_where_one_key_takes_all_attention(seed: int, scale: float, n: int) -> None:
     """The softmax of the cell cannot be mended by subtraction then; in float64 it is compared with itself."""

@@ -1,8 +1,9 @@
-"""Small checkpoints in the published layouts, and slow, obvious oracles to compare with."""
+"""The contract of a model as one check, small checkpoints in the published layouts, and slow, obvious oracles."""
 
 from __future__ import annotations
 
 from scfm.testing._checkpoints import write_geneformer, write_sccello
+from scfm.testing._contract import check_model
 from scfm.testing._oracles import bert_hidden_states, rank_tokens
 from scfm.testing._transcriptformer import (
     TranscriptFormerOracle,
@@ -19,6 +20,7 @@ __all__ = [
     "TranscriptFormerOracle",
     "TranscriptFormerScores",
     "bert_hidden_states",
+    "check_model",
     "esm2ce_cell",
     "rank_tokens",
     "transcriptformer_cell",
