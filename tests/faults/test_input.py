@@ -247,7 +247,7 @@ BAD_ARGUMENTS: dict[str, tuple[dict[str, Any], Errors, str]] = {
     "absent device": ({"device": "cuda:99"}, ValueError, "cannot be used here; there is cpu.*device=None"),
     "compat": ({"compat": "legacy"}, ValueError, "compat='legacy' is not known; use 'upstream'"),
     "n_counts": ({"compat": "upstream"}, KeyError, r"obs\['n_counts'\], which is missing.*compat=None"),
-    "option": ({"batch_size": 3}, TypeError, "'batch_size' is no option of tl.embed.*'geneformer' takes no options"),
+    "option": ({"batch_size": 3}, TypeError, "'batch_size' is no option of this call.*'geneformer' takes no options"),
     "slash": ({"key_added": "a/b"}, ValueError, "key_added='a/b' cannot be stored.*without '/'"),
     "empty key": ({"key_added": ""}, ValueError, "key_added='' cannot be stored"),
 }

@@ -202,14 +202,11 @@ class CentredScores(TranscriptFormer):
     def scorer(self, options: Any, device: Any, dtype: Any) -> Any:
         plain = super().scorer(options, device, dtype)
 
-        class Centred:
-            names = plain.names
+        def centred(network: Any, batch: Any) -> torch.Tensor:
+            scores = plain(network, batch)
+            return scores - scores.mean(dim=0)
 
-            def __call__(self, network: Any, batch: Any) -> torch.Tensor:
-                scores = plain(network, batch)
-                return scores - scores.mean(dim=0)
-
-        return Centred()
+        return centred
 
 
 class OtherCellsAreMasked(Geneformer):
