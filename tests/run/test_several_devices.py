@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 @pytest.fixture(autouse=True)
 def _small_batches() -> Iterator[None]:
     scfm.settings.batch_tokens = 2000
+    # other libraries may have changed the threads of this thread alone (numba by OpenMP), and with them the last bits
+    torch.set_num_threads(torch.get_num_threads())
     yield
     scfm.settings.reset()
 
