@@ -12,7 +12,7 @@ import torch
 
 import scfm
 from scfm._types import TokenBatch
-from scfm.run.transfer import Landing
+from scfm.run.transfer import HostCopy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -94,20 +94,20 @@ def batch(n_cells: int) -> TokenBatch:
 
 def test_an_output_of_the_cpu_is_there_at_once() -> None:
     output = torch.ones(3, 4)
-    landing = Landing(batch(3), output)
-    assert landing.is_there
-    assert landing.wait() is output
+    pending = HostCopy(batch(3), output)
+    assert pending.is_there
+    assert pending.wait() is output
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_an_output_of_a_gpu_lands_on_the_host() -> None:
     output = torch.randn(3, 4, device="cuda", dtype=torch.bfloat16)
-    landing = Landing(batch(3), output)
-    assert not landing.is_there
-    assert landing.wait().device.type == "cpu"
-    assert torch.equal(landing.wait(), output.cpu())
-    assert Landing(batch(2), output).is_there  # states of tokens stay where they are
+    pending = HostCopy(batch(3), output)
+    assert not pending.is_there
+    assert pending.wait().device.type == "cpu"
+    assert torch.equal(pending.wait(), output.cpu())
+    assert HostCopy(batch(2), output).is_there  # states of tokens stay where they are
 
 
 def test_processes_of_a_machine_take_a_device_each(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from scfm.nn.move import moved
+from scfm.nn.move import to_device
 
 __all__ = ["AttentionPath", "Lengths", "Packing", "attend", "attend_first"]
 
@@ -79,14 +79,16 @@ class Packing:
     def positions(self) -> Tensor:
         """Position of each packed token within its cell, int64, shape ``(T,)``."""
         each = [torch.arange(n) for n in self.lengths]
-        return moved(torch.cat(each), self.device) if each else torch.empty(0, dtype=torch.int64, device=self.device)
+        return (
+            to_device(torch.cat(each), self.device) if each else torch.empty(0, dtype=torch.int64, device=self.device)
+        )
 
     def first(self) -> Tensor:
         """Position of the first token of each cell among the packed tokens, int64, shape ``(n_cells,)``."""
         if 0 in self.lengths:
             msg = f"Cell {self.lengths.index(0)} of the batch has no token, so it has no first token."
             raise ValueError(msg)
-        return moved(torch.tensor(self.starts, dtype=torch.int64), self.device)
+        return to_device(torch.tensor(self.starts, dtype=torch.int64), self.device)
 
     def _pad(self) -> _Padded:
         lengths = [n for n in self.lengths if n]  # an empty cell would be a row of the mask without a key
@@ -94,9 +96,9 @@ class Packing:
         index = [torch.arange(i * longest, i * longest + n) for i, n in enumerate(lengths)]
         mask = None
         if lengths and min(lengths) < longest:
-            mask = moved((torch.arange(longest) < torch.tensor(lengths)[:, None])[:, None, None, :], self.device)
+            mask = to_device((torch.arange(longest) < torch.tensor(lengths)[:, None])[:, None, None, :], self.device)
         flat = torch.cat(index) if index else torch.empty(0, dtype=torch.int64)
-        return _Padded((len(lengths), longest), moved(flat, self.device), mask)
+        return _Padded((len(lengths), longest), to_device(flat, self.device), mask)
 
 
 def attend(qkv: Tensor, packing: Packing, n_heads: int, dropout: float = 0.0) -> Tensor:

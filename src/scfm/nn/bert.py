@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from scfm.nn.attention import AttentionPath, Lengths, Packing, attend, attend_first
 from scfm.nn.linear import affine, is_plain, linear
-from scfm.nn.move import moved
+from scfm.nn.move import to_device
 from scfm.nn.published import WORDS, check_names, check_tied
 from scfm.nn.state_dict import copy_into, weight_and_bias
 
@@ -238,7 +238,7 @@ class BertEncoder(nn.Module):
 
     def _embed(self, tokens: Tensor, packing: Packing) -> Tensor:
         first_type = torch.zeros(1, dtype=torch.int64, device=packing.device)
-        x = self.word_embeddings(moved(tokens, packing.device)) + self.token_type_embeddings(first_type)
+        x = self.word_embeddings(to_device(tokens, packing.device)) + self.token_type_embeddings(first_type)
         return cast("Tensor", self.dropout(self.norm(x + self.position_embeddings(packing.positions()))))
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from scfm.nn.attention import Lengths, Packing
-from scfm.nn.move import moved
+from scfm.nn.move import to_device
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -64,12 +64,12 @@ class CausalPacking(Packing):
         first, last = blocks * FLEX_BLOCK, blocks * FLEX_BLOCK + FLEX_BLOCK - 1
         seen = (blocks >= start[first][:, None] // FLEX_BLOCK) & (blocks <= blocks[:, None])
         full = (cell[first] == cell[last][:, None]) & (blocks < blocks[:, None])
-        cell = moved(cell, self.device)
+        cell = to_device(cell, self.device)
 
         def visible(_b: Tensor, _h: Tensor, query: Tensor, key: Tensor) -> Tensor:
             return (query >= key) & (cell[query] == cell[key])
 
-        parts = [moved(part, self.device) for which in (seen & ~full, full) for part in _listed(which)]
+        parts = [to_device(part, self.device) for which in (seen & ~full, full) for part in _listed(which)]
         make: Any = BlockMask.from_kv_blocks
         return make(*parts, BLOCK_SIZE=FLEX_BLOCK, mask_mod=visible)
 

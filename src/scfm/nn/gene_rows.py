@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from scfm.nn.move import moved
+from scfm.nn.move import to_device
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -83,7 +83,7 @@ class GeneRows:
             for part in torch.from_numpy(new).split(AT_ONCE):
                 self._add(part, make(part))
         table = cast("Tensor", self._table)
-        return table[moved(torch.from_numpy(self._place[tokens.numpy()]), table.device)]
+        return table[to_device(torch.from_numpy(self._place[tokens.numpy()]), table.device)]
 
     def _add(self, tokens: Tensor, made: Tensor) -> None:
         stop = self._n_rows + len(tokens)

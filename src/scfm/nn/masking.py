@@ -21,7 +21,7 @@ from torch import Tensor
 from scfm.nn.attention import Packing
 from scfm.nn.bert import BertLayer
 from scfm.nn.linear import is_plain, linear
-from scfm.nn.move import moved
+from scfm.nn.move import to_device
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -121,7 +121,7 @@ class _Copies:
 
     def states(self, positions: Tensor) -> Tensor:
         """Hidden states of the copies after the shared layer, one after the other, ``(n_positions * n_tokens, d)``."""
-        positions = moved(positions, self._x.device)
+        positions = to_device(positions, self._x.device)
         copies = torch.arange(len(positions), device=positions.device)
         x = self._x.repeat(len(positions), 1)
         x[copies * len(self._x) + positions] = self._masked[positions]

@@ -8,10 +8,10 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-__all__ = ["moved"]
+__all__ = ["to_device"]
 
 
-def moved(tensor: Tensor, device: torch.device) -> Tensor:
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     """``tensor`` on ``device``; a copy to a CUDA device is put in line, so that the host can prepare the next batch."""
     if device.type == "cuda" and tensor.device.type == "cpu":
         return tensor.pin_memory().to(device, non_blocking=True)

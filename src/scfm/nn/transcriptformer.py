@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from scfm.nn.causal import CausalPacking, CausalPath, attend_causal
 from scfm.nn.gene_rows import GENE_VECTORS, GeneRows, gene_vectors
 from scfm.nn.linear import is_plain, linear
-from scfm.nn.move import moved
+from scfm.nn.move import to_device
 from scfm.nn.state_dict import check_layers, compare_names, compare_shapes, copy_into
 
 if TYPE_CHECKING:
@@ -175,7 +175,7 @@ class TranscriptFormer(nn.Module):
             )
             raise ValueError(msg)
         x = self.gene_states(tokens)
-        bias = torch.log1p(moved(counts.to(torch.float32), packing.device) + self.config.log_counts_eps)
+        bias = torch.log1p(to_device(counts.to(torch.float32), packing.device) + self.config.log_counts_eps)
         for layer in self.layers:
             x = layer(x, bias, packing, self.attention)
         return x

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from scfm._warn import warn
 from scfm.read._containers import Element, open_container
-from scfm.read.checks import look_at
+from scfm.read.checks import check_counts
 from scfm.read.counts import CountSource
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mudata import MuData
 
     from scfm.read._containers import Container
-    from scfm.read.checks import Look
+    from scfm.read.checks import CountCheck
 
 __all__ = ["open_counts"]
 
@@ -89,14 +89,14 @@ def open_counts(
     container = open_container(data, modality)
     try:
         if layer is None and use_raw is None and not prefer_raw:
-            return _found(container)
-        return _chosen(container, _asked(container, layer, use_raw))
+            return _autodetect(container)
+        return _open_element(container, _requested(container, layer, use_raw))
     except BaseException:
         container.close()
         raise
 
 
-def _asked(container: Container, layer: str | None, use_raw: bool | None) -> Element:
+def _requested(container: Container, layer: str | None, use_raw: bool | None) -> Element:
     """Name the matrix that the arguments choose, if it exists."""
     if layer is not None:
         if layer not in container.layers:
@@ -115,43 +115,43 @@ def _asked(container: Container, layer: str | None, use_raw: bool | None) -> Ele
     return Element("X")
 
 
-def _found(container: Container) -> CountSource:
+def _autodetect(container: Container) -> CountSource:
     """Choose X if it holds counts, else raw if that does, else X."""
-    x, x_look, text = None, None, "is None"
+    x, x_check, text = None, None, "is None"
     if container.has_x:
         x = CountSource(container, Element("X"))
-        x_look = look_at(x)
-        if x_look.integers:
+        x_check = check_counts(x)
+        if x_check.integers:
             return x
-        text = f"holds {x_look.text}"
+        text = f"holds {x_check.text}"
     if container.has_raw:
         raw = CountSource(container, Element("raw"))
-        if look_at(raw).integers:
+        if check_counts(raw).integers:
             logger.info("X %s; reading raw.X, which holds counts (use_raw=False reads X).", text)
             return raw
-    if x is None or x_look is None:
-        x = CountSource(container, _asked(container, None, False))
-    return _judged(container, Element("X"), x, x_look or look_at(x))
+    if x is None or x_check is None:
+        x = CountSource(container, _requested(container, None, False))
+    return _validate(container, Element("X"), x, x_check or check_counts(x))
 
 
-def _chosen(container: Container, element: Element) -> CountSource:
+def _open_element(container: Container, element: Element) -> CountSource:
     source = CountSource(container, element)
-    return _judged(container, element, source, look_at(source))
+    return _validate(container, element, source, check_counts(source))
 
 
-def _judged(container: Container, element: Element, source: CountSource, look: Look) -> CountSource:
+def _validate(container: Container, element: Element, source: CountSource, check: CountCheck) -> CountSource:
     """Refuse values that no model can take, and warn of values that are no counts."""
-    if look.integers:
+    if check.integers:
         return source
-    if look.bad is not None:
-        cell, gene, value = look.bad
+    if check.bad is not None:
+        cell, gene, value = check.bad
         msg = (
             f"{element.name} of {container.label} holds {value:g} for cell {source.obs_names[cell]!r} (row {cell}), "
             f"gene {source.var.index[gene]!r}. Counts are finite and not negative. {_advice(container, element)}"
         )
         raise ValueError(msg)
     msg = (
-        f"{element.name} of {container.label} holds {look.text}, not counts, and the models are made for counts. "
+        f"{element.name} of {container.label} holds {check.text}, not counts, and the models are made for counts. "
         f"{_advice(container, element)}"
     )
     warn(msg)
@@ -171,7 +171,7 @@ def _advice(container: Container, element: Element) -> str:
 
 def _holds_integers(container: Container, element: Element) -> bool:
     try:
-        return look_at(CountSource(container, element)).integers
+        return check_counts(CountSource(container, element)).integers
     except (TypeError, ValueError):  # a matrix that cannot be read is no advice
         return False
 

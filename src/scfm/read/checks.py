@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     from scfm._types import CountBlock
     from scfm.read.counts import CountSource
 
-__all__ = ["Look", "look_at", "spread"]
+__all__ = ["CountCheck", "check_counts", "spread"]
 
 SPAN_ROWS = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class CountCheck:
     """What a sample of a matrix holds."""
 
     integers: bool
@@ -38,7 +38,7 @@ def spread(n_obs: int, rows: int = SPAN_ROWS) -> list[tuple[int, int]]:
     return [(0, rows), (middle, middle + rows), (n_obs - rows, n_obs)]
 
 
-def look_at(source: CountSource) -> Look:
+def check_counts(source: CountSource) -> CountCheck:
     """Look at up to 768 cells of a source.
 
     Parameters
@@ -56,20 +56,20 @@ def look_at(source: CountSource) -> Look:
         block = source.peek(start, stop)
         bad = _first_bad(block)
         if bad is not None:
-            return Look(False, f"the value {bad[2]:g}", bad)
+            return CountCheck(False, f"the value {bad[2]:g}", bad)
         if len(block.data):
             largest = max(largest, float(block.data.max()))
             whole = whole and (block.data.dtype.kind in "ui" or bool((block.data == np.rint(block.data)).all()))
         sums.append(block.totals)
     if whole:
-        return Look(True, "integers")
+        return CountCheck(True, "integers")
     totals = np.concatenate(sums)
     totals = totals[totals > 0]
     if len(totals) > 1 and np.ptp(totals) <= 1e-3 * totals.mean():
-        return Look(False, f"values normalised to {totals.mean():.6g} in each cell")
+        return CountCheck(False, f"values normalised to {totals.mean():.6g} in each cell")
     if largest < 20:
-        return Look(False, f"log-transformed values (the largest of the sample is {largest:.3g})")
-    return Look(False, f"values with fractions, such as normalised or corrected ones (up to {largest:.6g})")
+        return CountCheck(False, f"log-transformed values (the largest of the sample is {largest:.3g})")
+    return CountCheck(False, f"values with fractions, such as normalised or corrected ones (up to {largest:.6g})")
 
 
 def _first_bad(block: CountBlock) -> tuple[int, int, float] | None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from scfm.batch import plan_batches, prefetch
 from scfm.run.progress import cells_bar
-from scfm.run.transfer import Landing
+from scfm.run.transfer import HostCopy
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -168,29 +168,29 @@ class _Work:
         """Compute batches until there are none; the result of one is fetched while the next one is computed."""
         import torch
 
-        landing: Landing | None = None
+        pending: HostCopy | None = None
         with torch.inference_mode():
             while (batch := self._next()) is not None:
                 for part, output in _outputs(batch, forward, self._job, self._stats):
-                    self._land(landing)
-                    landing = Landing(part, output)
-                    if landing.is_there:
-                        self._land(landing)
-                        landing = None
-            self._land(landing)
+                    self._deliver(pending)
+                    pending = HostCopy(part, output)
+                    if pending.is_there:
+                        self._deliver(pending)
+                        pending = None
+            self._deliver(pending)
 
     def _next(self) -> TokenBatch | None:
         with self._lock:
             return next(self._batches, None)
 
-    def _land(self, landing: Landing | None) -> None:
-        if landing is None:
+    def _deliver(self, pending: HostCopy | None) -> None:
+        if pending is None:
             return
-        output = landing.wait()
+        output = pending.wait()
         with self._lock:
-            self._job.sink.write(landing.batch, output)
+            self._job.sink.write(pending.batch, output)
             if self._advance is not None:
-                self._advance(len(landing.batch.rows))
+                self._advance(len(pending.batch.rows))
 
 
 def _outputs(batch: TokenBatch, forward: Forward, job: Job, stats: RunStats) -> Iterator[tuple[TokenBatch, Tensor]]:

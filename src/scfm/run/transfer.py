@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from scfm._types import TokenBatch
 
-__all__ = ["Landing"]
+__all__ = ["HostCopy"]
 
 
-class Landing:
+class HostCopy:
     """The output of a batch, on its way to the memory of the host.
 
     A plain ``output.cpu()`` would wait for all that was started on the device since. Here the copy to page-locked memory

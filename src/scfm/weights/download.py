@@ -16,9 +16,9 @@ import requests
 from filelock import FileLock, Timeout
 
 from scfm._compat import bar_hidden
-from scfm.weights.partial import Content, Part, on_disk
+from scfm.weights.partial import Content, PartialFile, on_disk
 from scfm.weights.tensors import sha256
-from scfm.weights.transport import Again, RemoteFile, ask, check_status, pieces
+from scfm.weights.transport import RemoteFile, RetryableError, ask, check_status, iter_chunks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -122,7 +122,7 @@ def _fetch(remote: RemoteFile, target: Path, progress: bool | None) -> str:
 
     style: dict[str, Any] = {"unit": "B", "unit_scale": True, "unit_divisor": 1024, "disable": bar_hidden(progress)}
     found = ""
-    with requests.Session() as session, Part(remote, target) as part:
+    with requests.Session() as session, PartialFile(remote, target) as part:
         with tqdm(total=part.content.total, initial=part.size, desc=target.name, **style) as bar:
             # a damaged copy may come from a cache on the way
             for extra in ({}, {"Cache-Control": "no-cache"}):
@@ -140,13 +140,13 @@ def _fetch(remote: RemoteFile, target: Path, progress: bool | None) -> str:
     raise ValueError(msg)
 
 
-def _fill(session: requests.Session, part: Part, extra: dict[str, str], bar: Any) -> None:
+def _fill(session: requests.Session, part: PartialFile, extra: dict[str, str], bar: Any) -> None:
     """Ask until the part is whole, as long as new bytes come."""
     idle, received, restarts = 0, part.received, part.restarts
     while not part.whole:
         try:
             _attempt(session, part, extra, bar)
-        except Again as problem:
+        except RetryableError as problem:
             idle = 0 if part.received > received else idle + 1
             received = part.received
             if problem.afresh:
@@ -163,7 +163,7 @@ def _fill(session: requests.Session, part: Part, extra: dict[str, str], bar: Any
             sleep(wait)
 
 
-def _given_up(part: Part, why: str) -> ConnectionError:
+def _given_up(part: PartialFile, why: str) -> ConnectionError:
     total = "an unknown number of" if part.content.total is None else f"{part.content.total:,}"
     return ConnectionError(
         f"{part.remote.url} could not be fetched: {why}. {part.size:,} of {total} bytes are in {part.path}; the same call "
@@ -171,7 +171,7 @@ def _given_up(part: Part, why: str) -> ConnectionError:
     )
 
 
-def _attempt(session: requests.Session, part: Part, extra: dict[str, str], bar: Any) -> None:
+def _attempt(session: requests.Session, part: PartialFile, extra: dict[str, str], bar: Any) -> None:
     """Ask once and take what comes."""
     headers = {"Accept": "*/*", "Accept-Encoding": "identity", "User-Agent": "scfm", **extra, **part.conditions()}
     with closing(ask(session, part.remote, headers)) as response:
@@ -180,20 +180,20 @@ def _attempt(session: requests.Session, part: Part, extra: dict[str, str], bar: 
         bar.reset(part.content.total)
         bar.initial = bar.n = bar.last_print_n = part.size
         bar.refresh()
-        for data in pieces(response):
+        for data in iter_chunks(response):
             if part.content.total is not None and part.size + len(data) > part.content.total:
                 reason = "more bytes came than were announced"
-                raise Again(reason, afresh=True)
+                raise RetryableError(reason, afresh=True)
             part.append(data)
             bar.update(len(data))
     if part.content.total is None:
         part.content = replace(part.content, total=part.size)
     elif not part.whole:
         reason = "the answer ended early"
-        raise Again(reason)
+        raise RetryableError(reason)
 
 
-def _begin(response: requests.Response, part: Part) -> None:
+def _begin(response: requests.Response, part: PartialFile) -> None:
     """Decide whether an answer goes on with the part or starts over, and whether there is room for the rest."""
     tags = {"etag": response.headers.get("ETag"), "modified": response.headers.get("Last-Modified")}
     if response.status_code == 206:
@@ -202,7 +202,7 @@ def _begin(response: requests.Response, part: Part) -> None:
         content = Content(total, **tags)
         if not (first == part.size <= last < total and part.content.may_be(content)):
             reason = "the server sent another range than was asked for, or the file changed there"
-            raise Again(reason, afresh=True)
+            raise RetryableError(reason, afresh=True)
     else:
         content = Content(_length(response), **tags)
     encoding = response.headers.get("Content-Encoding", "identity")
@@ -226,7 +226,7 @@ def _length(response: requests.Response) -> int | None:
     return int(text) if LENGTH.fullmatch(text) and "Transfer-Encoding" not in response.headers else None
 
 
-def _check_room(part: Part, total: int) -> None:
+def _check_room(part: PartialFile, total: int) -> None:
     free, needed = shutil.disk_usage(part.path.parent).free, total - part.size
     if needed > free:
         msg = (

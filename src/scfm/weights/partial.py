@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from scfm.weights.transport import RemoteFile
 
-__all__ = ["Content", "Part", "on_disk"]
+__all__ = ["Content", "PartialFile", "on_disk"]
 
 NOTED = (("total", int | None), ("etag", str | None), ("modified", str | None))
 
@@ -60,7 +60,7 @@ class Content:
         return not (self.modified and other.modified) or self.modified == other.modified
 
 
-class Part:
+class PartialFile:
     """The bytes that have come so far, and a note beside them on what they are part of."""
 
     def __init__(self, remote: RemoteFile, target: Path) -> None:

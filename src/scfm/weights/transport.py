@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-__all__ = ["Again", "RemoteFile", "ask", "check_status", "pieces"]
+__all__ = ["RetryableError", "RemoteFile", "ask", "check_status", "iter_chunks"]
 
 CONNECT_SECONDS = 10.0
 READ_SECONDS = 60.0
@@ -55,7 +55,7 @@ class RemoteFile:
             raise ValueError(msg)
 
 
-class Again(Exception):
+class RetryableError(Exception):
     """An attempt failed in a way that may pass."""
 
     def __init__(self, reason: str, *, wait: float | None = None, afresh: bool = False) -> None:
@@ -64,7 +64,7 @@ class Again(Exception):
         self.afresh = afresh
 
 
-def pieces(response: requests.Response) -> Iterator[bytes]:
+def iter_chunks(response: requests.Response) -> Iterator[bytes]:
     """Bytes as they come, not unpacked."""
     # `read` of a whole piece would lose what came of it before a timeout; urllib3 before 2.1 has nothing else
     read = getattr(response.raw, "read1", response.raw.read)
@@ -72,7 +72,7 @@ def pieces(response: requests.Response) -> Iterator[bytes]:
         while data := read(CHUNK, decode_content=False):
             yield data
     except HTTPError as error:
-        raise Again(_cause(error)) from error
+        raise RetryableError(_cause(error)) from error
 
 
 class _Origin(NamedTuple):
@@ -140,7 +140,7 @@ def _send(session: requests.Session, url: str, headers: Mapping[str, str]) -> re
         return session.get_adapter(url).send(request, timeout=(CONNECT_SECONDS, READ_SECONDS), **settings)
     except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
         if "CERTIFICATE_VERIFY_FAILED" not in str(error):
-            raise Again(_cause(error)) from error
+            raise RetryableError(_cause(error)) from error
         msg = (
             f"The certificate of {host} was refused ({_cause(error)}). If a proxy of your network signs connections, name "
             "its certificates in REQUESTS_CA_BUNDLE."
@@ -163,9 +163,9 @@ def check_status(response: requests.Response, remote: RemoteFile, target: Path) 
     code = response.status_code
     who = f"{urlsplit(response.url).hostname} answered {code}"
     if code in PASSING:
-        raise Again(who, wait=asked_wait(response))
+        raise RetryableError(who, wait=asked_wait(response))
     if code == 416:
-        raise Again(who, afresh=True)
+        raise RetryableError(who, afresh=True)
     aside = f"fetch it in another way and put it at {target}"
     if code in (404, 410):
         msg = f"{remote.url} is not there ({who}): check the address, or {aside}."
