@@ -27,7 +27,7 @@ for name in [name for name in os.environ if name.startswith("SCFM_") and name !=
     del os.environ[name]
 os.environ["SCFM_OFFLINE"] = "1"  # only tests with a server of their own go online
 
-collect_ignore = ["example_package"]  # which would register its model for all tests
+collect_ignore_glob = ["example_*"]  # which would register their models for all tests
 
 # Few examples, the same ones each time, unless a nightly run (TEST_PROFILE=thorough) looks for new ones.
 settings.register_profile("quick", deadline=None, max_examples=10, derandomize=True, database=None, print_blob=True)
