@@ -36,7 +36,7 @@ adata = scfm.datasets.synthetic(20, 40, genes_per_cell=8)
 adata.var_names = [f"ENSG{i:011d}" for i in range(1, 41)]
 scfm.tl.embed(adata, model="bog", scale=2.0, device="cpu")
 params = adata.uns["bag"]["params"]
-calls = {"binned": {}, "cut": {"max_tokens": 3}, "sampled": {}, "other": {"sample_seed": 1}}
+calls = {"binned": {}, "cut": {"max_tokens": 3}, "sampled": {}, "other": {"seed": 1}}
 apart = adata.copy()  # each gene in a second column, to be added to the first
 apart.var_names += ".1"
 apart = anndata.concat([adata, apart], axis="var", merge="same")
@@ -57,7 +57,7 @@ print(json.dumps({
     "checked": {
         "bag-of-genes": scfm.testing.check_model(scfm.model.load("bog"), scale=2.0),
         "binned-values": scfm.testing.check_model(scfm.model.load("binned-values")),
-        "sampled-genes": scfm.testing.check_model(scfm.model.load("sampled-genes"), sample_seed=3),
+        "sampled-genes": scfm.testing.check_model(scfm.model.load("sampled-genes"), seed=3),
     },
     "said": {"models": said("models"), "cache": said("cache"), "help": said("embed", "--help")},
 }, default=str))

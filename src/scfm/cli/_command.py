@@ -146,10 +146,15 @@ class Command:
         return [option._replace(text=self.texts.get(option.name, option.text)) for option in (*verbs, *own)]
 
     def family_options(self) -> Iterator[tuple[str, Option]]:
-        """Options of families, each with the families that have it; without a value families keep their default."""
+        """Options of families, each with the families that have it; without a value families keep their default.
+
+        One that several families name alike is one here, and takes what any of them takes.
+        """
         from scfm.model.registry import families
 
         known = {} if self.families is None else families()
+        taken = {option.name for option in self.options()}  # the verb has it itself, so no family gets it
+        found: dict[str, tuple[list[str], Option]] = {}
         for cls in {known[name].options_class: None for name in sorted(known)}:
             owners = [name for name, other in sorted(known.items()) if other.options_class is cls]
             if self.families == "scored" and not any(known[name].implements("scorer") for name in owners):
@@ -157,8 +162,17 @@ class Command:
             kinds, texts = get_type_hints(cls), _texts(cls)
             for one in fields(cls):
                 default = "" if one.default is None else f" (default: {one.default})"
-                text = _plain(f"{texts.get(one.name, '')}{default}")
-                yield ", ".join(owners), Option(one.name, kinds[one.name], SUPPRESS, text)
+                option = Option(one.name, kinds[one.name], SUPPRESS, _plain(f"{texts.get(one.name, '')}{default}"))
+                if one.name in taken:
+                    continue
+                if one.name in found:
+                    others, other = found[one.name]
+                    option = other._replace(kind=other.kind | option.kind, text=f"{other.text}; {option.text}")
+                    found[one.name] = [*others, *owners], option
+                else:
+                    found[one.name] = owners, option
+        for owners, option in found.values():
+            yield ", ".join(owners), option
 
     def flags(self) -> set[str]:
         """Names of the options that may be given without a value."""

@@ -30,7 +30,7 @@ class SampleConfig:
 
 @dataclass(frozen=True)
 class SampleOptions:
-    sample_seed: int = 0
+    seed: int = 0
     """Another seed draws other genes."""
 
 
@@ -72,7 +72,7 @@ class SampledGenes(FoundationModel):
         """All genes of a cell by token, whatever their order in the data, and then the draws."""
         tokens, no_prefix = genes.tokens, np.full(source.n_obs, -1, np.int32)
         encode = OrderEncoder(tokens, len(tokens), 0, no_prefix, order="vocabulary", read_last=True)
-        return partial(sample, encode=encode, seed=options.family.sample_seed, n=options.max_tokens)
+        return partial(sample, encode=encode, seed=options.family.seed, n=options.max_tokens)
 
     def network(self, n_layers: int) -> Any:
         """A table that takes the mean of its rows, and a linear layer."""
