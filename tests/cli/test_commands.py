@@ -225,6 +225,19 @@ def test_match(cells: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert f"not matched: {', '.join(report.examples_unmatched)}" in text
 
 
+def test_match_with_an_option_of_a_family(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_transcriptformer(tmp_path / "model")
+    genes = scfm.model.load(folder).vocabulary.genes[[0, 1, 1]]
+    adata = ad.AnnData(np.ones((2, 3), np.float32))
+    adata.var["ensembl_id"] = genes
+    adata.write_h5ad(tmp_path / "a.h5ad")
+    call = ["match", str(tmp_path / "a.h5ad"), "--model", str(folder), "--compat", "upstream"]
+    assert main(call) == 1
+    assert "remove_duplicate_genes" in capsys.readouterr().err.replace("-", "_")
+    assert main([*call, "--remove-duplicate-genes"]) == 0
+    assert capsys.readouterr().out.startswith("2 of 3 genes")
+
+
 @pytest.mark.parametrize("kind", ["h5ad", "zarr"])
 @pytest.mark.filterwarnings("ignore:.*zarr v[23]:UserWarning", "ignore:Consolidated metadata:UserWarning")
 def test_score(kind: str, cells: Path, tmp_path: Path) -> None:

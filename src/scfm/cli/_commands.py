@@ -95,6 +95,7 @@ COMMANDS = {
         "Report how the genes of a file match those of a model.",
         run="scfm.cli.verbs:match",
         verb="scfm.pp:match_genes",
+        families="all",
         example="scfm match cells.h5ad --model tf-sapiens",
         texts={
             "modality": "modality of an .h5mu file",
