@@ -22,9 +22,11 @@ if TYPE_CHECKING:
 @pytest.fixture(autouse=True)
 def _small_batches() -> Iterator[None]:
     scfm.settings.batch_tokens = 2000
-    # other libraries may have changed the threads of this thread alone (numba by OpenMP), and with them the last bits
-    torch.set_num_threads(torch.get_num_threads())
+    # what other libraries did to the threads of this thread alone must not decide on the last bits
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
     yield
+    torch.set_num_threads(before)
     scfm.settings.reset()
 
 
