@@ -88,13 +88,13 @@ class Session(ABC):
             Ranges of cells; all by default.
         """
         encode = self.encoder()
-        networks = zip(self.networks(), self.devices, strict=True)
-        forwards = [task.on(network, device, self.dtype) for network, device in networks]
+        networks = self.networks()
+        forwards = [task.on(*place, self.dtype) for place in zip(networks, self.devices, strict=True)]
         plan = RunPlan(
             batch_tokens=task.batch_tokens or default_batch_tokens(self.device),
             block_rows=min(task.block_rows or settings.block_rows, settings.block_rows),
             block_values=settings.block_values,
-            padded=self.device.type != "cpu" and getattr(self.networks()[0], "pads", True),
+            padded=self.device.type != "cpu" and getattr(networks[0], "pads", True),
             progress=settings.progress,
         )
         stats = run(self.source, encode, task, forwards, plan, self.model.max_genes(self.options), spans)
