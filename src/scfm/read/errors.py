@@ -1,0 +1,67 @@
+"""Errors of the libraries that read files, made builtin ones that name the file."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from scfm.read.paths import is_url
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["of_file", "reading"]
+
+BUILTIN = (
+    MemoryError,
+    ImportError,
+    FileNotFoundError,
+    PermissionError,
+    TimeoutError,
+    ConnectionError,
+    OSError,
+    KeyError,
+    TypeError,
+    ValueError,
+)
+"""What is raised, the first that fits; libraries have classes of their own, some of which take no message."""
+
+
+@contextmanager
+def reading(path: str) -> Iterator[None]:
+    """Turn whatever a library raises into a builtin error that names ``path``; one that does so already passes.
+
+    Of an object in memory, whose path is empty, all builtin errors pass.
+    """
+    try:
+        yield
+    except Exception as error:
+        if type(error) in BUILTIN and path in _text(error):
+            raise
+        kind = _kind(error)
+        if kind in (None, KeyError):  # of what is in the file, not of what the caller named
+            kind = ConnectionError if is_url(path) else ValueError
+        msg = f"{path or 'The matrix'} cannot be read: {_text(error)}"
+        raise kind(msg) from error
+
+
+@contextmanager
+def of_file(path: str) -> Iterator[None]:
+    """Put ``path`` before the message of an error that comes of one of several files, unless it is in there."""
+    try:
+        yield
+    except Exception as error:
+        kind = _kind(error)
+        if kind is None or path in _text(error):
+            raise
+        msg = f"{path}: {_text(error)}"
+        raise kind(msg) from error
+
+
+def _kind(error: Exception) -> type[Exception] | None:
+    return next((kind for kind in BUILTIN if isinstance(error, kind)), None)
+
+
+def _text(error: Exception) -> str:
+    """The message; of a KeyError without the quotes."""
+    return str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error) or type(error).__name__
