@@ -106,6 +106,13 @@ def test_several_layers_that_hold_counts_are_named(build: Callable[..., ad.AnnDa
         open_counts(adata)
 
 
+def test_some_of_the_counts_are_not_the_counts(build: Callable[..., ad.AnnData], lognorm: np.ndarray) -> None:
+    adata = build(values=lognorm, raw=False, layer=False)
+    adata.layers["ambiguous"] = np.ones(adata.shape)
+    with pytest.warns(UserWarning, match="Neither X, nor a layer, nor raw"):
+        assert open_counts(adata).matrix == "X"
+
+
 def test_raw_comes_before_layers(build: Callable[..., ad.AnnData], lognorm: np.ndarray) -> None:
     adata = build(values=lognorm)
     adata.layers["spliced"] = adata.layers["counts"]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from scfm.read import Source
 
-pytestmark = pytest.mark.filterwarnings("ignore:X holds values.* reading raw")
+pytestmark = pytest.mark.filterwarnings("ignore:X holds log-transformed values; reading raw")
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from scfm._warn import warn
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["open_counts"]
 
+PARTS = ("unspliced", "ambiguous", "spanning")
+"""Layers of RNA velocity, which hold some of the counts of each cell and are not what anybody looks for."""
 NO_COUNTS = "Neither X, nor a layer, nor raw holds integers: put the counts into a layer and pass its name as layer=."
 
 def open_counts(
@@ -132,11 +135,10 @@ def _autodetect(container: Container) -> CountSource:
         if check.integers:
             return x
         found = f"holds {check.kind}"
-    others = [element for element in container.elements() if element.kind != "X"]
-    holding = [source for source in (_with_integers(container, element) for element in others) if source is not None]
+    holding = _with_integers(container, Element("X"))
     holding = [source for source in holding if source.element.kind == "raw"] or holding
     if len(holding) > 1:
-        names = " or ".join(f"{source.element.argument}" for source in holding)
+        names = " or ".join(source.element.argument for source in holding)
         msg = f"X of {container.label} {found}, and several layers hold counts: pass {names}."
         raise ValueError(msg)
     if holding:
@@ -187,20 +189,21 @@ def _validate(container: Container, source: CountSource, check: CountCheck) -> C
 
 def _elsewhere(container: Container, element: Element) -> str:
     """Say which other matrices hold integers, and how to choose them; empty if there are none."""
-    others = [other for other in container.elements() if other != element and _with_integers(container, other)]
-    if not others:
-        return ""
+    others = [source.element for source in _with_integers(container, element)]
     found = " or ".join(f"{other.argument} ({other.name})" for other in others)
-    return f"Integers were found elsewhere; pass {found}."
+    return f"Integers were found elsewhere; pass {found}." if others else ""
 
 
-def _with_integers(container: Container, element: Element) -> CountSource | None:
-    """One of the matrices, if a sample of it holds integers."""
-    try:
-        source = CountSource(container, element)
-        return source if check_counts(source).integers else None
-    except (TypeError, ValueError):  # a matrix that cannot be read is no advice
-        return None
+def _with_integers(container: Container, element: Element) -> list[CountSource]:
+    """All matrices but this one of which a sample holds integers."""
+    found = []
+    for other in container.elements():
+        if other != element and other.layer not in PARTS:
+            with suppress(TypeError, ValueError):  # a matrix that cannot be read is no advice
+                source = CountSource(container, other)
+                if check_counts(source).integers:
+                    found.append(source)
+    return found
 
 
 def _listed(container: Container) -> str:
