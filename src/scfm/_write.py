@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import stat
+from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from scfm._paths import atomic, check_new
+from scfm._paths import atomic, check_new, reserve
 from scfm.read import open_container
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Iterator, Sequence
 
     from anndata import AnnData
 
@@ -33,6 +35,8 @@ __all__ = [
 PIECE = 2**16
 """Rows that are copied at a time."""
 SUFFIXES = (".h5ad", ".h5mu", ".zarr")
+SLACK = 2**20
+"""Bytes that a file may grow by beside the values that are added."""
 
 
 def check_output(source: Path, out: Path, *, overwrite: bool) -> None:
@@ -43,9 +47,11 @@ def check_output(source: Path, out: Path, *, overwrite: bool) -> None:
     ValueError
         If the suffix is not one of AnnData or MuData files, or differs from that of ``source``.
     FileExistsError
-        If ``out`` exists and is not to be overwritten.
+        If ``out`` exists and is not to be overwritten, or is a folder of something else.
     FileNotFoundError
         If ``source`` or the folder of ``out`` does not exist.
+    OSError
+        If the folder of ``out`` cannot be written.
     """
     if not source.exists():
         several = any(sign in str(source) for sign in ("*", "?", ":/"))
@@ -55,7 +61,19 @@ def check_output(source: Path, out: Path, *, overwrite: bool) -> None:
     if source.suffix not in SUFFIXES or out.suffix != source.suffix:
         msg = f"Cannot make {out.name} of {source.name}: both must end in the same of {', '.join(SUFFIXES)}."
         raise ValueError(msg)
-    check_new(out, overwrite=overwrite, hint="pass overwrite=True")
+    check_new(
+        out, overwrite=overwrite, hint="pass overwrite=True", replaces=_is_annotated_store if source.is_dir() else None
+    )
+
+
+def _is_annotated_store(path: Path) -> bool:
+    """Whether a folder holds an AnnData or MuData in zarr."""
+    import zarr
+
+    try:
+        return zarr.open_group(path, mode="r").attrs.get("encoding-type") in ("anndata", "MuData")
+    except (OSError, ValueError):
+        return False
 
 
 @dataclass(frozen=True)
@@ -74,8 +92,21 @@ class Results:
             for name, value in getattr(self, slot.name).items():
                 yield slot.name, name, value
 
+    @property
+    def nbytes(self) -> int:
+        """About how many bytes the values take in a file."""
+        return sum(_bytes_of(value) for _, _, value in self.items())
+
     def __str__(self) -> str:
         return " and ".join(f".{slot}[{name!r}]" for slot, name, _ in self.items())
+
+
+def _bytes_of(value: Any) -> int:
+    if isinstance(value, Mapping):
+        return sum(map(_bytes_of, value.values()))
+    if hasattr(value, "indptr"):
+        return sum(part.nbytes for part in (value.data, value.indices, value.indptr))
+    return int(value.memory_usage().sum() if hasattr(value, "columns") else getattr(value, "nbytes", 0))
 
 
 def write_results(source: Path, out: Path, results: Results, modality: str | None) -> None:
@@ -83,7 +114,7 @@ def write_results(source: Path, out: Path, results: Results, modality: str | Non
 
     Everything else in the file stays as it is. ``out`` may be ``source``.
     """
-    with _completed_copy(source, out) as root:
+    with _completed_copy(source, out, results.nbytes) as root:
         _fill(root if modality is None else root["mod"][modality], results)
 
 
@@ -153,6 +184,8 @@ def merge_store(store: EmbeddingStore, target: Path, modality: str | None = None
 
     Raises
     ------
+    OSError
+        If the file cannot be replaced, or there is no room for the copy.
     ValueError
         If shards are missing, or the cells of the file are others.
     """
@@ -164,7 +197,8 @@ def merge_store(store: EmbeddingStore, target: Path, modality: str | None = None
         raise ValueError(msg)
     file = _file_of(store, target, modality)
     is_source = store.is_of(file.number, target)
-    with _opened(target) if target.is_dir() else _completed_copy(target, target) as root:
+    n_bytes = 4 * (file.stop - file.start) * store.n_features
+    with _opened(target) if target.is_dir() else _completed_copy(target, target, n_bytes) as root:
         group = root if modality is None else root["mod"][modality]
         _add_mappings(group, "obsm", "uns")
         write_elem(group["uns"], store.keys.uns, store.uns())
@@ -191,16 +225,25 @@ def _pieces(n_rows: int) -> list[tuple[int, int]]:
 
 
 @contextmanager
-def _completed_copy(source: Path, out: Path) -> Iterator[Any]:
-    """Open a copy of ``source`` for writing, and put it in the place of ``out`` when that went well."""
+def _completed_copy(source: Path, out: Path, n_bytes: int) -> Iterator[Any]:
+    """Open a copy of ``source`` to add about ``n_bytes``, and put it in the place of ``out`` when that went well."""
     with atomic(out, overwrite=True) as work:
         if source.is_dir():
-            shutil.copytree(source, work)
+            for folder, _, names in os.walk(source, followlinks=True):
+                _copy_writable(Path(folder), place := work / Path(folder).relative_to(source))
+                for name in names:
+                    _copy_writable(Path(folder, name), place / name)
         else:
-            shutil.copyfile(source, work)
-            work.chmod(source.stat().st_mode | stat.S_IWUSR)
+            _copy_writable(source, work)
+            reserve(work, n_bytes + SLACK)
         with _opened(work) as root:
             yield root
+
+
+def _copy_writable(source: Path, copy: Path) -> None:
+    """Copy a file, or make a folder, with the permissions of ``source``, that to write among them."""
+    copy.mkdir() if source.is_dir() else shutil.copyfile(source, copy)
+    copy.chmod(stat.S_IMODE(source.stat().st_mode) | stat.S_IWUSR)
 
 
 def _add_mappings(group: Any, *names: str) -> None:

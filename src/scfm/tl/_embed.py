@@ -128,8 +128,10 @@ def embed(
         return write_tokenized(source, model, written, arguments, groupby, key_added, overwrite=overwrite)
     target = target_of(data, "embed", modality=modality, out=out, overwrite=overwrite, copy=copy)
     loaded = load(model)
-    embedding = loaded.run(target.data, arguments, groupby=groupby)
     keys = result_keys(loaded.family, key_added)
+    slot, row_bytes = ("varm", 0) if pooling == "gene" else ("obsm", 4 * loaded.n_features)
+    target.check_free(keys.uns, (slot, keys.obsm), row_bytes=row_bytes)
+    embedding = loaded.run(target.data, arguments, groupby=groupby)
     if embedding.axis == "var":
         values = {keys.obsm: embedding.in_order_of(target.var_names)}
         return target.store(Results(varm=values, uns={keys.uns: {PARAMS: embedding.params}}))

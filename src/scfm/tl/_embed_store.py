@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scfm._docs import with_parameters
-from scfm._keys import result_keys
-from scfm._paths import check_new
+from scfm._keys import made_by, result_keys
+from scfm._paths import check_new, check_room, check_writable
 from scfm._write import merge_store
 from scfm.model import FoundationModel, load
 from scfm.model.arguments import Arguments
@@ -23,6 +23,7 @@ from scfm.run.device import local_device
 from scfm.run.sinks import ShardSink
 from scfm.run.store import CHUNK_ROWS, COUNTED, EmbeddingStore, fingerprint
 from scfm.tasks import Embed
+from scfm.tl._target import FileTarget
 
 if TYPE_CHECKING:
     import torch
@@ -119,6 +120,8 @@ def embed_store(
         and ``resume`` is off.
     RuntimeError
         If another process is computing the same shards.
+    OSError
+        If ``out``, or with ``into_source`` a source, cannot be written, or the disk has no room for what is missing.
     TypeError, ValueError, FileNotFoundError
         As :func:`scfm.tl.embed`.
 
@@ -158,10 +161,14 @@ def embed_store(
         description = session.description()
         identity = _identity(paths, session, description)
         if not out.exists():
-            EmbeddingStore.create(out, keys, session.source, session.model.n_features, rows, identity, description)
+            params = made_by("embed") | description
+            EmbeddingStore.create(out, keys, session.source, session.model.n_features, rows, identity, params)
         store = _opened(out, identity, keys.obsm, rows if shard_rows is not None else None)
         missing = [shard for shard in _share(store.shards, part) if not store.is_done(shard)]
         logger.info("%d of %d shards of %s are to be computed", len(missing), len(store.shards), store.path)
+        check_room(out, 4 * store.n_features * sum(shard.stop - shard.start for shard in missing))
+        for path in paths if into_source else ():
+            _check_mergeable(Path(path), store, modality)
         if client is None and missing:
             with ShardSink(store, missing) as sink:
                 task = Embed(session.model, session.options, sink)
@@ -180,7 +187,10 @@ def _checked_paths(source: Any, out: Path, *, resume: bool, into_source: bool) -
     if not isinstance(source, str | Path | Sequence):
         msg = f"tl.embed_store reads files, got {type(source).__name__}; scfm.tl.embed takes an AnnData."
         raise TypeError(msg)
-    check_new(out, overwrite=resume, hint="go on with it by resume=True")
+    if resume and out.is_dir():
+        check_writable(out)
+    else:
+        check_new(out, hint="go on with it by resume=True")
     found = expand(source)
     paths = found if isinstance(found, list) else [found]
     if len(paths) > 1 and is_tokenized(paths):
@@ -191,6 +201,13 @@ def _checked_paths(source: Any, out: Path, *, resume: bool, into_source: bool) -
         msg = f"into_source=True cannot write to {urls[0]}; use scfm.tl.embed_store without it."
         raise ValueError(msg)
     return [str(path) if is_url(path) else str(Path(path).absolute()) for path in paths]
+
+
+def _check_mergeable(path: Path, store: EmbeddingStore, modality: str | None) -> None:
+    """Find out before the long work whether the embeddings can be added to a file."""
+    target = FileTarget(path, path, modality, "embed")
+    target.check_free(store.keys.uns, ("obsm", store.keys.obsm), row_bytes=4 * store.n_features)
+    check_writable(path if path.is_dir() else path.resolve().parent)
 
 
 def _name_of(model: str | Path | FoundationModel) -> str:
