@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from scfm._paths import atomic, check_new, reserve
-from scfm.read import open_container
+from scfm.read import is_anndata_file, open_container
+from scfm.read.convert import write_h5ad
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -45,7 +46,7 @@ def check_output(source: Path, out: Path, *, overwrite: bool) -> None:
     Raises
     ------
     ValueError
-        If the suffix is not one of AnnData or MuData files, or differs from that of ``source``.
+        If the suffix differs from that of ``source``, or is not ``.h5ad`` for a source of another kind.
     FileExistsError
         If ``out`` exists and is not to be overwritten, or is a folder of something else.
     FileNotFoundError
@@ -58,11 +59,15 @@ def check_output(source: Path, out: Path, *, overwrite: bool) -> None:
         hint = " Patterns and addresses are for scfm.tl.embed_store." if several else ""
         msg = f"There is no file {source}.{hint}"
         raise FileNotFoundError(msg)
-    if source.suffix not in SUFFIXES or out.suffix != source.suffix:
-        msg = f"Cannot make {out.name} of {source.name}: both must end in the same of {', '.join(SUFFIXES)}."
+    suffix = source.suffix if source.suffix in SUFFIXES else ".zarr" if (source / "zarr.json").exists() else ".h5ad"
+    if out.suffix != suffix:
+        msg = f"Cannot make {out.name} of {source.name}: the name of the file to write must end in {suffix}."
         raise ValueError(msg)
     check_new(
-        out, overwrite=overwrite, hint="pass overwrite=True", replaces=_is_annotated_store if source.is_dir() else None
+        out,
+        overwrite=overwrite,
+        hint="pass overwrite=True",
+        replaces=_is_annotated_store if suffix == ".zarr" else None,
     )
 
 
@@ -112,8 +117,14 @@ def _bytes_of(value: Any) -> int:
 def write_results(source: Path, out: Path, results: Results, modality: str | None) -> None:
     """Copy ``source`` to ``out`` and add the results; ``out`` appears only when it is complete.
 
-    Everything else in the file stays as it is. ``out`` may be ``source``.
+    Everything else in the file stays as it is. ``out`` may be ``source``. A file that is no AnnData becomes one.
     """
+    if not is_anndata_file(source):
+        with atomic(out, overwrite=True) as work:
+            write_h5ad(source, work, modality)
+            with _opened(work) as root:
+                _fill(root, results)
+        return
     with _completed_copy(source, out, results.nbytes) as root:
         _fill(root if modality is None else root["mod"][modality], results)
 
@@ -191,6 +202,9 @@ def merge_store(store: EmbeddingStore, target: Path, modality: str | None = None
     """
     from anndata.io import write_elem
 
+    if not is_anndata_file(target):
+        msg = f"{target} is no file of an AnnData, and no other is written into; scfm.tl.embed(..., out=) makes one of it."
+        raise ValueError(msg)
     missing = store.missing()
     if missing:
         msg = f"{store.path} lacks {len(missing)} of {len(store.shards)} shards; finish it with scfm.tl.embed_store first."
@@ -267,6 +281,9 @@ def _copy_rows(obsm: Any, store: EmbeddingStore, file: Shard) -> None:
 
 @contextmanager
 def _opened(path: Path, mode: Literal["r", "r+"] = "r+") -> Iterator[Any]:
+    if mode == "r" and not is_anndata_file(path):
+        yield {}
+        return
     if path.is_dir():
         import zarr
 

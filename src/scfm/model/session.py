@@ -14,7 +14,7 @@ from scfm._checks import is_int
 from scfm._settings import settings
 from scfm._warn import warn
 from scfm.batch import even_batches, prefetch, spans_of
-from scfm.genes import columns_of
+from scfm.genes import columns_of, find_columns
 from scfm.read.kernels import count_fractional
 from scfm.run import RunPlan, run
 from scfm.run.device import default_batch_tokens
@@ -237,6 +237,23 @@ class CountSession(Session):
     def columns_of(self, genes: Sequence[str] | None) -> NDArray[np.intp]:
         """Columns of the source that hold genes, by any of their names; all if none are given."""
         return columns_of(genes, self.source.var, self.genes.tokens, self.model.vocabulary)
+
+    def columns_for(self, names: pd.Index) -> NDArray[np.intp]:
+        """Columns of the source for the genes of the object, of which ``raw`` may have others, or other names for them.
+
+        −1, and a UserWarning, for those that are not there.
+        """
+        var = self.source.var
+        if names.equals(var.index):
+            return np.arange(len(names))
+        found = find_columns(names.tolist(), var, self.genes.tokens, self.model.vocabulary)
+        missing = np.flatnonzero(found < 0)
+        if len(missing):
+            warn(
+                f"{len(missing)} of {len(names)} genes in var_names are not in {self.source.matrix} by any name, such as "
+                f"{names[missing[0]]!r}: there is no result for them."
+            )
+        return found
 
     def description(self) -> dict[str, Any]:
         """As of every session, with how the genes matched and what the family adds."""

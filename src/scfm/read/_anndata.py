@@ -53,11 +53,15 @@ class AnnDataContainer(Container):
     def obs_names(self) -> pd.Index:
         return self._adata.obs_names
 
+    @property
+    def var(self) -> pd.DataFrame:
+        return frame_of(self._adata.var)
+
     def stored(self, element: Element) -> Stored:
         """Find one of the matrices, behind views instead of in a copy of them."""
         found, rows, cols = self._seen(element)
-        var = self._adata.raw.var if element.kind == "raw" else self._adata.var
-        return Stored(matrix_of(found, element.name, self.label), rows, cols, frame_of(var))
+        var = frame_of(self._adata.raw.var) if element.kind == "raw" else self.var
+        return Stored(matrix_of(found, element.name, self.label), rows, cols, var)
 
     def _seen(self, element: Element) -> tuple[Any, Rows, NDArray[np.int64] | None]:
         """Find the matrix, and which of its rows and columns are seen."""

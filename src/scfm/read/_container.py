@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
     from numpy.typing import NDArray
 
@@ -69,6 +70,11 @@ class Container(ABC):
     def obs_names(self) -> pd.Index:
         """Names of the cells."""
 
+    @property
+    @abstractmethod
+    def var(self) -> pd.DataFrame:
+        """Annotation of the genes of X and the layers."""
+
     @abstractmethod
     def stored(self, element: Element) -> Stored:
         """Find one of the matrices."""
@@ -117,7 +123,7 @@ class TableContainer(Container):
 
     def __init__(self, label: str, obs: pd.DataFrame, var: pd.DataFrame) -> None:
         self.label, self.layers, self.n_obs = label, [], len(obs)
-        self._obs, self.var = obs, var
+        self._obs, self._var = obs, var
 
     @property
     def obs(self) -> pd.DataFrame:
@@ -126,3 +132,7 @@ class TableContainer(Container):
     @property
     def obs_names(self) -> pd.Index:
         return self._obs.index
+
+    @property
+    def var(self) -> pd.DataFrame:
+        return self._var

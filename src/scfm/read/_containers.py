@@ -10,11 +10,11 @@ from anndata import AnnData
 
 from scfm._compat import is_mudata
 from scfm.read._anndata import AnnDataContainer
-from scfm.read.errors import reading
 from scfm.read._h5ad import FileContainer
 from scfm.read._loom import LoomContainer, is_loom
 from scfm.read._mtx import MtxContainer, mtx_files
 from scfm.read._tenx import TenxContainer, tenx_groups
+from scfm.read.errors import reading
 from scfm.read.paths import is_url
 from scfm.read.remote import open_url
 
@@ -60,8 +60,7 @@ def open_container(data: Any, modality: str | None) -> Container:
         return found
     if is_mudata(data):
         inner = data.mod[_known(modality, data.mod, "MuData")]
-        if is_mudata(inner):
-            raise _nested("MuData", modality, inner.mod)
+        _check_flat("MuData", modality, inner.mod if is_mudata(inner) else ())
         return AnnDataContainer(inner, f"MuData[{modality!r}]")
     if not isinstance(data, AnnData):
         wrap = "; wrap a matrix as anndata.AnnData(X=..., obs=..., var=...)" if hasattr(data, "shape") else ""
@@ -118,8 +117,7 @@ def _found(root: Any, label: str, modality: str | None) -> Container:
     """The container in a file."""
     if "mod" in root:
         name = _known(modality, root["mod"], label)
-        if "mod" in root["mod"][name]:
-            raise _nested(label, name, root["mod"][name]["mod"])
+        _check_flat(label, name, root["mod"][name].get("mod", ()))
         return FileContainer(root["mod"][name], f"{label}/mod/{name}")
     is_anndata = "obs" in root and "var" in root
     matrices = [] if is_anndata else tenx_groups(root)
@@ -169,13 +167,15 @@ def _known(modality: str | None, names: Iterable[str], label: str, kind: str = "
     return modality
 
 
-def _nested(label: str, modality: str | None, names: Iterable[str]) -> ValueError:
-    found = ", ".join(map(repr, names))
-    msg = (
-        f"Modality {modality!r} of {label} is a MuData itself, with the modalities {found}. Pass that MuData, "
-        f"mdata.mod[{modality!r}], and one of its modalities."
-    )
-    return ValueError(msg)
+def _check_flat(label: str, modality: str | None, inner: Iterable[str]) -> None:
+    """Refuse a modality that has modalities itself."""
+    found = ", ".join(map(repr, inner))
+    if found:
+        msg = (
+            f"Modality {modality!r} of {label} is a MuData itself, with the modalities {found}. Pass that MuData, "
+            f"mdata.mod[{modality!r}], and one of its modalities."
+        )
+        raise ValueError(msg)
 
 
 def _needless(modality: str, label: str) -> ValueError:

@@ -43,6 +43,10 @@ class FileContainer(Container):
     def obs_names(self) -> pd.Index:
         return self._obs.names
 
+    @property
+    def var(self) -> pd.DataFrame:
+        return StoredTable(self._root, "var").frame
+
     def columns(self) -> list[str]:
         """Names of the columns of ``obs``."""
         return self._obs.columns
@@ -62,5 +66,5 @@ class FileContainer(Container):
         raw = "raw/" if "raw/X" in self._root else "raw."
         path = {"X": "X", "raw": f"{raw}X", "layer": f"layers/{element.layer}"}[element.kind]
         matrix = stored_matrix(self._root[path], element.name)
-        var = StoredTable(self._root, f"{raw}var" if element.kind == "raw" else "var").frame
+        var = StoredTable(self._root, f"{raw}var").frame if element.kind == "raw" else self.var
         return Stored(matrix, range(matrix.shape[0]), None, var)

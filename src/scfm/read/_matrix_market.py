@@ -76,7 +76,7 @@ class TextMatrix:
 
     def _entries(self) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.generic]]]:
         """Gene, cell and value of consecutive entries; genes and cells are counted from 0."""
-        kinds = {"gene": np.int64, "cell": np.int64, "value": self.dtype}
+        kinds: dict[str, Any] = {"gene": np.int64, "cell": np.int64, "value": self.dtype}
         with self._open() as text:
             self._header(text)
             if not self._n_values:
@@ -111,7 +111,7 @@ class _Growing:
 
     def __init__(self, dtype: DTypeLike) -> None:
         self._dtype, self._size = np.dtype(dtype), 0
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115  (it lives as long as the arrays that map it)
+        self._file = tempfile.TemporaryFile()
 
     def append(self, values: NDArray[np.generic]) -> None:
         """Write values behind those that are there."""

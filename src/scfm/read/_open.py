@@ -26,6 +26,7 @@ PARTS = ("unspliced", "ambiguous", "spanning")
 """Layers of RNA velocity, which hold some of the counts of each cell and are not what anybody looks for."""
 NO_COUNTS = "Neither X, nor a layer, nor raw holds integers: put the counts into a layer and pass its name as layer=."
 
+
 def open_counts(
     data: AnnData | MuData | str | PathLike[str],
     *,

@@ -69,7 +69,7 @@ class StoredTable:
             values, place = read_elem(self._stored[name]), f"__categories/{name}"
             old = "categories" in self._stored[name].attrs
             categories = read_elem(self._stored[place]) if old else None
-        return values if categories is None else pd.Categorical.from_codes(values, categories)
+        return values if categories is None else pd.Categorical.from_codes(values, pd.Index(categories))
 
     @cached_property
     def frame(self) -> pd.DataFrame:

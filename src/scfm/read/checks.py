@@ -61,9 +61,10 @@ def check_counts(source: CountSource) -> CountCheck:
     sums: list[NDArray[np.float64]] = [np.zeros(0)]
     for start, stop in spread(source.n_obs):
         block = source.peek(start, stop)
-        possible = np.isfinite(block.data) & (block.data >= 0)
+        data: NDArray[Any] = block.data
+        possible = np.isfinite(data) & (data >= 0)
         bad = bad or _first_bad(block, possible)
-        values = block.data[possible]
+        values = data[possible]
         if len(values):
             largest = max(largest, float(values.max()))
             whole = whole and bool((values == np.rint(values)).all())

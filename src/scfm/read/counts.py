@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Self, cast
 import numpy as np
 
 from scfm._types import CountBlock
-from scfm.read.errors import reading
 from scfm.read._rows import canonical, cut, join, native, select
+from scfm.read.errors import reading
 from scfm.read.source import check_blocks, check_range
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 
 from scfm.read._containers import open_container
-from scfm.read.errors import of_file
 from scfm.read.counts import CountSource
+from scfm.read.errors import of_file
 from scfm.read.source import SourceFile
 
 if TYPE_CHECKING:

@@ -50,7 +50,7 @@ def _options(url: str) -> dict[str, Any] | None:
     if not url.startswith(("http://", "https://")):
         return None
     from aiohttp import ClientTimeout
-    from fsspec.config import conf
+    from fsspec.config import conf  # type: ignore[import-untyped]
 
     own = conf.get(url.partition(":")[0], {}).get("client_kwargs", {})
     return {"client_kwargs": {"timeout": ClientTimeout(total=None, sock_connect=SILENCE, sock_read=SILENCE), **own}}
