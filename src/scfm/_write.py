@@ -11,7 +11,9 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from scfm._keys import PARAMS
 from scfm._paths import atomic, check_new, reserve
+from scfm._text import some
 from scfm.read import is_anndata_file, open_container
 from scfm.read.convert import write_h5ad
 
@@ -188,17 +190,29 @@ def read_frame(path: Path, modality: str | None, *, obsm: Sequence[str], uns: Se
         return AnnData(obs=obs, obsm={name: read_elem(group["obsm"][name]) for name in obsm}, uns=kept)
 
 
-def merge_store(store: EmbeddingStore, target: Path, modality: str | None = None) -> None:
+def merge_store(store: EmbeddingStore, target: Path, modality: str | None = None, *, number: int | None = None) -> None:
     """Add the embeddings of a complete store to a file of the cells, a piece at a time.
 
     An HDF5 file is completed in a copy that takes its place in one step; to a zarr store the embeddings are added.
+
+    Parameters
+    ----------
+    store
+        The embeddings.
+    target
+        The file.
+    modality
+        Which AnnData of a MuData.
+    number
+        Which of the files that the store was made of it is. By default the one with cells of the same names; of several
+        with the same names, the one that is this very file, unchanged.
 
     Raises
     ------
     OSError
         If the file cannot be replaced, or there is no room for the copy.
     ValueError
-        If shards are missing, or the cells of the file are others.
+        If shards are missing, the cells of the file are others, or it may be any of several files.
     """
     from anndata.io import write_elem
 
@@ -209,7 +223,7 @@ def merge_store(store: EmbeddingStore, target: Path, modality: str | None = None
     if missing:
         msg = f"{store.path} lacks {len(missing)} of {len(store.shards)} shards; finish it with scfm.tl.embed_store first."
         raise ValueError(msg)
-    file = _file_of(store, target, modality)
+    file = _file_of(store, target, modality, number)
     is_source = store.is_of(file.number, target)
     n_bytes = 4 * (file.stop - file.start) * store.n_features
     with _opened(target) if target.is_dir() else _completed_copy(target, target, n_bytes) as root:
@@ -221,17 +235,31 @@ def merge_store(store: EmbeddingStore, target: Path, modality: str | None = None
         store.set_source(file.number, target)
 
 
-def _file_of(store: EmbeddingStore, target: Path, modality: str | None) -> Shard:
-    """Which file of the source it is: the first one with the same names of cells."""
+def _file_of(store: EmbeddingStore, target: Path, modality: str | None, number: int | None) -> Shard:
+    """Which file of the source it is; names of cells alone do not tell, for plates and lanes share them."""
+    candidates = store.files()
     with open_container(target, modality) as found:
-        for file in store.files():
-            if file.stop - file.start == found.n_obs and all(
+        fitting = [
+            file
+            for file in (candidates if number is None else [candidates[number]])
+            if file.stop - file.start == found.n_obs
+            and all(
                 (store.obs_names(file.start + low, file.start + high) == found.names(low, high)).all()
                 for low, high in _pieces(found.n_obs)
-            ):
-                return file
-    msg = f"{target} does not hold the cells of {store.path}; nothing was changed."
-    raise ValueError(msg)
+            )
+        ]
+    if not fitting:
+        msg = f"{target} does not hold the cells of {store.path}; nothing was changed."
+        raise ValueError(msg)
+    same = fitting if len(fitting) == 1 else [file for file in fitting if store.is_of(file.number, target)]
+    if len(same) != 1:
+        paths = store.uns()[PARAMS]["files"]["path"]
+        msg = (
+            f"The cells of {target} have the names of those of {some(paths[file.number] for file in fitting)}, and it is not "
+            "one of these files as they were when they were embedded: nothing was changed. Merge into those files."
+        )
+        raise ValueError(msg)
+    return same[0]
 
 
 def _pieces(n_rows: int) -> list[tuple[int, int]]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import gzip
-import tempfile
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from scfm.read._rows import Parts
+from scfm.read.errors import reading
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -81,64 +82,57 @@ class TextMatrix:
             self._header(text)
             if not self._n_values:
                 return
-            for piece in pd.read_csv(text, sep=r"\s+", header=None, names=list(kinds), dtype=kinds, chunksize=PIECE):
-                gene, cell = piece["gene"].to_numpy() - 1, piece["cell"].to_numpy() - 1
-                if min(gene.min(), cell.min()) < 0 or gene.max() >= self.shape[1] or cell.max() >= self.shape[0]:
-                    msg = f"{self._path} is damaged: it has entries beyond {self.shape[1]} genes and {self.shape[0]} cells."
-                    raise ValueError(msg)
-                yield gene, cell, piece["value"].to_numpy()
+            layout: dict[str, Any] = {"sep": r"\s+", "header": None, "names": list(kinds), "dtype": kinds}
+            with pd.read_csv(text, chunksize=PIECE, **layout) as pieces:
+                for piece in pieces:
+                    gene, cell = piece["gene"].to_numpy() - 1, piece["cell"].to_numpy() - 1
+                    if min(gene.min(), cell.min()) < 0 or gene.max() >= self.shape[1] or cell.max() >= self.shape[0]:
+                        msg = f"{self._path} is damaged: it has entries beyond {self.shape[1]} genes and {self.shape[0]} cells."
+                        raise ValueError(msg)
+                    yield gene, cell, piece["value"].to_numpy()
 
     def _converted(self) -> Parts:
-        genes, cells, values = _Growing(np.int32), _Growing(np.int32), _Growing(self.dtype)
-        counts, last, sorted_by_cell = np.zeros(self.shape[0], np.int64), 0, True
-        for gene, cell, value in self._entries():
-            counts += np.bincount(cell, minlength=len(counts))
-            sorted_by_cell = sorted_by_cell and cell[0] >= last and bool((np.diff(cell) >= 0).all())
-            last = cell[-1]
-            genes.append(gene)
-            cells.append(cell)
-            values.append(value)
-        indptr = np.concatenate([[0], np.cumsum(counts)])
-        if indptr[-1] != self._n_values:
-            msg = f"{self._path} is damaged: it has {indptr[-1]} instead of {self._n_values} entries."
-            raise ValueError(msg)
-        parts = Parts(indptr, genes.array(), values.array())
-        return parts if sorted_by_cell else _by_cell(parts, cells.array())
+        with (
+            reading(str(self._path)),
+            TemporaryFile() as genes,
+            TemporaryFile() as cells,
+            TemporaryFile() as values,
+        ):
+            counts, last, sorted_by_cell = np.zeros(self.shape[0], np.int64), 0, True
+            for gene, cell, value in self._entries():
+                counts += np.bincount(cell, minlength=len(counts))
+                sorted_by_cell = sorted_by_cell and cell[0] >= last and bool((np.diff(cell) >= 0).all())
+                last = cell[-1]
+                genes.write(gene.astype(np.int32).tobytes())
+                cells.write(cell.astype(np.int32).tobytes())
+                values.write(value.tobytes())
+            indptr = np.concatenate([[0], np.cumsum(counts)])
+            if indptr[-1] != self._n_values:
+                msg = f"{self._path} is damaged: it has {indptr[-1]} instead of {self._n_values} entries."
+                raise ValueError(msg)
+            size = int(indptr[-1])
+            parts = Parts(indptr, _mapped(genes, np.int32, size), _mapped(values, self.dtype, size))
+            return parts if sorted_by_cell else _by_cell(parts, _mapped(cells, np.int32, size))
 
 
-class _Growing:
-    """An array that is appended to, in a file that goes with it."""
-
-    def __init__(self, dtype: DTypeLike) -> None:
-        self._dtype, self._size = np.dtype(dtype), 0
-        self._file = tempfile.TemporaryFile()
-
-    def append(self, values: NDArray[np.generic]) -> None:
-        """Write values behind those that are there."""
-        self._file.write(values.astype(self._dtype, copy=False).tobytes())
-        self._size += len(values)
-
-    def array(self, size: int | None = None) -> NDArray[Any]:
-        """What was written; or that many zeros, to be written to."""
-        if size is not None:
-            self._file.truncate(size * self._dtype.itemsize)
-            self._size = size
-        self._file.flush()
-        if not self._size:
-            return np.empty(0, self._dtype)
-        return np.memmap(self._file, self._dtype, "r+", shape=(self._size,))
+def _mapped(file: Any, dtype: DTypeLike, size: int) -> NDArray[Any]:
+    """Values in a file, which stay when it is closed; it becomes as long as they are."""
+    if not size:
+        return np.empty(0, dtype)
+    file.truncate(size * np.dtype(dtype).itemsize)
+    return np.memmap(file, dtype, "r+", shape=(size,))
 
 
 def _by_cell(entries: Parts, cells: NDArray[np.int32]) -> Parts:
     """Entries in the order of their cells; those of a cell stay in order."""
+    with TemporaryFile() as first, TemporaryFile() as second:
+        indices, data = _mapped(first, np.int32, len(cells)), _mapped(second, entries.data.dtype, len(cells))
     free = entries.indptr[:-1].copy()
-    indices = _Growing(np.int32).array(len(cells))
-    data = _Growing(entries.data.dtype).array(len(cells))
     for start in range(0, len(cells), PIECE):
         part = slice(start, start + PIECE)
         order = np.argsort(cells[part], kind="stable")
-        cell, first, counts = np.unique(cells[part][order], return_index=True, return_counts=True)
-        places = np.repeat(free[cell] - first, counts) + np.arange(len(order))
+        cell, begin, counts = np.unique(cells[part][order], return_index=True, return_counts=True)
+        places = np.repeat(free[cell] - begin, counts) + np.arange(len(order))
         indices[places], data[places] = entries.indices[part][order], entries.data[part][order]
         free[cell] += counts
     return Parts(entries.indptr, indices, data)

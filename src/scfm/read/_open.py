@@ -143,7 +143,8 @@ def _autodetect(container: Container) -> CountSource:
         msg = f"X of {container.label} {found}, and several layers hold counts: pass {names}."
         raise ValueError(msg)
     if holding:
-        warn(f"X {found}; reading {holding[0].matrix}, which holds counts (use_raw=False reads X).")
+        undo = " (use_raw=False reads X)" if container.has_x else ""
+        warn(f"X {found}; reading {holding[0].matrix}, which holds counts{undo}.")
         return holding[0]
     if x is None or check is None:
         return _open_element(container, _requested(container, None, False))
