@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*cells express more than the"),  # half of the cells do, by intent
+    pytest.mark.filterwarnings("ignore:X holds .* reading raw"),
     pytest.mark.filterwarnings("ignore:.*zarr v[23]:UserWarning", "ignore:From 0.4:FutureWarning"),
     pytest.mark.filterwarnings("ignore:Consolidated metadata:UserWarning"),
 ]
@@ -89,7 +90,7 @@ def genes_of(model: FoundationModel) -> list[str]:
 
 def anndata(model: FoundationModel, values: Any = None, genes: list[str] | None = None) -> ad.AnnData:
     x = sparse.csr_matrix(counts()) if values is None else values
-    obs = pd.DataFrame({"assay": np.resize(np.array(["10x 3' v3", "Smart-seq v4", "Drop-seq"], object), x.shape[0])})
+    obs = pd.DataFrame({"assay": np.resize(np.array(["10x 3' v3", "Smart-seq v4", "unknown"], object), x.shape[0])})
     obs.index = pd.Index([f"cell{i}" for i in range(x.shape[0])], name="barcode")
     return ad.AnnData(x, obs=obs, var=pd.DataFrame({"mean": 0.5}, index=genes_of(model) if genes is None else genes))
 

@@ -69,6 +69,7 @@ def test_means_of_genes_go_there_too(path: Path, cells: ad.AnnData, model: Found
     )
 
 
+@pytest.mark.filterwarnings("ignore:.*names are not unique")
 def test_a_store_of_them(path: Path, cells: ad.AnnData, model: FoundationModel, tmp_path: Path) -> None:
     store = tmp_path / "store.zarr"
     with pytest.raises(ValueError, match=r"into_source=True cannot write to .*cells|folder"):
