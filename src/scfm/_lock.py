@@ -11,9 +11,10 @@ from scfm._warn import warn
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["hold"]
+__all__ = ["NO_LOCKS", "hold"]
 
 NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)
+"""What a file system answers that has no locks."""
 
 
 def hold(path: Path, wait: float = -1) -> ExitStack:
