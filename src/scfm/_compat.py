@@ -99,6 +99,8 @@ def _warn_of_no_cache() -> None:
 
 def bar_hidden(progress: bool | None) -> bool | None:
     """What tqdm calls ``disable``; its ``None`` (only on terminals) would hide the bar in notebooks, too."""
+    if sys.stderr is None:  # a program without a console
+        return True
     if progress is not None:
         return not progress
     try:

@@ -164,19 +164,21 @@ def embed_store(
             params = made_by("embed") | description
             EmbeddingStore.create(out, keys, session.source, session.model.n_features, rows, identity, params)
         store = _opened(out, identity, keys.obsm, rows if shard_rows is not None else None)
-        missing = [shard for shard in _share(store.shards, part) if not store.is_done(shard)]
+        asked = _share(store.shards, part)
+        missing = [shard for shard in asked if not store.is_done(shard)]
+        done = _cells(asked) - _cells(missing)
         logger.info("%d of %d shards of %s are to be computed", len(missing), len(store.shards), store.path)
-        check_room(out, 4 * store.n_features * sum(shard.stop - shard.start for shard in missing))
+        check_room(out, 4 * store.n_features * _cells(missing))
         for path in paths if into_source else ():
             _check_mergeable(Path(path), store, modality)
         if client is None and missing:
             with ShardSink(store, missing) as sink:
                 task = Embed(session.model, session.options, sink)
-                session.run(task, [(shard.start, shard.stop) for shard in missing])
+                session.run(task, [(shard.start, shard.stop) for shard in missing], done)
     if client is not None and name is not None and missing:
         from scfm.tl._cluster import Job, fill_with
 
-        fill_with(client, Job(paths, name, out.absolute(), arguments), missing)
+        fill_with(client, Job(paths, name, out.absolute(), arguments), missing, done)
     if _finish(store) and into_source:
         for path in paths:
             merge_store(store, Path(path), modality)
@@ -238,6 +240,10 @@ def _part(shard: str | None) -> tuple[int, int]:
 def _share(shards: list[Shard], part: tuple[int, int]) -> list[Shard]:
     number, of = part
     return shards[len(shards) * number // of : len(shards) * (number + 1) // of]
+
+
+def _cells(shards: Sequence[Shard]) -> int:
+    return sum(shard.stop - shard.start for shard in shards)
 
 
 def _shard_rows(asked: int | None, n_features: int) -> int:
