@@ -172,7 +172,7 @@ def _load_converted(folder: Path, family: str | None) -> FoundationModel:
         msg = f"{folder} has a {CARD_FILE} but no {WEIGHTS_FILE}; convert the model again."
         raise FileNotFoundError(msg)
     tensors = open_tensors(weights)
-    found = check_sha256(card.weights_sha256, weights)
+    found = tensors.sha256 = check_sha256(card.weights_sha256, weights)
     model = cls(card.with_(weights_sha256=found), _converted_vocabulary(card, folder), tensors)
     model.validate_weights()
     return model

@@ -74,7 +74,7 @@ class PublishedFolder:
         tensors = open_tensors(self.weights)
         card, vocabulary = self.read(dictionaries)
         card = self._identify(card) if known is None else _taken_from(card, known)
-        card = card.with_(weights_sha256=sha256(self.weights))
+        card = card.with_(weights_sha256=tensors.sha256)
         model = self.cls(card, vocabulary, tensors)
         model.validate_weights()
         return model
