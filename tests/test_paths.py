@@ -198,7 +198,9 @@ def test_a_folder_is_needed(tmp_path: Path) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc is closed even to root")
 def test_a_folder_that_cannot_be_written() -> None:
     for path in (Path("/proc/out"), Path("/proc/self/no/such/out")):
-        with pytest.raises(OSError, match=r"/proc.* cannot be written \(.*\): make it writable, or choose another place"):
+        with pytest.raises(
+            OSError, match=r"/proc.* cannot be written \(.*\): make it writable, or choose another place"
+        ):
             check_new(path, parents=True)
 
 

@@ -56,7 +56,9 @@ class Settings(BaseSettings):
     >>> scfm.settings.device = scfm.settings.batch_tokens = None
     """
 
-    model_config = SettingsConfigDict(env_prefix="SCFM_", env_ignore_empty=True, validate_assignment=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="SCFM_", env_ignore_empty=True, validate_assignment=True, extra="ignore"
+    )
 
     device: str | None = None
     """Torch device for models, as ``"cpu"`` or ``"cuda:1"``; by default CUDA, else MPS, else the CPU."""

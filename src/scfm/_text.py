@@ -12,7 +12,9 @@ if TYPE_CHECKING:
 __all__ = ["masked", "some"]
 
 SECRETS = re.compile(
-    r"(?<=://)[^/@\s'\"]+(?=@)|(?<=[?&])(?P<name>[\w-]*(?:token|key|secret|password|signature|credential)[\w-]*=)[^&#\s'\"]+", re.I
+    r"(?<=://)[^/@\s'\"]+(?=@)"
+    r"|(?<=[?&])(?P<name>[\w-]*(token|key|secret|password|sig|credential)[\w-]*=)[^&#\s'\"]+",
+    re.IGNORECASE,
 )
 """Logins before the host of an address, and values of its parameters that look like one."""
 

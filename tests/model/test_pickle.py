@@ -14,6 +14,7 @@ import pytest
 import scfm
 from scfm.model.recipe import NO_WEIGHTS
 from scfm.testing import write_geneformer
+
 from ..families import IDS, TINY
 
 if TYPE_CHECKING:

@@ -30,7 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         parser = _parser(name, whole=any(word.startswith("--print") for word in words[:at]))
     except Exception as error:
-        return _failed(error, debug="--debug" in words)
+        if "--debug" in words:
+            raise
+        return _failed(error)
     if not words:
         parser.print_help(sys.stderr)
         return 2
@@ -54,14 +56,14 @@ def _run(command: Command, values: dict[str, object], *, debug: bool) -> int:
         print("scfm: interrupted", file=sys.stderr)
         return 130
     except Exception as error:
-        return _failed(error, values, debug=debug)
+        if debug:
+            raise
+        return _failed(error, values)
     return 0
 
 
-def _failed(error: Exception, options: Iterable[str] = (), *, debug: bool) -> int:
+def _failed(error: Exception, options: Iterable[str] = ()) -> int:
     """Say in one line what is wrong; the exit code."""
-    if debug:
-        raise error
     text = error.args[0] if isinstance(error, KeyError) and error.args else error
     print(f"scfm: {type(error).__name__}: {masked(as_options(str(text), list(options)))}", file=sys.stderr)
     return 1
@@ -76,7 +78,10 @@ def _reporting() -> Iterator[None]:
 
     said = settings.verbosity
     settings.verbosity = said if "SCFM_VERBOSITY" in os.environ else "info"
-    shown, warnings.formatwarning = warnings.formatwarning, lambda message, *_, **__: f"scfm: warning: {masked(message)}\n"
+    shown, warnings.formatwarning = (
+        warnings.formatwarning,
+        lambda message, *_, **__: f"scfm: warning: {masked(message)}\n",
+    )
     console.always = True
     try:
         with use_bar(console_bar):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +18,7 @@ from scfm.model.session import counts_of
 from scfm.read import expand, is_tokenized
 from scfm.read.paths import is_url
 from scfm.run import RunStats
-from scfm.run.device import local_device
+from scfm.run.device import env_int, local_device
 from scfm.run.sinks import ShardSink
 from scfm.run.store import CHUNK_ROWS, COUNTED, EmbeddingStore, fingerprint
 from scfm.tasks import Embed
@@ -224,11 +223,15 @@ def _part(shard: str | None) -> tuple[int, int]:
     if shard is None:
         return 0, 1
     if shard == "auto":
-        for rank, size in _RANKS:
-            if rank in os.environ and size in os.environ:
-                return int(os.environ[rank]), int(os.environ[size])
-        names = " or ".join("/".join(pair) for pair in _RANKS)
-        msg = f"shard='auto' found none of {names} in the environment; pass shard='1/4' and so on."
+        for names in _RANKS:
+            rank, size = map(env_int, names)
+            if rank is not None and size is not None:
+                if rank < size:
+                    return rank, size
+                msg = f"{names[0]}={rank} and {names[1]}={size} in the environment: parts are counted from 0 to {size - 1}."
+                raise ValueError(msg)
+        known = " or ".join("/".join(names) for names in _RANKS)
+        msg = f"shard='auto' found none of {known} in the environment; pass shard='1/4' and so on."
         raise ValueError(msg)
     first, slash, last = shard.partition("/")
     if not (slash and first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last)):
