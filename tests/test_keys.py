@@ -8,7 +8,7 @@ import anndata as ad
 import numpy as np
 import pytest
 
-from scfm._keys import check_key, made_by, was_made_by
+from scfm._keys import check_key, check_own, made_by
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -62,6 +62,10 @@ def test_names_are_text(key: Any) -> None:
 
 
 def test_functions_know_their_results() -> None:
-    assert was_made_by("embed", {"params": made_by("embed")})
+    check_own("embed", ["obsm['a']"], {"params": made_by("embed")})
     for other in (None, 1, {}, {"params": 1}, {"params": {}}, {"params": made_by("score")}, made_by("embed")):
-        assert not was_made_by("embed", other)
+        check_own("embed", [], other)
+        with pytest.raises(
+            ValueError, match=r"would overwrite obsm\['a'\] and uns\['b'\], which scfm.tl.embed has not made"
+        ):
+            check_own("embed", ["obsm['a']", "uns['b']"], other)

@@ -132,7 +132,7 @@ def _resolve(model: object, revision: str | None = None) -> Path:
         msg = f"A model is given by its name or its folder, got {type(model).__name__}."
         raise TypeError(msg)
     if model == "":
-        msg = "model is an empty text. Give a name of scfm.model.list_models(), or the folder of a model."
+        msg = "model='' names nothing. Give a name of scfm.model.list_models(), or the folder of a model."
         raise ValueError(msg)
     path = Path(model).expanduser()
     card = find_card(str(model))
