@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 __all__ = [
@@ -13,12 +13,12 @@ __all__ = [
     "ScoreKeys",
     "annotation_keys",
     "check_key",
+    "check_own",
     "colors_key",
     "made_by",
     "provenance_keys",
     "result_keys",
     "score_keys",
-    "was_made_by",
 ]
 
 PARAMS = "params"
@@ -86,10 +86,31 @@ def made_by(function: str) -> dict[str, str]:
     return {FUNCTION: f"scfm.tl.{function}"}
 
 
-def was_made_by(function: str, stored: object) -> bool:
-    """Whether an entry of ``uns`` describes a result of a function of ``scfm.tl``."""
+def check_own(function: str, taken: Sequence[str], stored: object) -> None:
+    """Find out whether what a function of ``scfm.tl`` would overwrite is an earlier result of its own.
+
+    Parameters
+    ----------
+    function
+        Name of the function.
+    taken
+        Places of its results that hold something, such as ``obsm['X_scfm_mini']``.
+    stored
+        What is in ``uns`` in the place of its provenance.
+
+    Raises
+    ------
+    ValueError
+        If something is there that it has not made.
+    """
     params = stored.get(PARAMS) if isinstance(stored, Mapping) else None
-    return isinstance(params, Mapping) and params.get(FUNCTION) == made_by(function)[FUNCTION]
+    own = isinstance(params, Mapping) and params.get(FUNCTION) == made_by(function)[FUNCTION]
+    if taken and not own:
+        msg = (
+            f"The result would overwrite {' and '.join(taken)}, which scfm.tl.{function} has not made. Choose another name "
+            "by key_added=, or delete it first."
+        )
+        raise ValueError(msg)
 
 
 class ScoreKeys(NamedTuple):

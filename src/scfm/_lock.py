@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from contextlib import ExitStack
+from functools import cache
 from typing import TYPE_CHECKING
 
 from scfm._warn import warn
@@ -11,9 +12,10 @@ from scfm._warn import warn
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["hold"]
+__all__ = ["NO_LOCKS", "hold"]
 
 NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)
+"""What a file system answers that has no locks."""
 
 
 def hold(path: Path, wait: float = -1) -> ExitStack:
@@ -41,5 +43,10 @@ def hold(path: Path, wait: float = -1) -> ExitStack:
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise
-        warn(f"The file system of {path.parent} has no locks: do not let two processes write there at the same time.")
+        _warn_of_no_locks(path.parent)
     return held
+
+
+@cache
+def _warn_of_no_locks(folder: Path) -> None:
+    warn(f"The file system of {folder} has no locks: do not let two processes write there at the same time.")

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from scfm._keys import PARAMS
+from scfm._keys import PARAMS, check_own
 from scfm._paths import atomic, check_new, reserve
 from scfm._text import some
 from scfm.read import is_anndata_file, open_container
@@ -212,7 +212,8 @@ def merge_store(store: EmbeddingStore, target: Path, modality: str | None = None
     OSError
         If the file cannot be replaced, or there is no room for the copy.
     ValueError
-        If shards are missing, the cells of the file are others, or it may be any of several files.
+        If shards are missing, the cells of the file are others or may be those of several files, or something else would
+        be overwritten.
     """
     from anndata.io import write_elem
 
@@ -224,6 +225,9 @@ def merge_store(store: EmbeddingStore, target: Path, modality: str | None = None
         msg = f"{store.path} lacks {len(missing)} of {len(store.shards)} shards; finish it with scfm.tl.embed_store first."
         raise ValueError(msg)
     file = _file_of(store, target, modality, number)
+    places = (("obsm", store.keys.obsm), ("uns", store.keys.uns))
+    taken = [f"{slot}[{name!r}]" for slot, name in places if has_entry(target, modality, f"{slot}/{name}")]
+    check_own("embed", taken, read_entry(target, modality, f"uns/{store.keys.uns}"))
     is_source = store.is_of(file.number, target)
     n_bytes = 4 * (file.stop - file.start) * store.n_features
     with _opened(target) if target.is_dir() else _completed_copy(target, target, n_bytes) as root:

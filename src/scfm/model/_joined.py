@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from scfm._text import masked
 from scfm.model.session import Session, counting_fractional
 from scfm.read.errors import of_file
 
@@ -74,7 +75,7 @@ class JoinedSession(Session):
     def description(self) -> dict[str, Any]:
         """As of one file; what differs between the files is a list with one entry a file."""
         facts = self.source.facts
-        files = {"path": self.source.paths, "n_obs": self.source.sizes}
+        files = {"path": [masked(path) for path in self.source.paths], "n_obs": self.source.sizes}
         return _merged([fact.description for fact in facts]) | {"files": files}
 
 

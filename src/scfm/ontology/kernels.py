@@ -3,12 +3,12 @@
 # mypy: disable-error-code="untyped-decorator,no-untyped-def"
 from __future__ import annotations
 
-import numba
+from scfm._compat import kernel
 
 __all__ = ["fill_ranks"]
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel()
 def fill_ranks(values, order, ranks):
     """Write ranks from 0, averaged over ties, of each row of ``values``, which ``order`` sorts."""
     n_rows, n = values.shape

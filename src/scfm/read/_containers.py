@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from anndata import AnnData
 
 from scfm._compat import is_mudata
+from scfm._lock import NO_LOCKS
+from scfm._text import masked
 from scfm.read._anndata import AnnDataContainer
 from scfm.read._h5ad import FileContainer
 from scfm.read._loom import LoomContainer, is_loom
@@ -55,7 +57,7 @@ def open_container(data: Any, modality: str | None) -> Container:
     """
     if is_url(data) or isinstance(data, str | PathLike):
         with reading(str(data)):
-            found = _found(open_url(data), data, modality) if is_url(data) else _open_path(Path(data), modality)
+            found = _found(open_url(data), masked(data), modality) if is_url(data) else _open_path(Path(data), modality)
         found.path = str(data)
         return found
     if is_mudata(data):
@@ -151,7 +153,10 @@ def _open_h5(path: Path) -> Any:
     try:
         return h5py.File(path, "r")
     except OSError as error:
-        msg = f"{str(path)!r} cannot be opened: {error}. It may be damaged, or another program may be writing to it."
+        why = "It may be damaged, or another program may be writing to it"
+        if error.errno in NO_LOCKS:
+            why = "If its file system has no locks, set HDF5_USE_FILE_LOCKING=FALSE in the environment"
+        msg = f"{str(path)!r} cannot be opened: {error}. {why}."
         raise OSError(msg) from error
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from scfm._text import masked
 from scfm.read.paths import is_url
 
 if TYPE_CHECKING:
@@ -33,28 +34,30 @@ def reading(path: str) -> Iterator[None]:
 
     Of an object in memory, whose path is empty, all builtin errors pass.
     """
+    shown = masked(path)
     try:
         yield
     except Exception as error:
-        if type(error) in BUILTIN and path in _text(error):
+        if type(error) in BUILTIN and shown in _text(error):
             raise
         kind = _kind(error)
         if kind in (None, KeyError):  # of what is in the file, not of what the caller named
             kind = ConnectionError if is_url(path) else ValueError
-        msg = f"{path or 'The matrix'} cannot be read: {_text(error)}"
+        msg = f"{shown or 'The matrix'} cannot be read: {_text(error)}"
         raise kind(msg) from error
 
 
 @contextmanager
 def of_file(path: str) -> Iterator[None]:
     """Put ``path`` before the message of an error that comes of one of several files, unless it is in there."""
+    shown = masked(path)
     try:
         yield
     except Exception as error:
         kind = _kind(error)
-        if kind is None or path in _text(error):
+        if kind is None or shown in _text(error):
             raise
-        msg = f"{path}: {_text(error)}"
+        msg = f"{shown}: {_text(error)}"
         raise kind(msg) from error
 
 
@@ -63,5 +66,6 @@ def _kind(error: Exception) -> type[Exception] | None:
 
 
 def _text(error: Exception) -> str:
-    """The message; of a KeyError without the quotes."""
-    return str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error) or type(error).__name__
+    """The message, of a KeyError without the quotes, without logins."""
+    quoted = isinstance(error, KeyError) and error.args
+    return masked(error.args[0] if quoted else error) or type(error).__name__

@@ -3,13 +3,14 @@
 # mypy: disable-error-code="untyped-decorator,no-untyped-def"
 from __future__ import annotations
 
-import numba
 import numpy as np
+
+from scfm._compat import kernel
 
 __all__ = ["count_fractional", "scan_rows"]
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel()
 def _ascends(columns):
     wrong = 0
     for k in range(1, len(columns)):
@@ -18,7 +19,7 @@ def _ascends(columns):
 
 
 # terms may be added in any order, which lets several be added at once; sums of counts are exact either way
-@numba.njit(nogil=True, cache=True, fastmath={"reassoc"})
+@kernel(fastmath={"reassoc"})
 def _sum(values):
     total = 0.0
     for k in range(len(values)):
@@ -26,7 +27,7 @@ def _sum(values):
     return total
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel()
 def scan_rows(indptr, indices, data, n_cols, totals):
     """Whether in each row columns ascend and exist; the sum of each row goes to ``totals``, float64."""
     fine = True
@@ -41,7 +42,7 @@ def scan_rows(indptr, indices, data, n_cols, totals):
     return fine
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel()
 def count_fractional(indptr, data):
     """Number of rows with a value that is not whole."""
     rows = 0

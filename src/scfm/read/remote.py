@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from scfm._text import masked
+
 __all__ = ["open_url"]
 
 SILENCE = 30.0
@@ -35,14 +37,14 @@ def open_url(url: str) -> Any:
         return zarr.open_group(url, mode="r", storage_options=_options(url))
     except ImportError as error:
         msg = f'{url} needs another package: {error}. pip install "scfm[remote]" has what http, https and s3 need.'
-        raise ImportError(msg) from error
+        raise ImportError(masked(msg)) from error
     except (FileNotFoundError, ValueError) as error:
         kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
         msg = f"{url} cannot be opened as a zarr store: {error}. A file of another kind must be downloaded first."
-        raise kind(msg) from error
+        raise kind(masked(msg)) from error
     except Exception as error:
         msg = f"{url} cannot be reached: {str(error) or type(error).__name__}."
-        raise ConnectionError(msg) from error
+        raise ConnectionError(masked(msg)) from error
 
 
 def _options(url: str) -> dict[str, Any] | None:

@@ -88,10 +88,12 @@ def embed(
     TypeError
         If ``data`` is neither AnnData, MuData nor a path, or an option is not known.
     ValueError
-        If counts are negative or NaN, no gene matches, ``out`` is missing for a path or given for an object, or an
-        argument is out of range; nothing is stored then.
-    FileNotFoundError, FileExistsError
-        If ``data`` or the folder of ``out`` does not exist, or ``out`` does.
+        If counts are negative or NaN, no gene matches, ``out`` is missing for a path or given for an object, an
+        argument is out of range, or the result would overwrite what :func:`scfm.tl.embed` has not made; nothing is stored
+        then.
+    FileNotFoundError, FileExistsError, OSError
+        If ``data`` or the folder of ``out`` does not exist, ``out`` does, or it cannot be written for want of room or
+        permission.
 
     Examples
     --------

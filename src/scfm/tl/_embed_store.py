@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +18,7 @@ from scfm.model.session import counts_of
 from scfm.read import expand, is_anndata_file, is_tokenized
 from scfm.read.paths import is_url
 from scfm.run import RunStats
-from scfm.run.device import local_device
+from scfm.run.device import env_int, local_device
 from scfm.run.sinks import ShardSink
 from scfm.run.store import CHUNK_ROWS, COUNTED, EmbeddingStore, fingerprint
 from scfm.tasks import Embed
@@ -164,19 +163,21 @@ def embed_store(
             params = made_by("embed") | description
             EmbeddingStore.create(out, keys, session.source, session.model.n_features, rows, identity, params)
         store = _opened(out, identity, keys.obsm, rows if shard_rows is not None else None)
-        missing = [shard for shard in _share(store.shards, part) if not store.is_done(shard)]
+        asked = _share(store.shards, part)
+        missing = [shard for shard in asked if not store.is_done(shard)]
+        done = _cells(asked) - _cells(missing)
         logger.info("%d of %d shards of %s are to be computed", len(missing), len(store.shards), store.path)
-        check_room(out, 4 * store.n_features * sum(shard.stop - shard.start for shard in missing))
+        check_room(out, 4 * store.n_features * _cells(missing))
         for path in paths if into_source else ():
             _check_mergeable(Path(path), store, modality)
         if client is None and missing:
             with ShardSink(store, missing) as sink:
                 task = Embed(session.model, session.options, sink)
-                session.run(task, [(shard.start, shard.stop) for shard in missing])
+                session.run(task, [(shard.start, shard.stop) for shard in missing], done)
     if client is not None and name is not None and missing:
         from scfm.tl._cluster import Job, fill_with
 
-        fill_with(client, Job(paths, name, out.absolute(), arguments), missing)
+        fill_with(client, Job(paths, name, out.absolute(), arguments), missing, done)
     if _finish(store) and into_source:
         for number, path in enumerate(paths):
             merge_store(store, Path(path), modality, number=number)
@@ -222,11 +223,15 @@ def _part(shard: str | None) -> tuple[int, int]:
     if shard is None:
         return 0, 1
     if shard == "auto":
-        for rank, size in _RANKS:
-            if rank in os.environ and size in os.environ:
-                return int(os.environ[rank]), int(os.environ[size])
-        names = " or ".join("/".join(pair) for pair in _RANKS)
-        msg = f"shard='auto' found none of {names} in the environment; pass shard='1/4' and so on."
+        for names in _RANKS:
+            rank, size = map(env_int, names)
+            if rank is not None and size is not None:
+                if rank < size:
+                    return rank, size
+                msg = f"{names[0]}={rank} and {names[1]}={size} in the environment: parts are counted from 0 to {size - 1}."
+                raise ValueError(msg)
+        known = " or ".join("/".join(names) for names in _RANKS)
+        msg = f"shard='auto' found none of {known} in the environment; pass shard='1/4' and so on."
         raise ValueError(msg)
     first, slash, last = shard.partition("/")
     if not (slash and first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last)):
@@ -238,6 +243,10 @@ def _part(shard: str | None) -> tuple[int, int]:
 def _share(shards: list[Shard], part: tuple[int, int]) -> list[Shard]:
     number, of = part
     return shards[len(shards) * number // of : len(shards) * (number + 1) // of]
+
+
+def _cells(shards: Sequence[Shard]) -> int:
+    return sum(shard.stop - shard.start for shard in shards)
 
 
 def _shard_rows(asked: int | None, n_features: int) -> int:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from anndata import AnnData
 from mudata import MuData
 
-from scfm._keys import PARAMS, made_by, was_made_by
+from scfm._keys import PARAMS, check_own, made_by
 from scfm._paths import check_room, size_of
 from scfm._write import check_output, has_entry, read_entry, read_frame, write_results
 from scfm.read import open_container
@@ -83,12 +83,7 @@ class Target(ABC):
         stored = self.uns(uns)
         taken = [f"{slot}[{name!r}]" for slot, name in places if self.has(slot, name)]
         taken += [f"uns[{uns!r}]"] if stored is not None else []
-        if taken and not was_made_by(self.verb, stored):
-            msg = (
-                f"The result would overwrite {' and '.join(taken)}, which scfm.tl.{self.verb} has not made. Choose another "
-                "name by key_added=, or delete it first."
-            )
-            raise ValueError(msg)
+        check_own(self.verb, taken, stored)
         self.check_room(row_bytes)
 
     def store(self, results: Results) -> AnnData | MuData | Path | None:
