@@ -18,19 +18,12 @@ from scfm.weights.gene_vectors import write_gene_vectors
 from .faulty import LFS, PAGE, cells, refused
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from scfm.model import FoundationModel
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 WEIGHTS, ASSAYS, GENES = "model_weights.pt", "vocabs/assay_vocab.json", "vocabs/homo_sapiens_gene.h5"
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -27,21 +27,14 @@ from scfm.testing import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     from torch import Tensor
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 ATOL = 2e-5
 SIZES = {"vocab_size": 67, "n_assays": 3, "gene_vector_size": 12}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @dataclass

@@ -21,31 +21,12 @@ from scfm.testing import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
-    from numpy.typing import NDArray
-
-    Cells = list[tuple[NDArray[np.int64], NDArray[np.float64]]]
-
-# Largest absolute (relative for mu and norm_llh) differences, from the README of the values.
-CELL_TOLERANCE = 1e-5
-GENE_TOLERANCE = 2e-5
-SCORE_TOLERANCE = 5e-5
-RELATIVE_TOLERANCE = 1e-5
-ESM2CE_TOLERANCE = 1e-6
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 # A softmax over genes cancels what these add to the logits of all genes alike.
 WITHOUT_EFFECT = {"mu.mlp.layers.2.bias", "mu.mlp.layers.4.bias"}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Threads cost these small matrices a hundred times what they save where cores are busy."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
