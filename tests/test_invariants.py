@@ -352,7 +352,7 @@ def test_out_of_memory_halves_the_budget(
     with caplog.at_level(logging.WARNING, "scfm"):
         close(short(anndata(model), pooling=pooling), wanted)
     first = next(record for record in caplog.records if record.levelno == logging.WARNING)
-    assert "Out of memory: going on with" in first.getMessage()
+    assert "Out of memory: continuing with" in first.getMessage()
     assert limited.limit // 2 < max(limited.sizes) <= limited.limit
     assert first.args[0] <= 5 * most
 

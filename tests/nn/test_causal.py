@@ -250,7 +250,7 @@ def test_without_flex_where_it_does_not_work(
     assert flex.failed
     assert len(compiled.options) == 2, "flex attention was tried again"
     assert [record.getMessage() for record in caplog.records] == [
-        "flex_attention does not work here (TypeError); going on without it."
+        "flex_attention does not work here (TypeError); continuing without it."
     ]
 
 

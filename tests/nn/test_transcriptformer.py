@@ -16,8 +16,8 @@ from scfm.nn import (
     TranscriptFormer,
     TranscriptFormerConfig,
     TranscriptFormerHeads,
-    count_heads,
     transcriptformer,
+    transcriptformer_heads,
 )
 from scfm.testing import (
     TranscriptFormerOracle,
@@ -298,8 +298,8 @@ def test_heads(
     checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch, chunk: int | None, softplus_approx: bool
 ) -> None:
     if chunk:
-        monkeypatch.setattr(count_heads, "VOCABULARY_CHUNK", 2 * chunk)
-        monkeypatch.setattr(count_heads, "TOKEN_CHUNK", chunk)
+        monkeypatch.setattr(transcriptformer_heads, "VOCABULARY_CHUNK", 2 * chunk)
+        monkeypatch.setattr(transcriptformer_heads, "TOKEN_CHUNK", chunk)
     states, genes, counts, lengths = seen_before(checkpoint)
     heads = checkpoint.heads(replace(checkpoint.config, softplus_approx=softplus_approx))
     with torch.inference_mode():

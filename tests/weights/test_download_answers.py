@@ -90,7 +90,7 @@ def in_seconds(seconds: float) -> str:
 )
 def test_the_wait_that_is_asked_for(text: str, seconds: float, waits: list[float]) -> None:
     headers = {"Retry-After": text, "Date": MODIFIED}
-    found = transport.asked_wait(SimpleNamespace(headers=headers))  # type: ignore[arg-type]
+    found = transport.retry_after(SimpleNamespace(headers=headers))  # type: ignore[arg-type]
     assert (1 if found is None else found) == seconds
 
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, ClassVar, Protocol
 import numpy as np
 
 from scfm._types import TokenBlock
-from scfm.encode._rows import close_gaps, count_genes, in_threads
-from scfm.encode.kernels import encode_rows
+from scfm.encode._rows import compact, count_genes, in_threads
+from scfm.encode.rank_kernels import encode_rows
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -25,14 +25,14 @@ __all__ = ["Depth", "ObsDepth", "RankEncoder", "VocabularyDepth"]
 
 
 class Depth(Protocol):
-    """Totals of the cells, where upstream's rounding is to be reproduced.
+    """Sequencing depth of the cells, for upstream's rounding.
 
     A count is multiplied by the factor of its cell, by ``scale``, and by 1 / median, in this order.
     """
 
     scale: ClassVar[float]
     keep_zeros: ClassVar[bool]
-    """Whether stored zeros are encoded, too, at the end of a cell."""
+    """Whether explicit zeros are encoded, too, at the end of a cell."""
 
     def factors(self, block: CountBlock) -> tuple[NDArray[np.float64], bool]:
         """Give the factors of the rows of a block, and whether the first two products are rounded to float32."""
@@ -86,9 +86,9 @@ class VocabularyDepth:
 
 @dataclass(frozen=True)
 class RankEncoder:
-    """Turn count blocks into token blocks by rank value encoding.
+    """Encode blocks of counts by rank value encoding.
 
-    Ties are broken by vocabulary order, so tokens depend on nothing but the counts of the cell.
+    Ties are broken by vocabulary order, so the tokens of a cell depend on its counts alone.
 
     Parameters
     ----------
@@ -99,13 +99,13 @@ class RankEncoder:
     max_tokens
         Longest sequence, special tokens included.
     first, last
-        Special tokens put around the genes of each cell, −1 for none.
+        Special tokens before and after the genes of each cell, −1 for none.
     merge
         Add up the counts of columns that share a token.
     upstream
-        Totals for upstream's rounding; ``None`` ranks by ``x / median`` in float64.
+        Totals that reproduce upstream's rounding; ``None`` ranks by ``x / median`` in float64.
     keep_cells
-        Cells that are encoded, by their position in the source, shape ``(n_obs,)``; others get no tokens. ``None``: all.
+        Mask of the cells to encode, shape ``(n_obs,)``; the others get no tokens. ``None``: all.
     threads
         Threads that encode one block together.
 
@@ -129,7 +129,7 @@ class RankEncoder:
 
     def __post_init__(self) -> None:
         if self.max_tokens < 1 + (self.first >= 0) + (self.last >= 0):
-            msg = f"max_tokens={self.max_tokens} leaves no room for a gene between the special tokens."
+            msg = f"max_tokens={self.max_tokens} leaves no space for a gene between the special tokens."
             raise ValueError(msg)
         used = self.column_tokens[self.column_tokens >= 0]
         repeated = len(np.unique(used)) < len(used)
@@ -179,7 +179,6 @@ class RankEncoder:
         if self.keep_cells is not None:
             dropped = ~self.keep_cells[block.row0 : block.row0 + block.n_cells]
             lengths[dropped], n_genes[dropped] = 0, -1
-        if self._merge or self.keep_cells is not None:
-            (tokens,) = close_gaps(offsets, lengths, tokens)
-            offsets = np.concatenate([[0], np.cumsum(lengths)])
+        (tokens,) = compact(offsets, lengths, tokens)
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
         return TokenBlock(block.row0, tokens, offsets, n_genes)

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from scfm.nn.attention import AttentionPath, Lengths, Packing, attend, attend_first
+from scfm.nn.device import to_device
 from scfm.nn.linear import affine, is_plain, linear
-from scfm.nn.move import to_device
 from scfm.nn.published import WORDS, check_names, check_tied
 from scfm.nn.state_dict import copy_into, weight_and_bias
 

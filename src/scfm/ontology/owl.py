@@ -39,7 +39,7 @@ def read_owl(stream: BinaryIO, relation: Relation) -> CellOntology:
         If the file is no RDF/XML, declares entities that it should not, gives a class two names, or as
         :class:`~scfm.ontology.CellOntology`.
     """
-    refuse_entity_tricks(stream)
+    check_entities(stream)
     stream.seek(0)
     classes, obsolete, version = set(), set(), None
     names: dict[str, str] = {}
@@ -129,7 +129,7 @@ def _iri(tag: str) -> str:
     return tag.replace("{", "").replace("}", "")
 
 
-def refuse_entity_tricks(stream: BinaryIO) -> None:
+def check_entities(stream: BinaryIO) -> None:
     """Read up to the first element; raise ValueError for entities that are more than names of short texts.
 
     Ontologies declare entities for namespaces. One that holds others, is long, or lies outside the file can make a

@@ -16,7 +16,7 @@ import requests
 from filelock import FileLock, Timeout
 
 from scfm._compat import bar_hidden
-from scfm.weights.partial import Content, PartialFile, on_disk
+from scfm.weights.partial import Content, PartialFile, disk_errors
 from scfm.weights.tensors import sha256
 from scfm.weights.transport import RemoteFile, RetryableError, ask, check_status, iter_chunks
 
@@ -79,7 +79,7 @@ def download(remote: RemoteFile, target: Path, *, offline: bool = False, progres
             f"{remote.url} elsewhere and put it there."
         )
         raise FileNotFoundError(msg)
-    with on_disk(target.parent):
+    with disk_errors(target.parent):
         target.parent.mkdir(parents=True, exist_ok=True)
     with _alone(target):
         if target.exists():
@@ -105,7 +105,7 @@ def _existing(remote: RemoteFile, target: Path) -> str:
 def _alone(target: Path) -> Iterator[None]:
     """Wait until no other process fetches the same file; a lock ends with its process at the latest."""
     lock = FileLock(target.with_name(f"{target.name}.lock"))
-    with on_disk(target.parent):
+    with disk_errors(target.parent):
         try:
             lock.acquire(timeout=0)
         except Timeout:
@@ -149,7 +149,7 @@ def _fill(session: requests.Session, part: PartialFile, extra: dict[str, str], b
         except RetryableError as problem:
             idle = 0 if part.received > received else idle + 1
             received = part.received
-            if problem.afresh:
+            if problem.restart:
                 part.clear()
             wait = BACKOFF_SECONDS * 2 ** max(idle - 1, 0) if problem.wait is None else problem.wait
             if wait > MAX_WAIT_SECONDS:
@@ -183,7 +183,7 @@ def _attempt(session: requests.Session, part: PartialFile, extra: dict[str, str]
         for data in iter_chunks(response):
             if part.content.total is not None and part.size + len(data) > part.content.total:
                 reason = "more bytes came than were announced"
-                raise RetryableError(reason, afresh=True)
+                raise RetryableError(reason, restart=True)
             part.append(data)
             bar.update(len(data))
     if part.content.total is None:
@@ -200,9 +200,9 @@ def _begin(response: requests.Response, part: PartialFile) -> None:
         span = RANGE.fullmatch(response.headers.get("Content-Range", ""))
         first, last, total = map(int, span.groups()) if span else (-1, -1, -1)
         content = Content(total, **tags)
-        if not (first == part.size <= last < total and part.content.may_be(content)):
+        if not (first == part.size <= last < total and part.content.could_match(content)):
             reason = "the server sent another range than was asked for, or the file changed there"
-            raise RetryableError(reason, afresh=True)
+            raise RetryableError(reason, restart=True)
     else:
         content = Content(_length(response), **tags)
     encoding = response.headers.get("Content-Encoding", "identity")

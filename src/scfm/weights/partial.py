@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
     from scfm.weights.transport import RemoteFile
 
-__all__ = ["Content", "PartialFile", "on_disk"]
+__all__ = ["Content", "PartialFile", "disk_errors"]
 
 NOTED = (("total", int | None), ("etag", str | None), ("modified", str | None))
 
 
 @contextmanager
-def on_disk(folder: Path) -> Iterator[None]:
+def disk_errors(folder: Path) -> Iterator[None]:
     """Say what can be done where a folder takes no file."""
     try:
         yield
@@ -51,7 +51,7 @@ class Content:
         """What ``If-Range`` takes; a weak tag does not stand for the very bytes."""
         return self.modified if self.etag is None or self.etag.startswith("W/") else self.etag
 
-    def may_be(self, other: Content) -> bool:
+    def could_match(self, other: Content) -> bool:
         """Whether nothing shows that two answers are about different bytes."""
         if None not in (self.total, other.total) and self.total != other.total:
             return False
@@ -71,7 +71,7 @@ class PartialFile:
         self._note = target.with_name(f"{target.name}.part.json")
         noted = self._read_note()
         self.content = noted or Content()
-        with on_disk(target.parent):
+        with disk_errors(target.parent):
             # not buffered: what was written outlives a killed process
             self._file = self.path.open("a+b", buffering=0)
             if noted is None:
@@ -102,7 +102,7 @@ class PartialFile:
     def clear(self) -> None:
         """Forget what has come."""
         self.restarts += self.size > 0
-        with on_disk(self.path.parent):
+        with disk_errors(self.path.parent):
             self._file.truncate(0)
         self.size, self.digest, self.content = 0, hashlib.sha256(), Content()
 
@@ -110,13 +110,13 @@ class PartialFile:
         """Begin with the first byte of a file."""
         self.clear()
         self.content = content
-        with on_disk(self.path.parent):
+        with disk_errors(self.path.parent):
             self._note.write_text(json.dumps({"url": self.remote.url, **asdict(content)}), encoding="utf-8")
 
     def append(self, data: bytes) -> None:
         """Write and hash the bytes that come next."""
         view = memoryview(data)
-        with on_disk(self.path.parent):
+        with disk_errors(self.path.parent):
             while view:
                 written = self._file.write(view)
                 self.digest.update(view[:written])
@@ -126,7 +126,7 @@ class PartialFile:
 
     def move(self) -> None:
         """Give the file its name, once it is on the disk."""
-        with on_disk(self.path.parent):
+        with disk_errors(self.path.parent):
             os.fsync(self._file.fileno())
             self._file.close()
             replace(self.path, self.target)
@@ -135,7 +135,7 @@ class PartialFile:
     def remove(self) -> None:
         """Leave nothing behind."""
         self._file.close()
-        with on_disk(self.path.parent):
+        with disk_errors(self.path.parent):
             self.path.unlink()
             self._note.unlink(missing_ok=True)
 

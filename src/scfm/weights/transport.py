@@ -26,7 +26,7 @@ MAX_REDIRECTS = 5
 CHUNK = 2**20
 
 REDIRECTS = (301, 302, 303, 307, 308)
-PASSING = (429, 500, 502, 503, 504)
+TRANSIENT = (429, 500, 502, 503, 504)
 HTML = ("text/html", "application/xhtml+xml")
 HOST = re.compile(r"[a-z0-9._:-]+")
 DIGITS = re.compile(r"\d{1,18}", re.ASCII)
@@ -58,10 +58,10 @@ class RemoteFile:
 class RetryableError(Exception):
     """An attempt failed in a way that may pass."""
 
-    def __init__(self, reason: str, *, wait: float | None = None, afresh: bool = False) -> None:
+    def __init__(self, reason: str, *, wait: float | None = None, restart: bool = False) -> None:
         super().__init__(reason)
         self.wait = wait
-        self.afresh = afresh
+        self.restart = restart
 
 
 def iter_chunks(response: requests.Response) -> Iterator[bytes]:
@@ -162,10 +162,10 @@ def check_status(response: requests.Response, remote: RemoteFile, target: Path) 
     """Refuse an answer that holds no bytes of the file."""
     code = response.status_code
     who = f"{urlsplit(response.url).hostname} answered {code}"
-    if code in PASSING:
-        raise RetryableError(who, wait=asked_wait(response))
+    if code in TRANSIENT:
+        raise RetryableError(who, wait=retry_after(response))
     if code == 416:
-        raise RetryableError(who, afresh=True)
+        raise RetryableError(who, restart=True)
     aside = f"fetch it in another way and put it at {target}"
     if code in (404, 410):
         msg = f"{remote.url} is not there ({who}): check the address, or {aside}."
@@ -181,7 +181,7 @@ def check_status(response: requests.Response, remote: RemoteFile, target: Path) 
         raise ValueError(msg)
 
 
-def asked_wait(response: requests.Response) -> float | None:
+def retry_after(response: requests.Response) -> float | None:
     """Seconds that ``Retry-After`` asks for, as a number or as a date."""
     text = response.headers.get("Retry-After", "").strip()
     if DIGITS.fullmatch(text):
