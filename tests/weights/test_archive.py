@@ -7,12 +7,9 @@ import io
 import os
 import stat
 import tarfile
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from scfm.weights import archive as module
 from scfm.weights.archive import unpack
@@ -266,23 +263,3 @@ def test_a_failure_while_writing_leaves_nothing(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(OSError, match="^disk full$"):
         unpack(path, tmp_path)
     assert outside(tmp_path) == {"a.tar"}
-
-
-@given(data=st.data(), compressed=st.booleans())
-def test_damage_is_a_value_error(
-    data: st.DataObject, compressed: bool, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    top = tmp_path_factory.mktemp("damaged")
-    content = packed([folder("tf"), MAIN, entry("tf/" + "b" * 120, b"2"), entry("tf/c", b"3" * 600)], data.draw(FORMS))
-    damaged = bytearray(gzip.compress(content) if compressed else content)
-    places = st.integers(0, len(damaged) - 1)
-    for place, value in data.draw(st.lists(st.tuples(places, st.integers(0, 255)), min_size=1, max_size=8)):
-        damaged[place] = value
-    (top / "a.tar").write_bytes(damaged)
-    with suppress(ValueError):
-        unpack(top / "a.tar", top / "out")
-    assert {path.name for path in top.iterdir()} <= {"a.tar", "out"}
-    assert not (top / "out").exists() or len(list((top / "out").iterdir())) == 1
-
-
-FORMS = st.sampled_from([tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])

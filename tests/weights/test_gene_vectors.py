@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from scfm.weights.gene_vectors import read_gene_names, read_gene_vectors, vector_size, write_gene_vectors
 
@@ -226,21 +223,6 @@ def test_bad_vectors_are_refused_where_they_are_read(kind: str, path: Path) -> N
     with pytest.raises(ValueError, match=f"a_gene.h5:? .*{match}"):
         read_gene_vectors(path)
     assert "LOC7" in read_gene_names(path)
-
-
-@given(data=st.data())
-def test_damage_is_a_value_error(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
-    path = write_gene_vectors(tmp_path_factory.mktemp("a") / "a.h5", NAMES, VECTORS)
-    content = bytearray(path.read_bytes())
-    places = st.integers(0, len(content) - 1)
-    for place, value in data.draw(st.lists(st.tuples(places, st.integers(0, 255)), max_size=8)):
-        content[place] = value
-    path.write_bytes(content[: data.draw(st.one_of(st.just(len(content)), places))])
-    for read in (read_gene_names, lambda path: read_gene_vectors(path)[0]):
-        names: list[str] | None = None
-        with suppress(ValueError):
-            names = read(path)
-        assert names is None or (names and all(isinstance(name, str) and name for name in names))
 
 
 def test_a_file_is_replaced_only_when_asked(path: Path) -> None:

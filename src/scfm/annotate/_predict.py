@@ -1,4 +1,4 @@
-"""Probabilities, novelty, and the limit of novelty, in one go."""
+"""Predict labels with probabilities, novelty and a rejection limit."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ __all__ = ["Prediction", "predict", "predict_types"]
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What a reference says about cells."""
+    """Predictions for the cells of a query."""
 
     probabilities: NDArray[np.float32]
-    """Probability of each label, shape ``(n_cells, n_labels)``; rows sum to 1, or are NaN where nothing can be said."""
+    """Probability of each label, shape ``(n_cells, n_labels)``; rows sum to 1, or are NaN without a prediction."""
     novelty: NDArray[np.float32]
-    """How unlike the reference each cell is, shape ``(n_cells,)``; higher is less like."""
+    """Dissimilarity of each cell to the reference, shape ``(n_cells,)``; higher is more novel."""
     limit: float | None
-    """Novelty above which a cell is rejected; ``None``: none is."""
+    """Novelty above which a cell is rejected; ``None``: no limit."""
 
     @property
     def rejected(self) -> NDArray[np.bool_]:
@@ -61,9 +61,9 @@ def predict(
     method, n_neighbors, metric
         As for :func:`label_probabilities`.
     reject
-        Share of left-out cells of the reference that the limit rejects; ``None``: no limit.
+        Fraction of held-out reference cells that the limit rejects; ``None``: no limit.
     seed
-        Seed of the linear probe and of the parts that are left out.
+        Seed of the linear probe and of the folds.
 
     Raises
     ------
@@ -105,7 +105,7 @@ def predict_types(
     reject: float | None = None,
     seed: int = 0,
 ) -> Prediction:
-    """Predict types of an ontology, which the reference need not have.
+    """Predict types of an ontology, including types without cells in the reference.
 
     Parameters
     ----------
@@ -123,7 +123,7 @@ def predict_types(
     Raises
     ------
     ValueError
-        As :class:`OntologyScores`, or if nothing can be left out of the reference.
+        As :class:`OntologyScores`, or if no reference cells can be held out.
     """
     from scipy.special import softmax
 

@@ -1,4 +1,4 @@
-"""How unlike the reference a cell must be to get no label."""
+"""Calibrate the novelty above which a cell is rejected."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["left_out_novelty", "threshold"]
 
 
 def left_out_novelty(reference: Reference, seed: int) -> NDArray[np.float32]:
-    """Novelty of the cells of the reference, each judged by a space that has not seen it.
+    """Cross-validated novelty of the cells of the reference.
 
     Parameters
     ----------
@@ -28,25 +28,25 @@ def left_out_novelty(reference: Reference, seed: int) -> NDArray[np.float32]:
 
     Returns
     -------
-    float32, at most one value a cell, in no order.
+    float32, at most one value per cell, in no particular order.
 
     Raises
     ------
     ValueError
-        If nothing can be left out.
+        If no cells can be held out.
     """
     return np.concatenate([LabelSpace.fit(known).novelty(left.values) for known, left in reference.folds(seed)])
 
 
 def threshold(novelty: NDArray[np.floating], share: float) -> float:
-    """Novelty above which a cell is rejected, so that ``share`` of known cells would be.
+    """Novelty above which ``share`` of the held-out cells are rejected.
 
     Parameters
     ----------
     novelty
-        Of cells whose type is known, left out one way or another.
+        Novelty of held-out cells of known types.
     share
-        Share of them that may be rejected, between 0 and 1.
+        Fraction of them to reject, between 0 and 1.
 
     Raises
     ------

@@ -22,7 +22,7 @@ _ESCAPED = re.compile(r"\\(.)")
 
 
 def read_obo(stream: BinaryIO) -> CellOntology:
-    """Read terms, exact synonyms and ``is_a`` of the Cell Ontology; terms of other ontologies are left out.
+    """Read terms, exact synonyms and ``is_a`` edges of the Cell Ontology; other ontologies are skipped.
 
     Raises
     ------

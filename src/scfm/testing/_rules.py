@@ -17,7 +17,7 @@ from scipy import sparse
 from scfm import tl
 from scfm._keys import PARAMS, result_keys, score_keys
 from scfm._settings import settings
-from scfm.testing._small_cells import containers_of, falling, fingerprint, with_values
+from scfm.testing._small_cells import containers_of, descending, fingerprint, with_values
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -200,7 +200,7 @@ def bad_input(subject: Subject) -> None:
 
 def callers_data(subject: Subject) -> None:
     dense = subject.cells.X.toarray()
-    for x in (dense, falling(dense)):
+    for x in (dense, descending(dense)):
         adata = with_values(subject.cells, x)
         adata.raw = adata.copy()
         adata.layers["other"] = sparse.csr_matrix(2 * dense)
