@@ -22,7 +22,7 @@ from scipy import sparse
 
 import scfm
 from scfm.testing import check_model
-from scfm.testing._contract import RULES
+from scfm.testing._rules import RULES
 
 from .families import IDS, LONGEST, N_GENES, TINY
 
@@ -192,7 +192,7 @@ def test_a_cell_alone_equals_the_cell_in_company(
     close(alone.values, plain[name].values[rows])
 
 
-@pytest.mark.parametrize("rule", ["batches", "caller's data"])
+@pytest.mark.parametrize("rule", ["batches", "unchanged input"])
 @pytest.mark.parametrize("name", IN_ORDER)
 @pytest.mark.parametrize(
     "options",

@@ -9,7 +9,6 @@ import numpy as np
 
 from scfm.annotate._classify import Classifier, Metric, check_neighbours, label_probabilities
 from scfm.annotate._ontology import OntologyScores
-from scfm.annotate._reject import left_out_novelty, threshold
 from scfm.annotate._space import LabelSpace
 
 if TYPE_CHECKING:
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
     from scfm.annotate._reference import Reference
     from scfm.ontology import CellOntology
 
-__all__ = ["Prediction", "predict", "predict_types"]
+__all__ = ["Prediction", "left_out_novelty", "predict", "predict_types", "threshold"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,3 +131,47 @@ def predict_types(
     limit = None if reject is None else threshold(1 - scorer.left_out(seed), reject)
     novelty = (1 - scores.max(axis=1)).astype(np.float32)
     return Prediction(softmax(scores, axis=1).astype(np.float32), novelty, limit)
+
+
+def left_out_novelty(reference: Reference, seed: int) -> NDArray[np.float32]:
+    """Cross-validated novelty of the cells of the reference.
+
+    Parameters
+    ----------
+    reference
+        Labelled cells.
+    seed
+        As for :meth:`Reference.folds`.
+
+    Returns
+    -------
+    float32, at most one value per cell, in no particular order.
+
+    Raises
+    ------
+    ValueError
+        If no cells can be held out.
+    """
+    return np.concatenate([LabelSpace.fit(known).novelty(left.values) for known, left in reference.folds(seed)])
+
+
+def threshold(novelty: NDArray[np.floating], share: float) -> float:
+    """Novelty above which ``share`` of the held-out cells are rejected.
+
+    Parameters
+    ----------
+    novelty
+        Novelty of held-out cells of known types.
+    share
+        Fraction of them to reject, between 0 and 1.
+
+    Raises
+    ------
+    ValueError
+        If there is no cell to calibrate with.
+    """
+    finite = novelty[np.isfinite(novelty)]
+    if not len(finite):
+        msg = "No label has cells left when a part of the reference is held out, so reject= cannot be calibrated."
+        raise ValueError(msg)
+    return float(np.quantile(finite, 1 - share))

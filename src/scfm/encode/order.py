@@ -113,12 +113,21 @@ class OrderEncoder:
         tokens[starts] = self.start
         counts[offsets[:-1]] = counts[starts] = 1
         n_genes = np.empty(block.n_cells, np.int64)
-        self._fill(block, data, fed, tokens, counts, starts + 1, n_genes)
+        used = self._slots[self._slots >= 0]
+        genes = (self._slots, len(np.unique(used)) < len(used), self.column_tokens, self._keys)
+        limits = (self.max_genes, fed, float(self.scale), float(self.clip) if self.clip > 0 else -1.0)
+
+        def encode(rows: tuple[int, int]) -> None:
+            csr = (block.indptr, block.indices, data)
+            mode = (_MODES[self.order], self.seed)
+            order_rows(*csr, *rows, *genes, *mode, *limits, tokens, counts, starts + 1, n_genes)
+
+        in_threads(encode, block.indptr, self.threads)
         dropped = n_genes < self.min_genes
         if self.keep_cells is not None:
             dropped |= ~self.keep_cells[rows]
-        used = np.minimum(n_genes, fed) if self.pad < 0 else capacity
-        lengths = np.where(dropped, 0, used + 1 + has_prefix)
+        filled = np.minimum(n_genes, fed) if self.pad < 0 else capacity
+        lengths = np.where(dropped, 0, filled + 1 + has_prefix)
         tokens, counts = compact(offsets, lengths, tokens, counts)
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         return TokenBlock(block.row0, tokens, offsets, np.where(dropped, -1, n_genes), counts)
@@ -130,42 +139,3 @@ class OrderEncoder:
         ranks = np.empty(len(slots), np.int64)
         ranks[np.lexsort((slots, self.column_tokens))] = np.arange(len(slots))
         return ranks[np.maximum(slots, 0)]
-
-    def _fill(
-        self,
-        block: CountBlock,
-        data: NDArray[np.generic],
-        fed: int,
-        tokens: NDArray[np.int32],
-        counts: NDArray[np.float32],
-        starts: NDArray[np.int64],
-        n_genes: NDArray[np.int64],
-    ) -> None:
-        used = self._slots[self._slots >= 0]
-        merge = len(np.unique(used)) < len(used)
-        clip = self.clip if self.clip > 0 else -1.0
-
-        def encode(rows: tuple[int, int]) -> None:
-            order_rows(
-                block.indptr,
-                block.indices,
-                data,
-                rows[0],
-                rows[1],
-                self._slots,
-                merge,
-                self.column_tokens,
-                self._keys,
-                _MODES[self.order],
-                self.seed,
-                self.max_genes,
-                fed,
-                float(self.scale),
-                float(clip),
-                tokens,
-                counts,
-                starts,
-                n_genes,
-            )
-
-        in_threads(encode, block.indptr, self.threads)

@@ -139,8 +139,8 @@ class RankEncoder:
     def __call__(self, block: CountBlock) -> TokenBlock:
         """Encode one block; row order is kept."""
         data = block.data if block.data.dtype == np.float32 else block.data.astype(np.float64)
-        specials = (self.first >= 0) + (self.last >= 0)
-        keep = self.max_tokens - specials
+        n_specials = (self.first >= 0) + (self.last >= 0)
+        keep = self.max_tokens - n_specials
         keep_zeros = self.upstream is not None and self.upstream.keep_zeros
         counts = count_genes(block, data, self.column_tokens, keep_zeros=keep_zeros, threads=self.threads)
         depth, single, scale = np.empty(0), False, 1.0
@@ -148,32 +148,15 @@ class RankEncoder:
             scale = self.upstream.scale
             depth, single = self.upstream.factors(block)
         offsets = np.zeros(block.n_cells + 1, np.int64)
-        np.cumsum(np.minimum(counts, keep) + specials, out=offsets[1:])
+        np.cumsum(np.minimum(counts, keep) + n_specials, out=offsets[1:])
         tokens = np.empty(offsets[-1], np.int32)
         lengths, n_genes = np.empty_like(counts), np.empty_like(counts)
+        specials = (self.first, self.last)
+        scaling = (self.column_tokens, self._factors, depth, scale, single, keep_zeros, self._merge)
 
         def encode(rows: tuple[int, int]) -> None:
-            encode_rows(
-                block.indptr,
-                block.indices,
-                data,
-                rows[0],
-                rows[1],
-                self.column_tokens,
-                self._factors,
-                depth,
-                scale,
-                single,
-                keep_zeros,
-                self._merge,
-                keep,
-                self.first,
-                self.last,
-                offsets,
-                tokens,
-                lengths,
-                n_genes,
-            )
+            csr = (block.indptr, block.indices, data)
+            encode_rows(*csr, *rows, *scaling, keep, *specials, offsets, tokens, lengths, n_genes)
 
         in_threads(encode, block.indptr, self.threads)
         if self.keep_cells is not None:

@@ -196,21 +196,10 @@ def encode_rows(
     top = np.zeros(_TOP_SIZE, np.int64)
     slot = np.full(len(factors) if merge else 0, -1, np.int64)
     for row in range(row_start, row_stop):
-        depth_factor = depth_factors[row] if len(depth_factors) else 0.0
+        begin, end = indptr[row], indptr[row + 1]
+        depth = depth_factors[row] if len(depth_factors) else 0.0
         n = _gather_row(
-            indices,
-            data,
-            indptr[row],
-            indptr[row + 1],
-            column_tokens,
-            factors,
-            depth_factor,
-            scale,
-            single,
-            keep_zeros,
-            slot,
-            values,
-            tokens,
+            indices, data, begin, end, column_tokens, factors, depth, scale, single, keep_zeros, slot, values, tokens
         )
         n_genes[row] = n
         kept = min(n, keep)

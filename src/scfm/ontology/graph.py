@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from scipy import sparse
-from scipy.sparse.csgraph import connected_components
+from scipy.sparse.csgraph import breadth_first_order, connected_components
 
 from scfm._text import some
 from scfm.ontology.labels import LabelIndex
@@ -203,7 +203,8 @@ class CellOntology:
 
     def parents(self, id: str) -> NDArray[np.str_]:
         """Ids of the direct parents of a term, sorted; ValueError if there is no such term."""
-        return self.ids[self._parents[self._at(id)]]
+        i, graph = self._at(id), self._parents
+        return self.ids[np.sort(graph.indices[graph.indptr[i] : graph.indptr[i + 1]])]
 
     def ancestors(self, id: str) -> NDArray[np.str_]:
         """Ids of all ancestors of a term, sorted, without itself; ValueError if there is no such term."""
@@ -214,12 +215,12 @@ class CellOntology:
         return self.ids[_reachable(self._children, self._at(id))]
 
     @cached_property
-    def _parents(self) -> list[NDArray[np.int64]]:
-        return _neighbours(self.graph_edges, len(self))
+    def _parents(self) -> sparse.csr_array:
+        return _matrix(self.graph_edges, len(self))
 
     @cached_property
-    def _children(self) -> list[NDArray[np.int64]]:
-        return _neighbours(self.graph_edges[:, ::-1], len(self))
+    def _children(self) -> sparse.csr_array:
+        return self._parents.T.tocsr()
 
     def _at(self, id: str) -> int:
         if id not in self._position:
@@ -339,8 +340,7 @@ class CellOntology:
 
     @cached_property
     def _undirected(self) -> sparse.csr_array:
-        graph = _matrix(self.graph_edges, len(self))
-        return ((graph + graph.T) > 0).astype(np.float64)
+        return ((self._parents + self._children) > 0).astype(np.float64)
 
     def similarity(self, ids: Iterable[str] | None = None) -> NDArray[np.int32]:
         """Levels of similarity between terms, as scCello learns them.
@@ -381,16 +381,6 @@ def _matrix(rows: NDArray[np.int64], n: int) -> sparse.csr_array:
     return sparse.csr_array((np.ones(len(rows)), (rows[:, 0], rows[:, 1])), shape=(n, n))
 
 
-def _neighbours(rows: NDArray[np.int64], n: int) -> list[NDArray[np.int64]]:
-    graph = _matrix(rows, n)
-    graph.sort_indices()
-    return np.split(graph.indices, graph.indptr[1:-1])
-
-
-def _reachable(neighbours: list[NDArray[np.int64]], start: int) -> NDArray[np.int64]:
-    seen, queue = {start}, [start]
-    while queue:
-        new = set(neighbours[queue.pop()].tolist()) - seen
-        seen |= new
-        queue.extend(new)
-    return np.array(sorted(seen - {start}), dtype=np.int64)
+def _reachable(graph: sparse.csr_array, start: int) -> NDArray[np.int32]:
+    """Sorted nodes that can be reached from a node, without itself."""
+    return np.sort(breadth_first_order(graph, start, return_predecessors=False)[1:])
