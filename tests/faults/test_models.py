@@ -151,9 +151,9 @@ def test_json_that_cannot_be_read(
 SPECIALS_OF_V2 = {"<pad>": 0, "<mask>": 1, "<cls>": 2, "<eos>": 3}
 CARDS: dict[str, dict[str, tuple[dict[str, Any], str]]] = {
     "converted": {
-        "format": ({"format": 2}, "no model card of format 1; convert the model again"),
-        "no format": ({"format": ...}, "no model card of format 1"),
-        "format text": ({"format": "1"}, "no model card of format 1"),
+        "format": ({"format": 2}, "not a model card of format 1; convert the model again"),
+        "no format": ({"format": ...}, "not a model card of format 1"),
+        "format text": ({"format": "1"}, "not a model card of format 1"),
         "missing": ({"pooling": ...}, r"lacks \['pooling'\]"),
         "unknown": ({"colour": "red"}, r"unknown entries \['colour'\]"),
         "id": ({"id": 3}, "id is 3, which a card cannot hold"),

@@ -257,5 +257,7 @@ def test_every_rule_can_be_broken() -> None:
 
 
 def test_an_unknown_rule_is_refused(models: dict[str, FoundationModel]) -> None:
-    with pytest.raises(ValueError, match="exempt holds 'batch', which is no rule; the rules are 'result', 'batches'"):
+    with pytest.raises(
+        ValueError, match="exempt holds 'batch', which is not a rule; the rules are 'result', 'batches'"
+    ):
         check_model(models["scfm-mini"], exempt=["batch"])

@@ -83,7 +83,7 @@ def test_offline(server: FileServer, target: Path) -> None:
 
 @pytest.mark.parametrize("url", ["file:///etc/passwd", "ftp://a.org/b", "https:///b", "a.org/b", "https://[::1/b", ""])
 def test_an_address_that_is_none(url: str) -> None:
-    with pytest.raises(ValueError, match="is no address of a file; expected https://host/path"):
+    with pytest.raises(ValueError, match="is not the address of a file; expected https://host/path"):
         RemoteFile(url)
 
 

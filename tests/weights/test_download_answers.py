@@ -235,7 +235,7 @@ def test_nothing_leads_back_from_https() -> None:
 )
 def test_redirects_to_what_is_no_address(location: str | None, server: FileServer, target: Path) -> None:
     server.always = to(location)
-    with pytest.raises(OSError, match="redirects to .*, which is no address"):
+    with pytest.raises(OSError, match="redirects to .*, which is not an address"):
         download(RemoteFile(server.url(), hosts=("a.org", "evil.org")), target)
     assert len(server.seen) == 1
 

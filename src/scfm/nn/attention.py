@@ -142,7 +142,7 @@ def attend_first(queries: Tensor, x: Tensor, packing: Packing, scale: float) -> 
     Parameters
     ----------
     queries
-        Queries of the first token of each cell, one a head, shape ``(n_cells, n_heads, d)``.
+        Queries of the first token of each cell, one per head, shape ``(n_cells, n_heads, d)``.
     x
         Hidden states of all packed tokens, which are keys and values, shape ``(T, d)``.
     packing
@@ -169,7 +169,7 @@ def attend_first(queries: Tensor, x: Tensor, packing: Packing, scale: float) -> 
 
 
 def _attend_states(queries: Tensor, states: Tensor, scale: float, mask: Tensor | None) -> Tensor:
-    """As :func:`attend_first`, for states of shape ``(n_cells, length, d)``: the heads are queries of one cell."""
+    """:func:`attend_first` for states of shape ``(n_cells, length, d)``; the heads are the queries of a cell."""
     key = states[:, None]
     mask = None if mask is None else mask.expand(-1, 1, queries.shape[1], -1)
     return F.scaled_dot_product_attention(queries[:, None], key, key, attn_mask=mask, scale=scale)[:, 0]

@@ -29,7 +29,7 @@ def read_obo(stream: BinaryIO) -> CellOntology:
     ImportError
         If obonet is not installed.
     ValueError
-        If the file is no OBO, an id is defined twice, or as :class:`~scfm.ontology.CellOntology`.
+        If the file is not OBO, an id is defined twice, or as :class:`~scfm.ontology.CellOntology`.
     """
     obonet = _import_obonet()
     text = stream.read().decode("utf-8-sig").replace("\r\n", "\n")

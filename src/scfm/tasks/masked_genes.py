@@ -63,7 +63,7 @@ class MaskedGenes(Task):
         super().__init__(GeneStatesSink(column_tokens, self._rows))
         self._recipe, self._options, self._max_tokens = recipe, options, max_tokens
         self._tokens = np.unique(column_tokens[column_tokens >= 0])
-        # a cell of n genes is n copies of n genes: batches of cells stay as large as batches of copies
+        # a cell of n genes has n copies of n genes: this keeps a batch of cells as small as a batch of copies
         self.batch_tokens = isqrt(max_tokens)
 
     def make_forward(

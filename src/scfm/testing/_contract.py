@@ -81,7 +81,7 @@ def check_model(model: FoundationModel, *, exempt: Collection[str] = (), **argum
     """
     unknown = [name for name in exempt if name not in RULES]
     if unknown:
-        msg = f"exempt holds {unknown[0]!r}, which is no rule; the rules are {', '.join(map(repr, RULES))}."
+        msg = f"exempt holds {unknown[0]!r}, which is not a rule; the rules are {', '.join(map(repr, RULES))}."
         raise ValueError(msg)
     longest = model.card.max_tokens
     defaults = {"device": "cpu", "dtype": "float32", "max_tokens": None if longest is None else min(LONGEST, longest)}

@@ -173,7 +173,7 @@ def _damage_named(archive: Path) -> Iterator[None]:
         if refused or (isinstance(error, OSError) and not isinstance(error, gzip.BadGzipFile)):
             raise
         msg = (
-            f"{archive} is no readable .tar or .tar.gz ({type(error).__name__}: {error}): it is cut off or damaged; "
+            f"{archive} is not a readable .tar or .tar.gz ({type(error).__name__}: {error}): it is cut off or damaged; "
             "fetch it again."
         )
         raise ValueError(msg) from error
@@ -213,7 +213,7 @@ def _parts(member: tarfile.TarInfo, archive: Path) -> tuple[str, ...]:
     if not (plain and inside and all(len(part.encode()) <= MAX_PART_BYTES for part in parts)):
         raise _refused(archive, member, "has a name that is absolute, leads out of the folder or cannot be written")
     if not parts and not member.isdir():
-        raise _refused(archive, member, "has a name that is no name of a file")
+        raise _refused(archive, member, "has a name that is not a file name")
     return parts
 
 
@@ -232,7 +232,7 @@ def _check_tree(members: list[Member], archive: Path) -> None:
             )
         key = _key(parts)
         if key in seen:
-            raise _refused(archive, member, "is there twice, or differs from another only in the case of letters")
+            raise _refused(archive, member, "occurs twice, or differs from another only in the case of letters")
         seen.add(key)
         if member.isreg():
             files.add(key)

@@ -159,7 +159,7 @@ def _read_names(path: Path) -> dict[str, str]:
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
         return dict(zip(table["name"], table["id"], strict=True))
     except (ValueError, KeyError) as error:  # pandas' own errors are ValueErrors, too
-        msg = f"{path} is no table of the columns id and name ({error})."
+        msg = f"{path} is not a table with the columns id and name ({error})."
         raise ValueError(msg) from error
 
 

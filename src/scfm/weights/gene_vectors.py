@@ -169,7 +169,7 @@ def check_gene_names(names: Sequence[str]) -> None:
             msg = f"The gene id {name!r} at position {row} cannot be stored; it must have 1 to {MAX_NAME_BYTES} plain characters and no '/'."
             raise ValueError(msg)
         if name in seen:
-            msg = f"The gene id {name!r} is there twice; keep one vector for each gene."
+            msg = f"The gene id {name!r} occurs twice; keep one vector for each gene."
             raise ValueError(msg)
         seen.add(name)
 
@@ -181,7 +181,7 @@ def _opened(path: Path) -> Iterator[h5py.File]:
 
     read_head(path, "a file of gene vectors")
     if not h5py.is_hdf5(path):
-        msg = f"{path} is no HDF5 file; gene vectors come as <species>_gene.h5. Fetch the file again."
+        msg = f"{path} is not an HDF5 file; gene vectors come as <species>_gene.h5. Fetch the file again."
         raise ValueError(msg)
     try:
         with h5py.File(path, "r") as file:
@@ -189,7 +189,7 @@ def _opened(path: Path) -> Iterator[h5py.File]:
     except Exception as error:
         if isinstance(error, ValueError) and str(error).startswith(str(path)):
             raise
-        msg = f"{path} is no readable HDF5 file ({type(error).__name__}: {error}): it is cut off or damaged; fetch it again."
+        msg = f"{path} is not a readable HDF5 file ({type(error).__name__}: {error}): it is cut off or damaged; fetch it again."
         raise ValueError(msg) from error
 
 
@@ -252,7 +252,7 @@ def _names(file: h5py.File, path: Path) -> list[str]:
     try:
         names = [name.decode() for name in found]
     except UnicodeDecodeError as error:
-        msg = f"{path}: {KEYS} holds {error.object[:50]!r}, which is no text (ASCII or UTF-8)."
+        msg = f"{path}: {KEYS} holds {error.object[:50]!r}, which is not text (ASCII or UTF-8)."
         raise ValueError(msg) from error
     plain = (name.strip() and name.isprintable() and len(name) <= MAX_NAME_BYTES for name in names)
     bad = next((row for row, good in enumerate(plain) if not good), None)
@@ -267,7 +267,7 @@ def _arrays(file: h5py.File, path: Path) -> h5py.Group:
 
     arrays = _member(file, ARRAYS, path)
     if not isinstance(arrays, h5py.Group):
-        msg = f"{path}: {ARRAYS} is no group; expected one dataset for each of the {KEYS}."
+        msg = f"{path}: {ARRAYS} is not a group; expected one dataset for each of the {KEYS}."
         raise ValueError(msg)
     return arrays
 

@@ -66,7 +66,7 @@ def read_dictionary(path: Path, values: type = object) -> dict[str, Any]:
         except OSError:
             raise
         except Exception as error:
-            msg = f"{path} is no readable pickle ({type(error).__name__}: {str(error)[:MAX_MESSAGE]})."
+            msg = f"{path} is not a readable pickle ({type(error).__name__}: {str(error)[:MAX_MESSAGE]})."
             raise ValueError(msg) from error
     if type(found) is not dict:
         msg = f"{path} holds a {type(found).__name__}, expected a dictionary."
@@ -211,7 +211,7 @@ class _TensorUnpickler(_RestrictedUnpickler):
 
     def persistent_load(self, pid: Any) -> Any:
         if not isinstance(pid, tuple) or len(pid) not in (5, 6) or pid[0] != "storage" or not self._fits(*pid[1:]):
-            msg = f"it refers to {reprlib.repr(pid)}, which is no storage of a tensor in the file"
+            msg = f"it refers to {reprlib.repr(pid)}, which is not a storage in the file"
             raise pickle.UnpicklingError(msg)
         return _STORAGE
 
@@ -242,7 +242,7 @@ class _MakeDType:
 
     def __call__(self, code: Any, *_: Any) -> _DType:
         if not isinstance(code, str) or len(code) > 8 or np.dtype(code).kind not in _SCALAR_KINDS:
-            msg = f"it holds a numpy type {reprlib.repr(code)} that is no number or string"
+            msg = f"it holds a numpy type {reprlib.repr(code)} that is neither a number nor a string"
             raise pickle.UnpicklingError(msg)
         return _DType(code)
 
@@ -264,7 +264,7 @@ class _Encode:
 
     def __call__(self, text: Any, encoding: Any = "latin1") -> bytes:
         if not isinstance(text, str) or encoding != "latin1":
-            msg = "it encodes something that is no latin1 text"
+            msg = "it encodes something other than latin1 text"
             raise pickle.UnpicklingError(msg)
         return codecs.encode(text, "latin1")
 
@@ -276,7 +276,7 @@ class _Ordered(dict[str, Any]):
 
     def __setstate__(self, state: Any) -> None:
         if not isinstance(state, dict):
-            msg = "it holds attributes that are no dictionary"
+            msg = "it holds attributes that are not a dictionary"
             raise pickle.UnpicklingError(msg)
 
 

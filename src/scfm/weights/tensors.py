@@ -77,7 +77,7 @@ class _Safetensors(Mapping[str, "Tensor"]):
         try:
             self._file = safe_open(path, framework="pt")
         except SafetensorError as error:
-            msg = f"{path} is no readable safetensors file ({error}): it is cut off or damaged; fetch it again."
+            msg = f"{path} is not a readable safetensors file ({error}): it is cut off or damaged; fetch it again."
             raise ValueError(msg) from error
         self._path = path
         self._names = dict.fromkeys(self._file.keys())

@@ -48,7 +48,7 @@ class RemoteFile:
             msg = "The address of a file has a user name or a password in it; none is ever sent. Remove what is before the @."
             raise ValueError(msg)
         if _origin(self.url) is None:
-            msg = f"{self.url!r} is no address of a file; expected https://host/path, or http://host/path of a mirror."
+            msg = f"{self.url!r} is not the address of a file; expected https://host/path, or http://host/path of a mirror."
             raise ValueError(msg)
         if self.sha256 is not None and not re.fullmatch("[0-9a-f]{64}", self.sha256):
             msg = f"The sha256 of {self.url} is {self.sha256!r}; expected 64 hexadecimal digits in lower case."
@@ -115,7 +115,7 @@ def redirected(remote: RemoteFile, url: str, location: str) -> str:
         following = ""
     here, there, home = _origin(url), _origin(following), _origin(remote.url)
     if here is None or home is None or there is None or not location:
-        msg = f"{remote.url} redirects to {reprlib.repr(location)}, which is no address; try again later."
+        msg = f"{remote.url} redirects to {reprlib.repr(location)}, which is not an address; try again later."
         raise OSError(msg)
     hosts = [home.host, *map(str.lower, remote.hosts)]
     known = any(there.host.endswith(host) if host.startswith(".") else there.host == host for host in hosts)
