@@ -261,6 +261,9 @@ OUT_OF_MEMORY = (
 )
 
 
+two_families = pytest.mark.parametrize("model", ["Geneformer V2", "TranscriptFormer"], indirect=True)
+
+
 @pytest.fixture
 def short(model: FoundationModel) -> partial[NDArray[np.float32]]:
     """Embed with no more than LONGEST tokens a cell."""
@@ -271,6 +274,7 @@ def longest(model: FoundationModel, pooling: str | None = None) -> int:
     return max(map(len, embed(model, pooling=pooling, max_tokens=min(LONGEST, model.card.max_tokens)).tokens))
 
 
+@two_families
 @pytest.mark.parametrize("pooling", [None, "gene"])
 @pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=lambda error: type(error).__name__)
 def test_out_of_memory_halves_the_budget(
@@ -293,6 +297,7 @@ def test_out_of_memory_halves_the_budget(
     assert first.args[0] <= 5 * most
 
 
+@two_families
 def test_the_budget_does_not_fall_below_what_fits(
     model: FoundationModel,
     short: partial[NDArray[np.float32]],
@@ -309,6 +314,7 @@ def test_the_budget_does_not_fall_below_what_fits(
     assert min(budgets) == 4 * most
 
 
+@two_families
 @pytest.mark.parametrize("pooling", [None, "gene"])
 def test_a_cell_that_does_not_fit_alone_is_an_error(
     model: FoundationModel, pooling: str | None, monkeypatch: pytest.MonkeyPatch
@@ -320,6 +326,7 @@ def test_a_cell_that_does_not_fit_alone_is_an_error(
     assert not list(adata.obsm) + list(adata.varm) + list(adata.uns)
 
 
+@two_families
 def test_another_runtime_error_is_not_taken_for_memory(model: FoundationModel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(model, "forward", Limited(model, 0, RuntimeError("shapes do not fit")))
     with pytest.raises(RuntimeError, match="shapes do not fit"):
