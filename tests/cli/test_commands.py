@@ -297,6 +297,15 @@ def test_a_failure_in_a_terminal(cells: Path, tmp_path: Path) -> None:
     assert "Traceback" not in screen
 
 
+def test_a_bar_in_a_terminal(tmp_path: Path) -> None:
+    source, out = str(tmp_path / "a.h5ad"), str(tmp_path / "b.h5ad")
+    scfm.datasets.pbmc68k().write_h5ad(source)
+    call = ("embed", source, "--model", "scfm-mini", "--out", out, "--device", "cpu")
+    code, screen = in_terminal(*call, cache=tmp_path)
+    assert code == 0
+    assert re.search(r"700 of 700 cells.*cells/s", screen)
+
+
 def test_metrics_equal_the_python_api(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     adata = scfm.datasets.synthetic(60, 200, genes_per_cell=20)
     rng = np.random.default_rng(0)
