@@ -26,12 +26,13 @@ if TYPE_CHECKING:
     from scfm.read import Source
     from scfm.run.progress import Advance
 
-__all__ = ["Job", "RunPlan", "RunStats", "Sink", "run"]
+__all__ = ["Forward", "Job", "RunPlan", "RunStats", "Sink", "run"]
 
 logger = logging.getLogger(__name__)
 
 Block = TypeVar("Block")
 Forward = Callable[["TokenBatch"], "Tensor"]
+"""A forward pass: from a batch to what a sink takes."""
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,9 @@ from typing import TYPE_CHECKING, Any
 from scfm.tasks.task import Task
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     import torch
-    from torch import Tensor
 
-    from scfm._types import TokenBatch
-    from scfm.run import Sink
+    from scfm.run.engine import Forward, Sink
     from scfm.tasks.task import SupportsForward
 
 __all__ = ["Embed"]
@@ -34,8 +30,6 @@ class Embed(Task):
         super().__init__(sink)
         self._recipe, self._options = recipe, options
 
-    def make_forward(
-        self, network: torch.nn.Module, device: torch.device, dtype: torch.dtype
-    ) -> Callable[[TokenBatch], Tensor]:
+    def make_forward(self, network: torch.nn.Module, device: torch.device, dtype: torch.dtype) -> Forward:
         """The forward pass of the model."""
         return lambda batch: self._recipe.forward(network, batch, self._options)

@@ -12,7 +12,7 @@ from scfm.run.sinks import GeneStatesSink
 from scfm.tasks.task import SupportsForward, Task
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     import torch
     from numpy.typing import NDArray
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from scfm._types import TokenBatch
+    from scfm.run.engine import Forward
 
 __all__ = ["MaskedGenes"]
 
@@ -66,9 +67,7 @@ class MaskedGenes(Task):
         # a cell of n genes has n copies of n genes: this keeps a batch of cells as small as a batch of copies
         self.batch_tokens = isqrt(max_tokens)
 
-    def make_forward(
-        self, network: torch.nn.Module, device: torch.device, dtype: torch.dtype
-    ) -> Callable[[TokenBatch], Tensor]:
+    def make_forward(self, network: torch.nn.Module, device: torch.device, dtype: torch.dtype) -> Forward:
         """Scores of the tokens of a batch, float32, shape ``(n_tokens, 1)``; 0 for tokens that are not masked."""
         return lambda batch: self._scores(network, batch)
 

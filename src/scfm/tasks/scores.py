@@ -8,12 +8,11 @@ from scfm.run import ArraySink
 from scfm.tasks.task import Task
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     import torch
     from torch import Tensor
 
     from scfm._types import TokenBatch
+    from scfm.run.engine import Forward
 
 __all__ = ["Scorer", "Scores"]
 
@@ -51,9 +50,7 @@ class Scores(Task):
         super().__init__(sink)
         self._recipe, self._options = recipe, options
 
-    def make_forward(
-        self, network: torch.nn.Module, device: torch.device, dtype: torch.dtype
-    ) -> Callable[[TokenBatch], Tensor]:
+    def make_forward(self, network: torch.nn.Module, device: torch.device, dtype: torch.dtype) -> Forward:
         """Forward pass through the layers and the heads of the model."""
         scorer = self._recipe.scorer(self._options, device, dtype)
         return lambda batch: scorer(network, batch)

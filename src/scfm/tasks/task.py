@@ -6,13 +6,13 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
     import torch
     from torch import Tensor
 
     from scfm._types import TokenBatch, TokenBlock
-    from scfm.run import Sink
+    from scfm.run.engine import Forward, Sink
 
 __all__ = ["SupportsForward", "Task"]
 
@@ -51,9 +51,7 @@ class Task(ABC):
         return (block,)
 
     @abstractmethod
-    def make_forward(
-        self, network: torch.nn.Module, device: torch.device, dtype: torch.dtype
-    ) -> Callable[[TokenBatch], Tensor]:
+    def make_forward(self, network: torch.nn.Module, device: torch.device, dtype: torch.dtype) -> Forward:
         """Return the forward pass on a device, from a batch to what the sink takes; called once per device."""
 
     def shrink(self, batch: TokenBatch) -> bool:
