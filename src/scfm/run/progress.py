@@ -1,4 +1,4 @@
-"""How far a run has got, for the person who waits for it."""
+"""Progress bars."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def cells_bar(total: int, progress: bool | None, done: int = 0) -> AbstractConte
 
 @contextmanager
 def use_bar(bar: Bar) -> Iterator[None]:
-    """Show another kind of bar meanwhile."""
+    """Use another kind of progress bar within a block."""
     token = _bar.set(bar)
     try:
         yield
