@@ -8,6 +8,7 @@ import stat
 from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,7 +19,7 @@ from scfm.read import is_anndata_file, open_container
 from scfm.read.convert import write_h5ad
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from anndata import AnnData
 
@@ -193,7 +194,7 @@ def read_frame(path: Path, modality: str | None, *, obsm: Sequence[str], uns: Se
 def merge_store(store: EmbeddingStore, target: Path, modality: str | None = None, *, number: int | None = None) -> None:
     """Add the embeddings of a complete store to a file of the cells, a piece at a time.
 
-    An HDF5 file is completed in a copy that takes its place in one step; to a zarr store the embeddings are added.
+    An HDF5 file is completed in a copy that takes its place in one step; in a zarr store the embeddings appear in one step.
 
     Parameters
     ----------
@@ -215,6 +216,7 @@ def merge_store(store: EmbeddingStore, target: Path, modality: str | None = None
         If shards are missing, the cells of the file are others or may be those of several files, or something else would
         be overwritten.
     """
+    import zarr
     from anndata.io import write_elem
 
     if not is_anndata_file(target):
@@ -233,8 +235,13 @@ def merge_store(store: EmbeddingStore, target: Path, modality: str | None = None
     with _opened(target) if target.is_dir() else _completed_copy(target, target, n_bytes) as root:
         group = root if modality is None else root["mod"][modality]
         _add_mappings(group, "obsm", "uns")
+        if target.is_dir():
+            with atomic(target / group["obsm"].path / store.keys.obsm, overwrite=True) as work:
+                _copy_rows(partial(zarr.create_array, work, zarr_format=group.metadata.zarr_format), store, file)
+        else:
+            group["obsm"].pop(store.keys.obsm, None)
+            _copy_rows(partial(group["obsm"].create_dataset, store.keys.obsm), store, file)
         write_elem(group["uns"], store.keys.uns, store.uns())
-        _copy_rows(group["obsm"], store, file)
     if is_source:
         store.set_source(file.number, target)
 
@@ -300,12 +307,9 @@ def _add_mappings(group: Any, *names: str) -> None:
             write_elem(group, name, {})
 
 
-def _copy_rows(obsm: Any, store: EmbeddingStore, file: Shard) -> None:
-    if store.keys.obsm in obsm:
-        del obsm[store.keys.obsm]
+def _copy_rows(create: Callable[..., Any], store: EmbeddingStore, file: Shard) -> None:
     n_obs = file.stop - file.start
-    create = obsm.create_array if hasattr(obsm, "create_array") else obsm.create_dataset
-    array = create(store.keys.obsm, shape=(n_obs, store.n_features), dtype="f4")
+    array = create(shape=(n_obs, store.n_features), dtype="f4")
     for start, stop in _pieces(n_obs):
         array[start:stop] = store.read(file.start + start, file.start + stop)
     array.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})

@@ -130,7 +130,7 @@ def run(
     spans
         Consecutive ranges of cells; no block or batch crosses their borders. All cells by default.
     done_before
-        Further cells, which an earlier run has done; progress is shown of all of them.
+        Number of further cells that an earlier run has done; the progress shown includes them.
     """
     stats = RunStats(batch_tokens=plan.batch_tokens)
     began = time.perf_counter()

@@ -75,20 +75,10 @@ _bar: ContextVar[Bar] = ContextVar("scfm_bar", default=_tqdm_bar)
 
 
 def cells_bar(total: int, progress: bool | None, done: int = 0) -> AbstractContextManager[Advance]:
-    """Show how many of ``total`` cells are done.
+    """Show a progress bar over ``total`` cells; gives a function that takes the number of cells done since the last call.
 
-    Parameters
-    ----------
-    total
-        Number of cells.
-    progress
-        Whether to show a bar; ``None``: on terminals and in notebooks, and a line now and then elsewhere.
-    done
-        How many of the cells an earlier run has done.
-
-    Returns
-    -------
-    A context manager that gives a function, to be called with the number of cells that were done since.
+    With ``progress=None``, a bar on terminals and in notebooks, and elsewhere a line now and then. The bar starts at
+    ``done``, the number of cells that an earlier run has done.
     """
     return _bar.get()(total, progress, done)
 

@@ -27,8 +27,8 @@ LEGACY_PICKLES = 5
 def open_tensors(path: Path) -> FileTensors:
     """Open ``.safetensors``, ``.bin`` or ``.pt`` weights; tensors are read on access.
 
-    PyTorch files are read with ``weights_only=True`` and memory-mapped. Pickled, the tensors are the path of the file and
-    its hash: they are opened again where they arrive.
+    PyTorch files are read with ``weights_only=True`` and memory-mapped. A pickle of the tensors holds the path and
+    the hash of the file, which is opened again on unpickling.
 
     Raises
     ------
