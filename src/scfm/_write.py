@@ -62,7 +62,8 @@ def check_output(source: Path, out: Path, *, overwrite: bool) -> None:
         hint = " Patterns and addresses are for scfm.tl.embed_store." if several else ""
         msg = f"There is no file {source}.{hint}"
         raise FileNotFoundError(msg)
-    suffix = source.suffix if source.suffix in SUFFIXES else ".zarr" if (source / "zarr.json").exists() else ".h5ad"
+    is_store = source.is_dir() and is_anndata_file(source)
+    suffix = source.suffix if source.suffix in SUFFIXES else ".zarr" if is_store else ".h5ad"
     if out.suffix != suffix:
         msg = f"Cannot make {out.name} of {source.name}: the name of the file to write must end in {suffix}."
         raise ValueError(msg)
@@ -263,7 +264,7 @@ def _file_of(store: EmbeddingStore, target: Path, modality: str | None, number: 
         msg = f"{target} does not hold the cells of {store.path}; nothing was changed."
         raise ValueError(msg)
     same = fitting if len(fitting) == 1 else [file for file in fitting if store.is_of(file.number, target)]
-    if len(same) != 1:
+    if not same:
         paths = store.uns()[PARAMS]["files"]["path"]
         msg = (
             f"The cells of {target} have the names of those of {some(paths[file.number] for file in fitting)}, and it is not "

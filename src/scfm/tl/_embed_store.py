@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from scfm._docs import with_parameters
 from scfm._keys import made_by, result_keys
 from scfm._paths import check_new, check_room, check_writable
+from scfm._text import masked
 from scfm._write import merge_store
 from scfm.model import FoundationModel, load
 from scfm.model.arguments import Arguments
@@ -199,7 +200,7 @@ def _checked_paths(source: Any, out: Path, *, resume: bool, into_source: bool) -
         raise ValueError(msg)
     for path in paths if into_source else ():
         if is_url(path) or (Path(path).exists() and not is_anndata_file(Path(path))):
-            msg = f"into_source=True cannot write to {path}; use scfm.tl.embed_store without it."
+            msg = f"into_source=True cannot write to {masked(path)}; use scfm.tl.embed_store without it."
             raise ValueError(msg)
     return [str(path) if is_url(path) else str(Path(path).absolute()) for path in paths]
 
