@@ -40,7 +40,7 @@ def open_counts(
     Nothing is loaded, converted or written; a file given by its path is opened for reading only and stays open until
     the source is closed. Exceptions: a matrix in memory that is neither CSR nor dense is converted to CSR when it is
     read, which takes as much memory again as the matrix; and a ``matrix.mtx``, which is text, is read once into a
-    temporary file of 8 to 12 bytes for each entry, in the folder of :func:`tempfile.gettempdir`.
+    temporary file of 12 bytes for each entry (20 if they are not sorted by cell) in :func:`tempfile.gettempdir`.
 
     Parameters
     ----------

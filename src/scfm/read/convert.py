@@ -21,18 +21,18 @@ CHUNK = 2**16
 
 
 def write_h5ad(source: Path, out: Path, modality: str | None) -> None:
-    """Write the cells of any file that can be read as an ``.h5ad`` file, a block at a time.
+    """Write the cells of a file that holds no AnnData as an ``.h5ad`` file, a block at a time.
 
     Matrices become CSR, in the dtype they have, compressed by gzip.
 
     Parameters
     ----------
     source
-        As for :func:`scfm.read.open_counts`.
+        A 10x or loom file, as for :func:`scfm.read.open_counts`.
     out
         File to write.
     modality
-        Which part of ``source``.
+        Which genome of ``source``, if there are several.
     """
     import h5py
 
@@ -42,10 +42,8 @@ def write_h5ad(source: Path, out: Path, modality: str | None) -> None:
         write_elem(file, "var", container.var)
         write_elem(file, "layers", {})
         for element in container.elements():
-            _write_csr(
-                file.create_group(element.name if element.kind == "X" else f"layers/{element.layer}"),
-                CountSource(container, element),
-            )
+            place = f"layers/{element.layer}" if element.layer else "X"
+            _write_csr(file.create_group(place), CountSource(container, element))
 
 
 def _write_csr(group: Any, source: CountSource) -> None:
