@@ -43,12 +43,17 @@ def scan_rows(indptr, indices, data, n_cols, totals):
 
 
 @kernel()
+def _has_fraction(values):
+    found = 0
+    for k in range(len(values)):
+        found |= values[k] != np.floor(values[k])
+    return found
+
+
+@kernel()
 def count_fractional(indptr, data):
     """Number of rows with a value that is not whole."""
     rows = 0
     for row in range(len(indptr) - 1):
-        fractions = 0
-        for k in range(indptr[row], indptr[row + 1]):
-            fractions |= data[k] != np.rint(data[k])
-        rows += fractions
+        rows += _has_fraction(data[indptr[row] : indptr[row + 1]])
     return rows
