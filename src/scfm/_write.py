@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from scfm._keys import check_own
-from scfm._paths import atomic, check_new, reserve
+from scfm._paths import atomic, check_new, check_room, reserve, size_of
 from scfm.read import open_container
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def check_output(source: Path, out: Path, *, overwrite: bool) -> None:
     FileNotFoundError
         If ``source`` or the folder of ``out`` does not exist.
     OSError
-        If the folder of ``out`` cannot be written.
+        If the folder of ``out`` cannot be written, or has no room for a copy of ``source``.
     """
     if not source.exists():
         several = any(sign in str(source) for sign in ("*", "?", ":/"))
@@ -66,6 +66,7 @@ def check_output(source: Path, out: Path, *, overwrite: bool) -> None:
     check_new(
         out, overwrite=overwrite, hint="pass overwrite=True", replaces=_is_annotated_store if source.is_dir() else None
     )
+    check_room(out.resolve().parent, size_of(source))
 
 
 def _is_annotated_store(path: Path) -> bool:
