@@ -66,6 +66,6 @@ def test_functions_know_their_results() -> None:
     for other in (None, 1, {}, {"params": 1}, {"params": {}}, {"params": made_by("score")}, made_by("embed")):
         check_own("embed", [], other)
         with pytest.raises(
-            ValueError, match=r"would overwrite obsm\['a'\] and uns\['b'\], which scfm.tl.embed has not made"
+            ValueError, match=r"would overwrite obsm\['a'\] and uns\['b'\], which scfm.tl.embed did not write"
         ):
             check_own("embed", ["obsm['a']", "uns['b']"], other)

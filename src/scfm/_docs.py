@@ -61,7 +61,7 @@ overwrite
     model knows them (Ensembl ids, aliases, symbols). All by default.""",
     "key_added": """key_added
     Name of all results instead of the default ones, of at most 200 bytes and without slashes. Only what the same function
-    has made is overwritten.""",
+    wrote is overwritten.""",
     "copy": """copy
     Change and return a copy of an object instead.""",
     "options": """options

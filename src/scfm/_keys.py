@@ -101,13 +101,13 @@ def check_own(function: str, taken: Sequence[str], stored: object) -> None:
     Raises
     ------
     ValueError
-        If something is there that it has not made.
+        If something is there that it did not write.
     """
     params = stored.get(PARAMS) if isinstance(stored, Mapping) else None
     own = isinstance(params, Mapping) and params.get(FUNCTION) == made_by(function)[FUNCTION]
     if taken and not own:
         msg = (
-            f"The result would overwrite {' and '.join(taken)}, which scfm.tl.{function} has not made. Choose another name "
+            f"The result would overwrite {' and '.join(taken)}, which scfm.tl.{function} did not write. Choose another name "
             "by key_added=, or delete it first."
         )
         raise ValueError(msg)

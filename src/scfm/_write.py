@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from scfm._keys import PARAMS, check_own
-from scfm._paths import atomic, check_new, reserve
+from scfm._paths import atomic, check_new, check_room, reserve, size_of
 from scfm._text import some
 from scfm.read import is_anndata_file, open_container
 from scfm.read.convert import write_h5ad
@@ -55,7 +55,7 @@ def check_output(source: Path, out: Path, *, overwrite: bool) -> None:
     FileNotFoundError
         If ``source`` or the folder of ``out`` does not exist.
     OSError
-        If the folder of ``out`` cannot be written.
+        If the folder of ``out`` cannot be written, or has no room for a copy of ``source``.
     """
     if not source.exists():
         several = any(sign in str(source) for sign in ("*", "?", ":/"))
@@ -73,6 +73,7 @@ def check_output(source: Path, out: Path, *, overwrite: bool) -> None:
         hint="pass overwrite=True",
         replaces=_is_annotated_store if suffix == ".zarr" else None,
     )
+    check_room(out.resolve().parent, size_of(source))
 
 
 def _is_annotated_store(path: Path) -> bool:

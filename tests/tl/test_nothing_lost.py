@@ -106,7 +106,7 @@ def fill(adata: ad.AnnData, slot: str, name: str) -> None:
 def test_what_somebody_else_made_stays(name: str, slot: str, key: str, adata: ad.AnnData, no_work: None) -> None:
     fill(adata, slot, key)
     kept = getattr(adata, slot)[key]
-    why = rf"would overwrite {slot}\['{key}'\], which scfm.tl.{CASES[name].verb.__name__} has not made.*key_added=, or delete"
+    why = rf"would overwrite {slot}\['{key}'\], which scfm.tl.{CASES[name].verb.__name__} did not write.*key_added=, or delete"
     with pytest.raises(ValueError, match=why):
         call(CASES[name], adata)
     np.testing.assert_array_equal(getattr(adata, slot)[key], kept)
@@ -131,7 +131,7 @@ def test_scores(adata: ad.AnnData, tmp_path: Path) -> None:
 
 def test_another_verb_is_somebody_else(adata: ad.AnnData) -> None:
     scfm.tl.embed(adata, "scfm-mini", key_added="mine")
-    with pytest.raises(ValueError, match=r"would overwrite uns\['mine'\], which scfm.tl.marker_genes has not made"):
+    with pytest.raises(ValueError, match=r"would overwrite uns\['mine'\], which scfm.tl.marker_genes did not write"):
         scfm.tl.marker_genes(adata, "scfm-mini", key_added="mine")
 
 

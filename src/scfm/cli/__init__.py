@@ -77,7 +77,7 @@ def _reporting() -> Iterator[None]:
     from scfm.run.progress import use_bar
 
     said = settings.verbosity
-    settings.verbosity = said if "SCFM_VERBOSITY" in os.environ else "info"
+    settings.verbosity = said if os.environ.get("SCFM_VERBOSITY") else "info"
     shown, warnings.formatwarning = (
         warnings.formatwarning,
         lambda message, *_, **__: f"scfm: warning: {masked(message)}\n",

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scfm._docs import with_parameters
-from scfm._keys import made_by, result_keys
+from scfm._keys import Keys, made_by, result_keys
 from scfm._paths import check_new, check_room, check_writable
 from scfm._text import masked
 from scfm._write import merge_store
@@ -160,6 +160,8 @@ def embed_store(
         rows = _shard_rows(shard_rows, session.model.n_features)
         description = session.description()
         identity = _identity(paths, session, description)
+        for path in paths if into_source else ():
+            _check_mergeable(Path(path), keys, session.model.n_features, modality)
         if not out.exists():
             params = made_by("embed") | description
             EmbeddingStore.create(out, keys, session.source, session.model.n_features, rows, identity, params)
@@ -169,8 +171,6 @@ def embed_store(
         done = _cells(asked) - _cells(missing)
         logger.info("%d of %d shards of %s are to be computed", len(missing), len(store.shards), store.path)
         check_room(out, 4 * store.n_features * _cells(missing))
-        for path in paths if into_source else ():
-            _check_mergeable(Path(path), store, modality)
         if client is None and missing:
             with ShardSink(store, missing) as sink:
                 task = Embed(session.model, session.options, sink)
@@ -205,11 +205,15 @@ def _checked_paths(source: Any, out: Path, *, resume: bool, into_source: bool) -
     return [str(path) if is_url(path) else str(Path(path).absolute()) for path in paths]
 
 
-def _check_mergeable(path: Path, store: EmbeddingStore, modality: str | None) -> None:
-    """Find out before the long work whether the embeddings can be added to a file."""
+def _check_mergeable(path: Path, keys: Keys, n_features: int, modality: str | None) -> None:
+    """Find out before the long work whether embeddings can be added to a file."""
     target = FileTarget(path, path, modality, "embed")
-    target.check_free(store.keys.uns, ("obsm", store.keys.obsm), row_bytes=4 * store.n_features)
-    check_writable(path if path.is_dir() else path.resolve().parent)
+    target.check_free(keys.uns, ("obsm", keys.obsm))
+    if path.is_dir():
+        check_writable(path)
+    else:
+        check_writable(path.resolve().parent)
+        target.check_room(4 * n_features)
 
 
 def _name_of(model: str | Path | FoundationModel) -> str:

@@ -61,7 +61,7 @@ class Target(ABC):
     def check_room(self, row_bytes: int) -> None:
         """Raise an OSError if the disk has no room for results of ``row_bytes`` a cell."""
 
-    def check_free(self, uns: str, *places: tuple[str, str], row_bytes: int = 0) -> None:
+    def check_free(self, uns: str, *places: tuple[str, str]) -> None:
         """Find out before the long work whether results can be stored without anything being lost.
 
         Parameters
@@ -70,21 +70,16 @@ class Target(ABC):
             Key of the provenance.
         places
             Slot and key of the other results.
-        row_bytes
-            Bytes of the results of a cell, where they are many.
 
         Raises
         ------
         ValueError
             If there is something in one of the places that is no earlier result of the same verb.
-        OSError
-            If the disk has no room for the results.
         """
         stored = self.uns(uns)
         taken = [f"{slot}[{name!r}]" for slot, name in places if self.has(slot, name)]
         taken += [f"uns[{uns!r}]"] if stored is not None else []
         check_own(self.verb, taken, stored)
-        self.check_room(row_bytes)
 
     def store(self, results: Results) -> AnnData | MuData | Path | None:
         """Put the results into their place, with the name of the verb in ``params``; what the verb returns."""
