@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 
 from scfm._docs import with_parameters
-from scfm.genes import first_index
 from scfm.model._citations import cite
 from scfm.model._joined import FileFacts, GeneMaps, JoinedSession
 from scfm.model._tokenized import tokenized_session
@@ -23,7 +22,7 @@ from scfm.run.device import resolve_devices, resolve_dtype
 from scfm.tasks import Embed, GeneMeans
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     import pandas as pd
@@ -56,12 +55,13 @@ class Embedding:
     """Names of the rows."""
     params: dict[str, Any]
     """Everything needed to repeat the run, in types that every AnnData file format can store."""
+    columns_for: Callable[[pd.Index], NDArray[np.intp]] | None = None
+    """Finds genes by any of their names, −1 for one that is not there; for ``axis="var"``."""
 
     def in_order_of(self, names: pd.Index) -> NDArray[np.float32]:
-        """Rows for ``names``: those of ``raw`` may be more, or in another order; NaN for a name that is not there."""
-        if self.names.equals(names):
-            return self.values
-        at = first_index(self.names, names)
+        """Rows for genes of which ``raw`` may have more, or other names; NaN, with a warning, for those it lacks."""
+        assert self.columns_for is not None
+        at = self.columns_for(names)
         values = np.full((len(names), *self.values.shape[1:]), np.nan, dtype=np.float32)
         values[at >= 0] = self.values[at[at >= 0]]
         return values
@@ -217,4 +217,4 @@ def _gene_means(session: CountSession, groupby: str | None) -> Embedding:
     params = session.params(session.run(task))
     if labels is not None:
         params |= {"groupby": groupby, "groups": [str(label) for label in labels.categories]}
-    return Embedding(task.values(), "var", session.source.var.index, params)
+    return Embedding(task.values(), "var", session.source.var.index, params, session.columns_for)

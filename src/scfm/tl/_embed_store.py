@@ -16,7 +16,7 @@ from scfm._write import merge_store
 from scfm.model import FoundationModel, load
 from scfm.model.arguments import Arguments
 from scfm.model.session import counts_of
-from scfm.read import expand, is_tokenized
+from scfm.read import expand, is_anndata_file, is_tokenized
 from scfm.read.paths import is_url
 from scfm.run import RunStats
 from scfm.run.device import env_int, local_device
@@ -180,8 +180,8 @@ def embed_store(
 
         fill_with(client, Job(paths, name, out.absolute(), arguments), missing, done)
     if _finish(store) and into_source:
-        for path in paths:
-            merge_store(store, Path(path), modality)
+        for number, path in enumerate(paths):
+            merge_store(store, Path(path), modality, number=number)
     return out
 
 
@@ -198,10 +198,10 @@ def _checked_paths(source: Any, out: Path, *, resume: bool, into_source: bool) -
     if len(paths) > 1 and is_tokenized(paths):
         msg = f"tl.embed_store takes one tokenised dataset, got {len(paths)} files; pass the folder that holds them."
         raise ValueError(msg)
-    closed = [path for path in paths if is_url(path) or is_tokenized(path)]
-    if into_source and closed:
-        msg = f"into_source=True cannot write to {masked(closed[0])}; use scfm.tl.embed_store without it."
-        raise ValueError(msg)
+    for path in paths if into_source else ():
+        if is_url(path) or (Path(path).exists() and not is_anndata_file(Path(path))):
+            msg = f"into_source=True cannot write to {masked(path)}; use scfm.tl.embed_store without it."
+            raise ValueError(msg)
     return [str(path) if is_url(path) else str(Path(path).absolute()) for path in paths]
 
 
