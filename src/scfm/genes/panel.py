@@ -1,0 +1,77 @@
+"""Which genes of a model a data set has, in a form that a file can keep and two embeddings can compare."""
+
+from __future__ import annotations
+
+import binascii
+from base64 import b64decode, b64encode
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from scfm.genes.vocabulary import Vocabulary
+
+__all__ = ["Overlap", "overlap", "pack", "panels_in"]
+
+
+class Overlap(NamedTuple):
+    """What the genes of two embeddings have in common."""
+
+    shared: int
+    """Genes of the model that both have."""
+    ours: int
+    """Genes that one has."""
+    theirs: int
+    """Genes that the other has."""
+
+    @property
+    def share(self) -> float:
+        """Share of the larger panel that both have."""
+        return self.shared / max(self.ours, self.theirs, 1)
+
+
+def pack(tokens: NDArray[np.int32], vocabulary: Vocabulary) -> str:
+    """Write down which genes of a model are among tokens: one bit each in the order of the vocabulary, in base64."""
+    return b64encode(np.packbits(np.isin(vocabulary.tokens, tokens)).tobytes()).decode()
+
+
+def panels_in(genes: Any) -> dict[str, list[NDArray[np.bool_]]]:
+    """Panels that :func:`pack` wrote, by the hash of their vocabulary; several where several files were embedded.
+
+    Parameters
+    ----------
+    genes
+        ``params["genes"]`` of an embedding. Anything else, and what is damaged, has no panels.
+    """
+    if not isinstance(genes, Mapping):
+        return {}
+    hashes, packed = (np.atleast_1d(genes.get(name, "")).tolist() for name in ("vocabulary_sha256", "panel"))
+    if len(hashes) == 1:
+        hashes *= len(packed)
+    found: dict[str, list[NDArray[np.bool_]]] = {}
+    try:
+        for name, text in zip(hashes, packed, strict=True):
+            bits = np.unpackbits(np.frombuffer(b64decode(text, validate=True), np.uint8)).astype(bool)
+            found.setdefault(name, []).append(bits)
+    except (binascii.Error, TypeError, ValueError):
+        return {}
+    return {name: panels for name, panels in found.items() if name and panels[0].size}
+
+
+def overlap(ours: Any, theirs: Any) -> Overlap | None:
+    """Compare ``params["genes"]`` of two embeddings; ``None`` where one says nothing, or they are of different models.
+
+    Where several files were embedded, a gene is shared if all of them have it.
+    """
+    mine, others = panels_in(ours), panels_in(theirs)
+    both = mine.keys() & others.keys()
+    if len(mine) != 1 or len(others) != 1 or not both:
+        return None
+    (here,), (there,) = mine.values(), others.values()
+    if len({len(panel) for panel in (*here, *there)}) > 1:
+        return None
+    shared = np.logical_and.reduce([*here, *there])
+    return Overlap(int(shared.sum()), *(max(int(panel.sum()) for panel in panels) for panels in (here, there)))

@@ -1,0 +1,98 @@
+"""The genes of a data set, as a run uses them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from anndata import AnnData
+from mudata import MuData
+
+from scfm._keys import PARAMS
+from scfm._text import some
+from scfm.genes import OtherSpeciesError, panels_in
+from scfm.model._known import models_of
+from scfm.read import open_counts
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import numpy as np
+    import pandas as pd
+    from numpy.typing import NDArray
+
+    from scfm.genes import GeneMap
+    from scfm.model.arguments import Arguments
+    from scfm.model.recipe import Recipe, RunOptions
+
+__all__ = ["Matching"]
+
+
+@dataclass(frozen=True)
+class Matching:
+    """Matches genes under the arguments of a run."""
+
+    model: Recipe
+    gene_key: str | None
+    options: RunOptions
+    panels: tuple[NDArray[np.bool_], ...]
+    """Genes of the model that others have, which alone are used; empty: all are."""
+
+    @classmethod
+    def of(cls, model: Recipe, arguments: Arguments, options: RunOptions) -> Self:
+        """Find out which genes may be used.
+
+        Raises
+        ------
+        TypeError
+            If ``shared_with`` is, or holds, anything but AnnData, MuData and paths.
+        """
+        given = arguments.shared_with
+        others = list(given) if isinstance(given, list | tuple) else [] if given is None else [given]
+        panels = (panel for other in others for panel in _panels(other, model, arguments.modality, options))
+        return cls(model, arguments.gene_key, options, tuple(panels))
+
+    def __call__(self, var: pd.DataFrame) -> GeneMap:
+        """Match the genes of one data set.
+
+        Raises
+        ------
+        ValueError
+            Of genes of another species, with the models that know it.
+        """
+        genes = _match(self.model, var, self.gene_key, self.options)
+        return genes.shared(self.panels, self.model.vocabulary) if self.panels else genes
+
+
+def _match(model: Recipe, var: pd.DataFrame, gene_key: str | None, options: RunOptions) -> GeneMap:
+    try:
+        return model.match(var, gene_key, options)
+    except OtherSpeciesError as error:
+        models = [name for name in models_of(error.species) if name != model.card.id]
+        known = (
+            f"Models that know {error.species}: {some(models)}" if models else f"No model by name knows {error.species}"
+        )
+        msg = f"{error} {known}. scfm.pp.to_orthologs translates the genes to those of another species."
+        raise ValueError(msg) from error
+
+
+def _panels(other: Any, model: Recipe, modality: str | None, options: RunOptions) -> Iterator[NDArray[np.bool_]]:
+    """Genes of the model that another data set was embedded with, or else has."""
+    if not isinstance(other, AnnData | MuData | str | Path):
+        msg = f"shared_with= takes an AnnData, a MuData, a path, or a list of such; got {type(other).__name__}."
+        raise TypeError(msg)
+    if isinstance(other, MuData) and modality in other.mod:
+        other = other[modality]
+    digest, found = model.vocabulary.sha256, False
+    for entry in other.uns.values() if isinstance(other, AnnData) else ():
+        params = entry.get(PARAMS) if isinstance(entry, Mapping) else None
+        for panel in panels_in(params.get("genes") if isinstance(params, Mapping) else None).get(digest, ()):
+            found = True
+            yield panel
+    if not found:
+        named = isinstance(other, MuData) or Path(str(other)).suffix == ".h5mu"
+        with open_counts(other, modality=modality if named and not isinstance(other, AnnData) else None) as source:
+            report = _match(model, source.var, None, replace(options, compat=None)).report
+        yield from panels_in(report.as_dict())[digest]
