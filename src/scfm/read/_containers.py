@@ -15,6 +15,7 @@ from anndata import AnnData
 from anndata.io import read_elem
 from scipy import sparse
 
+from scfm._checks import entry_of
 from scfm._compat import frame_of, is_mudata, layer_names, view_of
 from scfm.read.backed import is_group, stored_matrix
 from scfm.read.memory import DenseMemory, SparseMemory
@@ -98,7 +99,8 @@ class Container(ABC):
 
     def column(self, name: str) -> pd.Series:
         """One column of ``obs``."""
-        return self.obs[name]
+        column: pd.Series = entry_of(self.obs, name, "obs")
+        return column
 
     def names(self, start: int, stop: int) -> NDArray[Any]:
         """Names of some cells."""

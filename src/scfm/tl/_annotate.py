@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from mudata import MuData
 
+from scfm._checks import entry_of
 from scfm._docs import with_parameters
 from scfm._keys import PARAMS, AnnotationKeys, annotation_keys, colors_key, provenance_keys
 from scfm._warn import warn
@@ -349,7 +350,7 @@ def _spread(values: NDArray[np.float32], cells: Cells, n_obs: int) -> NDArray[np
 
 def _known_colors(adata: AnnData, labels_key: str) -> dict[str, str]:
     """Colours that labels already have."""
-    column, stored = adata.obs[labels_key], adata.uns.get(colors_key(labels_key))
+    column, stored = entry_of(adata.obs, labels_key, "obs"), adata.uns.get(colors_key(labels_key))
     if stored is None or not isinstance(column.dtype, pd.CategoricalDtype):
         return {}
     return dict(zip(map(str, column.cat.categories), map(str, stored), strict=False))

@@ -11,9 +11,11 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from scfm._checks import entry_of
 from scfm._keys import PARAMS, provenance_keys
 from scfm._warn import warn
 from scfm.annotate import Reference
+from scfm.genes import overlap
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -25,6 +27,8 @@ __all__ = ["Cells", "provenance"]
 
 COMPARED = ("pooling", "hidden_layer")
 """Provenance that two embeddings by the same weights must share, too."""
+ENOUGH = 0.8
+"""Share of the genes of two embeddings that both must have; with this many no loss of accuracy was seen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +104,8 @@ def _column(adata: AnnData, name: str, argument: str) -> pd.Series:
     if name not in adata.obs:
         msg = f"There is no column obs[{name!r}] for {argument}{_closest(name, adata.obs.columns)}"
         raise KeyError(msg)
-    return adata.obs[name]
+    column: pd.Series = entry_of(adata.obs, name, "obs")
+    return column
 
 
 def _matrix(adata: AnnData, use_rep: str, what: str) -> NDArray[np.floating]:
@@ -159,9 +164,23 @@ def _check_comparable(data: AnnData, source: AnnData, use_rep: str, width: int, 
                 "model and options."
             )
             raise ValueError(msg)
+        _compare_genes(ours, theirs)
     if width != known_width:
         msg = f"obsm[{use_rep!r}] of data has {width} features, that of the reference {known_width}: they are not from one model."
         raise ValueError(msg)
+
+
+def _compare_genes(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:
+    """Warn of embeddings that were made of different genes of the model."""
+    found = overlap(ours.get("genes"), theirs.get("genes"))
+    if found is not None and found.share < ENOUGH:
+        warn(
+            f"The embeddings were made of different genes: that of data of {found.ours:,}, that of the reference of "
+            f"{found.theirs:,}, and {found.shared:,} of these are in both. Cells lie apart for that alone, and labels can be "
+            "wrong however high their score (where a query had a third of the genes of its reference, accuracy fell from 0.77 "
+            "to 0.38, and rose to 0.76 with shared genes). Embed both with the genes that they share: "
+            "scfm.tl.embed(data, model, shared_with=reference), and the reference in the same way."
+        )
 
 
 def _with_embedding(values: NDArray[np.floating], asked: NDArray[np.bool_], otherwise: str) -> NDArray[np.int64]:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from distributed import Client
 
     from scfm._types import Compat
+    from scfm.model.arguments import SharedWith
     from scfm.model.session import Session
     from scfm.run.device import Device
     from scfm.run.store import Shard
@@ -62,6 +63,7 @@ def embed_store(
     device: Device | Sequence[Device] | None = None,
     dtype: str | torch.dtype | None = None,
     compat: Compat | None = None,
+    shared_with: SharedWith = None,
     key_added: str | None = None,
     **options: Any,
 ) -> Path:
@@ -102,6 +104,7 @@ def embed_store(
     %(device)s
     %(dtype)s
     %(compat)s
+    %(shared_with)s
     %(key_added)s
     %(options)s
 
@@ -142,6 +145,7 @@ def embed_store(
         device=local_device() if shard == "auto" and device is None else device,
         dtype=dtype,
         compat=compat,
+        shared_with=shared_with,
         options=options,
     )
     out = Path(out).expanduser()

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from scipy import sparse
 
     from scfm._types import Compat
+    from scfm.model.arguments import SharedWith
     from scfm.run.device import Device
 
 __all__ = ["marker_genes"]
@@ -53,6 +54,7 @@ def marker_genes(
     device: Device | Sequence[Device] | None = None,
     dtype: str | torch.dtype | None = None,
     compat: Compat | None = None,
+    shared_with: SharedWith = None,
     key_added: str = MARKER_GENES,
     copy: bool = False,
     **options: Any,
@@ -84,6 +86,7 @@ def marker_genes(
     %(device)s
     %(dtype)s
     %(compat)s
+    %(shared_with)s
     key_added
         Name of all results.
     %(copy)s
@@ -131,6 +134,7 @@ def marker_genes(
         device=device,
         dtype=dtype,
         compat=compat,
+        shared_with=shared_with,
         options=options,
     )
     check_key(key_added)
