@@ -145,6 +145,11 @@ def annotate(
         If the embeddings come from different models, a label is no term of the ontology (the message names it), or an
         argument is out of range or place; nothing is stored then.
 
+    Warns
+    -----
+    UserWarning
+        If the embeddings were made of different genes of the model, of which each keeps a list; or most cells are rejected.
+
     See Also
     --------
     scanpy.tl.ingest : Labels of the nearest cells in a PCA of the reference.
@@ -321,7 +326,7 @@ def _results(
     if n_rejected > MANY * len(cells.rows):
         warn(
             f"{n_rejected} of {len(cells.rows)} cells were rejected: they are unlike the reference as a whole, not one by "
-            "one. Do both have the same genes (embed both with those that they share)? Does the reference have "
+            "one. Do both have the same genes (embed both with shared_with=)? Does the reference have "
             "batches (batch_key=)? metric='cosine' and reject=None show what the labels would be."
         )
     counts = {

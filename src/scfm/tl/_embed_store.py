@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Sequence
+import reprlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -260,19 +261,31 @@ def _opened(out: Path, identity: dict[str, Any], obsm: str, rows: int | None) ->
             f"now it is {first[1]}. Remove the store or choose another name."
         )
         raise FileExistsError(msg)
-    old, new = store.identity["parameters"], identity["parameters"]
+    old, new = _flat(store.identity["parameters"]), _flat(identity["parameters"])
     differing = [name for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
     if store.keys.obsm != obsm:
         differing.append("key_added")
     if rows is not None and len(store.shards) and rows < store.n_obs and store.shards[0].stop != rows:
         differing.append("shard_rows")
     if differing:
-        pairs = ", ".join(f"{name} was {old.get(name)!r} and is {new.get(name)!r}" for name in differing if name in old)
+        pairs = ", ".join(
+            f"{name} was {reprlib.repr(old[name])} and is {reprlib.repr(new.get(name))}"
+            for name in differing
+            if name in old
+        )
         msg = (
             f"{out} was made with other parameters ({pairs or ', '.join(differing)}). Remove it or choose another name."
         )
         raise FileExistsError(msg)
     return store
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested parameters, by names such as ``genes.matched``."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        found |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return found
 
 
 def _finish(store: EmbeddingStore) -> bool:
