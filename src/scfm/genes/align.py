@@ -95,7 +95,7 @@ def align(var: pd.DataFrame, vocabulary: Vocabulary, *, gene_key: str | None = N
         raise no_match(features, vocabulary, elsewhere=_elsewhere(var, features, best, look_up))
     _check_symbols(best, vocabulary)
     report = report_of(best, vocabulary, own, no_genes=int((~genes).sum()))
-    if report.no_genes:
+    if any((look_up([names[at] for at in np.flatnonzero(~genes)])[0] >= 0).any() for names in features.names.values()):
         warn(f"{report.no_genes:,} of {len(var):,} features are no genes and are left out: {some(features.no_genes)}.")
     if report.matched < LOW_SHARE * report.n_genes and report.n_tokens < HIGH_SHARE * report.n_vocabulary:
         warn(
