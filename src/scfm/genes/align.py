@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from itertools import repeat
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -121,19 +121,16 @@ def _of_the_model(features: Features, genes: NDArray[np.bool_], vocabulary: Voca
 
     Where genes of another species are more than strays, only those are taken that something says to be of the model's.
     """
-    told = {claim: mask & genes for claim, mask in features.species.items()}
-    others = {claim: mask for claim, mask in told.items() if not vocabulary.knows(claim[1])}
-    foreign = any_of(others.values(), len(genes))
-    home = any_of((mask for claim, mask in told.items() if claim not in others), len(genes))
-    few = MIXED * genes.sum()
-    if foreign.sum() <= few and not (genes == foreign).all():
+    home, others = np.zeros_like(genes), dict[str, Any]()
+    for (_, species), mask in features.species.items():
+        if vocabulary.knows(species):
+            home |= mask & genes
+        else:
+            others[species] = others.get(species, np.zeros_like(genes)) | (mask & genes)
+    foreign, few = any_of(others.values(), len(genes)), MIXED * genes.sum()
+    if not others or (foreign.sum() <= few and foreign.sum() < genes.sum()):
         return genes & ~foreign
-    own = home & ~foreign
-    if not others:
-        return genes
-    names = sorted(
-        {species for _, species in others}, key=lambda name: -sum(m.sum() for c, m in others.items() if c[1] == name)
-    )
+    own, names = home & ~foreign, sorted(others, key=lambda species: -others[species].sum())
     if (home & foreign).sum() > few:
         msg = f"The columns of var contradict each other about the species: {_looks(features)}. Name the right one with gene_key=."
         raise OtherSpeciesError(msg, names[0])

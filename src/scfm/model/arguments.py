@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
+
+from anndata import AnnData
+from mudata import MuData
 
 from scfm._checks import check_text, is_int
 from scfm.model.recipe import RunOptions
 from scfm.read import open_counts
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Mapping
 
     import torch
-    from anndata import AnnData
-    from mudata import MuData
 
     from scfm._types import Compat
     from scfm.model.recipe import Recipe
     from scfm.read import CountSource
     from scfm.run.device import Device
 
-    SharedWith: TypeAlias = AnnData | MuData | str | Path | Sequence[AnnData | MuData | str | Path] | None
+__all__ = ["Arguments", "SharedWith"]
 
-__all__ = ["Arguments"]
-
+SharedWith: TypeAlias = AnnData | MuData | str | Path | Sequence[AnnData | MuData | str | Path] | None
 VERBS_OWN = ("groupby", "key_added", "copy")
 """Arguments of some verbs that no model takes as its options."""
 
