@@ -50,6 +50,8 @@ def test_several_files() -> None:
         genes(*IDS) | {"panel": "no base64!"},
         genes(*IDS) | {"panel": "AA=="},
         genes(*IDS) | {"panel": 3},
+        genes(*IDS) | {"panel": [["AA=="], ["AA==", "AA=="]]},
+        genes(*IDS) | {"vocabulary_sha256": [["a"]]},
     ],
 )
 def test_nothing_can_be_said(stored: Any) -> None:

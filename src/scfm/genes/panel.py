@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import binascii
 from base64 import b64decode, b64encode
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -48,15 +47,13 @@ def panels_in(genes: Any) -> dict[str, list[NDArray[np.bool_]]]:
     """
     if not isinstance(genes, Mapping):
         return {}
-    hashes, packed = (np.atleast_1d(genes.get(name, "")).tolist() for name in ("vocabulary_sha256", "panel"))
-    if len(hashes) == 1:
-        hashes *= len(packed)
     found: dict[str, list[NDArray[np.bool_]]] = {}
     try:
-        for name, text in zip(hashes, packed, strict=True):
+        hashes, packed = (np.atleast_1d(genes.get(name, "")).tolist() for name in ("vocabulary_sha256", "panel"))
+        for name, text in zip(hashes * (len(packed) if len(hashes) == 1 else 1), packed, strict=True):
             bits = np.unpackbits(np.frombuffer(b64decode(text, validate=True), np.uint8)).astype(bool)
             found.setdefault(name, []).append(bits)
-    except (binascii.Error, TypeError, ValueError):
+    except (TypeError, ValueError):  # binascii.Error is a ValueError, too
         return {}
     return {name: panels for name, panels in found.items() if name and panels[0].size}
 

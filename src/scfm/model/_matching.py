@@ -17,8 +17,6 @@ from scfm.model._known import models_of
 from scfm.read import open_counts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import numpy as np
     import pandas as pd
     from numpy.typing import NDArray
@@ -78,21 +76,19 @@ def _match(model: Recipe, var: pd.DataFrame, gene_key: str | None, options: RunO
         raise ValueError(msg) from error
 
 
-def _panels(other: Any, model: Recipe, modality: str | None, options: RunOptions) -> Iterator[NDArray[np.bool_]]:
+def _panels(other: Any, model: Recipe, modality: str | None, options: RunOptions) -> list[NDArray[np.bool_]]:
     """Genes of the model that another data set was embedded with, or else has."""
     if not isinstance(other, AnnData | MuData | str | Path):
         msg = f"shared_with= takes an AnnData, a MuData, a path, or a list of such; got {type(other).__name__}."
         raise TypeError(msg)
     if isinstance(other, MuData) and modality in other.mod:
         other = other[modality]
-    digest, found = model.vocabulary.sha256, False
-    for entry in other.uns.values() if isinstance(other, AnnData) else ():
-        params = entry.get(PARAMS) if isinstance(entry, Mapping) else None
-        for panel in panels_in(params.get("genes") if isinstance(params, Mapping) else None).get(digest, ()):
-            found = True
-            yield panel
+    digest, n_genes = model.vocabulary.sha256, len(model.vocabulary.genes)
+    entries = [entry.get(PARAMS) for entry in getattr(other, "uns", {}).values() if isinstance(entry, Mapping)]
+    stored = [params.get("genes") for params in entries if isinstance(params, Mapping)]
+    found = [panel for genes in stored for panel in panels_in(genes).get(digest, []) if len(panel) >= n_genes]
     if not found:
-        named = isinstance(other, MuData) or Path(str(other)).suffix == ".h5mu"
-        with open_counts(other, modality=modality if named and not isinstance(other, AnnData) else None) as source:
-            report = _match(model, source.var, None, replace(options, compat=None)).report
-        yield from panels_in(report.as_dict())[digest]
+        of_several = isinstance(other, MuData) or (isinstance(other, str | Path) and Path(other).suffix == ".h5mu")
+        with open_counts(other, modality=modality if of_several else None) as source:
+            found = panels_in(_match(model, source.var, None, replace(options, compat=None)).report.as_dict())[digest]
+    return found
