@@ -35,5 +35,5 @@ def test_columns_of_one_name() -> None:
 def test_names() -> None:
     check_text("layer", None)
     check_text("layer", "counts")
-    with pytest.raises(TypeError, match=r"layer=\['a'\] is a list; give one name, as text"):
+    with pytest.raises(TypeError, match=r"layer=\['a'\] is a list; pass one name, as a string"):
         check_text("layer", ["a"])

@@ -14,9 +14,9 @@ def is_int(value: object) -> TypeGuard[int]:
 
 
 def check_text(name: str, value: object) -> None:
-    """Raise a TypeError for an argument that is neither text nor ``None``."""
+    """Raise a TypeError for an argument that is neither a string nor ``None``."""
     if value is not None and not isinstance(value, str):
-        msg = f"{name}={value!r} is a {type(value).__name__}; give one name, as text."
+        msg = f"{name}={value!r} is a {type(value).__name__}; pass one name, as a string."
         raise TypeError(msg)
 
 

@@ -53,9 +53,9 @@ overwrite
     "compat": """compat
     ``"upstream"``: match and encode genes exactly as the model's own code does, its errors included.""",
     "shared_with": """shared_with
-    What the cells will be compared with: an AnnData or MuData, the path of a file, or a list of such. Only genes that
-    all of them have are used, matched by token: those of the embeddings of this model in ``uns``, else those that match
-    it. Embed what you compare with in the same way.""",
+    Data to compare with: an AnnData or MuData, the path of a file, or a list of these. Only genes that all of them have
+    are used. The genes of an object are those of its embedding by this model, or else all that match. Embed the other data
+    in the same way.""",
     "groupby_genes": """groupby
     For ``pooling="gene"``: column of ``obs``; genes are averaged over the cells of each of its values.""",
     "genes": """genes

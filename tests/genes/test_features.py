@@ -37,18 +37,18 @@ def var(index: list[str], **columns: list[Any]) -> pd.DataFrame:
 )
 def test_what_a_column_calls_something_else_is_left_out(column: str, gene: str, other: str) -> None:
     table = var([*SYMBOLS, "CD4-1"], feature_name=[*SYMBOLS, "CD4"], **{column: [gene] * 10 + [other]})
-    with pytest.warns(UserWarning, match=rf"1 of 11 features are no genes.*var\['{column}'\] is '{other}'") as caught:
+    with pytest.warns(UserWarning, match=rf"1 of 11 features are not genes.*var\['{column}'\] is '{other}'") as caught:
         found = align(table, HUMAN)
     assert len(caught) == 1
     assert found.tokens.tolist() == [*range(10), -2]
     report = found.report
-    assert (report.n_genes, report.matched, report.unmatched, report.no_genes) == (10, 10, 0, 1)
-    assert "1 other features are no genes and left out" in str(report)
+    assert (report.n_genes, report.matched, report.unmatched, report.not_genes) == (10, 10, 0, 1)
+    assert "1 other features are not genes and are left out" in str(report)
 
 
 def test_peaks_that_no_model_would_take_are_counted_without_a_warning() -> None:
     table = var([*SYMBOLS, "chr1:100-500"], feature_types=["Gene Expression"] * 10 + ["Peaks"])
-    assert align(table, HUMAN).report.no_genes == 1
+    assert align(table, HUMAN).report.not_genes == 1
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_no_feature_is_a_gene(kind: str) -> None:
 
 def test_spike_ins_are_left_out_and_genes_of_that_name_are_not() -> None:
     report = align(var(["CD3D", "ERCC1", "ERCC-00002", "ERCC-00130"]), HUMAN).report
-    assert (report.no_genes, report.unmatched, report.examples_unmatched) == (2, 1, ("ERCC1",))
+    assert (report.not_genes, report.unmatched, report.examples_unmatched) == (2, 1, ("ERCC1",))
 
 
 @pytest.mark.parametrize("prefix", ["GRCh38_", "hg19_", "hg38___", "GRCh38-2020-A_", "GRCh38_premrna_", "GRCh38-"])
@@ -96,7 +96,7 @@ def test_a_genome_before_the_names(prefix: str, names: list[str]) -> None:
 def test_genes_of_another_species_are_left_out_where_something_tells_them(told: dict[str, list[str]]) -> None:
     prefixes = ("", "") if told else ("hg19_", "mm10_")
     names = [prefixes[0] + name for name in SYMBOLS] + [prefixes[1] + name for name in SYMBOLS]
-    with pytest.warns(UserWarning, match=r"10 of 20 genes are left out: they are of mouse") as caught:
+    with pytest.warns(UserWarning, match=r"10 of 20 genes are left out: they are from mouse") as caught:
         found = align(var(names, **told), HUMAN)
     assert len(caught) == 1
     assert found.tokens.tolist() == [*range(10), *[-2] * 10]
@@ -149,7 +149,9 @@ def test_a_stray_gene_of_another_species_is_no_reason_to_refuse() -> None:
 
 def test_symbols_of_two_species_are_refused() -> None:
     mixed = [*SYMBOLS, *map(str.capitalize, SYMBOLS)]
-    with pytest.raises(ValueError, match=r"mixes symbols of human \(10 such as CD3D.*mouse or rat \(10 such as Cd3d"):
+    with pytest.raises(
+        ValueError, match=r"mixes human symbols \(10 such as CD3D.*mouse or rat symbols \(10 such as Cd3d"
+    ):
         align(var(mixed), HUMAN)
     with_one = align(var([*SYMBOLS, "Lyz"]), HUMAN)
     assert with_one.tokens.tolist() == [*range(10), -1]

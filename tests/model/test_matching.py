@@ -111,7 +111,7 @@ def test_what_is_refused(query: ad.AnnData) -> None:
 @pytest.mark.parametrize("name", ["modality", "layer", "gene_key"])
 @pytest.mark.parametrize("value", [["a"], 3, ("a", "b")])
 def test_names_are_texts(name: str, value: Any) -> None:
-    with pytest.raises(TypeError, match=rf"{name}=.* is a {type(value).__name__}; give one name, as text"):
+    with pytest.raises(TypeError, match=rf"{name}=.* is a {type(value).__name__}; pass one name, as a string"):
         Arguments(**{name: value})
 
 
@@ -120,11 +120,11 @@ def test_names_are_texts(name: str, value: Any) -> None:
     [
         ("ENSMUSG", "Models that know mouse: .*tf-exemplar"),
         ("ENSGALG", "Models that know chicken: .*tf-metazoa"),
-        ("ENSSSCG", "No model by name knows pig"),
+        ("ENSSSCG", "No registered model knows pig"),
     ],
 )
 def test_models_of_the_species_are_named(prefix: str, hint: str) -> None:
     adata = cells([gene.replace("ENSG", prefix) for gene in GENES])
     for call in (MODEL.embed, lambda data: scfm.pp.match_genes(data, MODEL)):
-        with pytest.raises(ValueError, match=rf"{hint}.*scfm\.pp\.to_orthologs translates"):
+        with pytest.raises(ValueError, match=rf"{hint}.*scfm\.pp\.to_orthologs maps"):
             call(adata)

@@ -71,7 +71,7 @@ def test_one_to_one(adata: ad.AnnData, headings: list[str]) -> None:
     assert found.var["gene_name"].tolist() == ["BBB"]
     pd.testing.assert_frame_equal(found.obs, before.obs)
     params = found.uns["orthologs"]["params"]
-    assert (params["n_genes"], params["n_translated"], params["n_targets"]) == (5, 1, 1)
+    assert (params["n_genes"], params["n_mapped"], params["n_targets"]) == (5, 1, 1)
     assert params["share_of_counts"] == pytest.approx(1 / 39)
     pd.testing.assert_frame_equal(adata.var, before.var)
 
@@ -106,7 +106,7 @@ def test_columns_of_other_names() -> None:
         scfm.pp.to_orthologs(mouse(), other, source="m")
 
 
-def test_antibodies_are_no_genes() -> None:
+def test_antibodies_are_not_genes() -> None:
     adata = mouse(["Aaa", "Bbb", "Ccc", "Ddd", "Aaa-1"], feature_name=["Aaa", "Bbb", "Ccc", "Ddd", "Aaa"])
     adata.var["feature_types"] = ["Gene Expression"] * 4 + ["Antibody Capture"]
     assert scfm.pp.to_orthologs(adata, table()).X.toarray().tolist() == [[1], [0]]

@@ -114,8 +114,8 @@ def of_genes(adata: ad.AnnData, genes: slice) -> ad.AnnData:
 @pytest.mark.parametrize("method", ["knn", "logistic"])
 def test_embeddings_of_different_genes(method: Any) -> None:
     query = of_genes(made(40, 1), slice(40, 70))
-    counts = "that of data of 30, that of the reference of 60, and 20 of these are in both"
-    with pytest.warns(UserWarning, match=f"made of different genes: {counts}.*shared_with=reference") as caught:
+    counts = "30 in data, 60 in the reference, 20 in both"
+    with pytest.warns(UserWarning, match=f"based on different genes: {counts}.*shared_with=reference") as caught:
         annotate(query, of_genes(made(), slice(60)), method=method, **HOW)
     assert len(caught) == 1
 
@@ -128,7 +128,7 @@ def test_embeddings_of_the_same_or_nearly_the_same_genes() -> None:
 def test_files_of_different_genes(tmp_path: Path) -> None:
     of_genes(made(40, 1), slice(40, 70)).write_h5ad(tmp_path / "query.h5ad")
     of_genes(made(), slice(60)).write_h5ad(tmp_path / "reference.h5ad")
-    with pytest.warns(UserWarning, match="made of different genes"):
+    with pytest.warns(UserWarning, match="based on different genes"):
         annotate(tmp_path / "query.h5ad", tmp_path / "reference.h5ad", out=tmp_path / "out.h5ad", **HOW)
 
 
@@ -147,7 +147,7 @@ def test_labels_come_back_with_shared_genes() -> None:
     model = scfm.model.load("scfm-mini")
     for one in (reference, query):
         scfm.tl.embed(one, model)
-    with pytest.warns(UserWarning, match="made of different genes"):
+    with pytest.warns(UserWarning, match="based on different genes"):
         apart = accuracy()
     scfm.tl.embed(query, model, shared_with=reference)
     scfm.tl.embed(reference, model, shared_with=query)

@@ -41,7 +41,7 @@ LOW_SHARE = 0.2
 HIGH_SHARE = 0.5
 """this share of the genes of the model is there."""
 MIXED = 0.1
-"""Share of genes of another species above which they are no strays."""
+"""Share of genes from another species above which the data are not from one species."""
 
 
 class Match(NamedTuple):
@@ -60,7 +60,7 @@ class Match(NamedTuple):
 def align(var: pd.DataFrame, vocabulary: Vocabulary, *, gene_key: str | None = None) -> GeneMap:
     """Give every gene of ``var`` the token of the model, by id, alias or symbol.
 
-    Features that are no genes are left out, and those of a species that the model does not know.
+    Features that are not genes, and genes of species that the model does not know, are left out.
 
     Parameters
     ----------
@@ -76,8 +76,8 @@ def align(var: pd.DataFrame, vocabulary: Vocabulary, *, gene_key: str | None = N
     KeyError
         If ``gene_key`` is not a column of ``var``.
     ValueError
-        If no gene matches, no feature is a gene, or the genes are of another species or of a mixture that cannot be told
-        apart; the message says what was found and what the model expects.
+        If no gene matches, no feature is a gene, the genes are from another species or a mixture of species, or the
+        columns of ``var`` contradict each other; the message says what was found and what the model expects.
     """
     if gene_key is not None and gene_key != INDEX and gene_key not in var:
         msg = f"gene_key={gene_key!r} is not a column of var; found {list(var.columns)}, or use 'index' for var_names."
@@ -94,9 +94,11 @@ def align(var: pd.DataFrame, vocabulary: Vocabulary, *, gene_key: str | None = N
     if not (best.tokens >= 0).any():
         raise no_match(features, vocabulary, elsewhere=_elsewhere(var, features, best, look_up))
     _check_symbols(best, vocabulary)
-    report = report_of(best, vocabulary, own, no_genes=int((~genes).sum()))
+    report = report_of(best, vocabulary, own, not_genes=int((~genes).sum()))
     if any((look_up([names[at] for at in np.flatnonzero(~genes)])[0] >= 0).any() for names in features.names.values()):
-        warn(f"{report.no_genes:,} of {len(var):,} features are no genes and are left out: {some(features.no_genes)}.")
+        warn(
+            f"{report.not_genes:,} of {len(var):,} features are not genes and are left out: {some(features.not_genes)}."
+        )
     if report.matched < LOW_SHARE * report.n_genes and report.n_tokens < HIGH_SHARE * report.n_vocabulary:
         warn(
             f"Only {report}. Unmatched ids look like {', '.join(report.examples_unmatched)}. "
@@ -108,18 +110,18 @@ def align(var: pd.DataFrame, vocabulary: Vocabulary, *, gene_key: str | None = N
 
 def _genes(features: Features) -> NDArray[np.bool_]:
     """Features that are genes, one at least."""
-    genes = ~any_of(features.no_genes.values(), features.n_vars)
+    genes = ~any_of(features.not_genes.values(), features.n_vars)
     if len(genes) and not genes.any():
-        counts = "; ".join(f"{what} for {int(mask.sum()):,} features" for what, mask in features.no_genes.items())
-        msg = f"No feature of the data is a gene: {counts}. Pass the modality or the columns with the expression of genes."
+        counts = "; ".join(f"{what} for {int(mask.sum()):,} features" for what, mask in features.not_genes.items())
+        msg = f"No feature of the data is a gene: {counts}. Pass the modality, or the columns, with gene expression."
         raise ValueError(msg)
     return genes
 
 
 def _of_the_model(features: Features, genes: NDArray[np.bool_], vocabulary: Vocabulary) -> NDArray[np.bool_]:
-    """Genes that may be of a species that the model knows; warns of many that are not.
+    """Genes that can be from a species of the model; warns if many are not.
 
-    Where genes of another species are more than strays, only those are taken that something says to be of the model's.
+    If more than a few are from another species, genes without a known species are left out, too.
     """
     home, others = np.zeros_like(genes), dict[str, Any]()
     for (_, species), mask in features.species.items():
@@ -137,14 +139,14 @@ def _of_the_model(features: Features, genes: NDArray[np.bool_], vocabulary: Voca
     if not own.any():
         raise no_match(features, vocabulary, species=names[0])
     warn(
-        f"{(genes & ~own).sum():,} of {genes.sum():,} genes are left out: they are of {some(names)}, which the model does not "
-        "know, or nothing tells their species. Leave cells of another species out, too."
+        f"{(genes & ~own).sum():,} of {genes.sum():,} genes are left out: they are from {some(names)}, which the model does not "
+        "know, or from an unknown species. Remove the cells of other species, too."
     )
     return own
 
 
 def _check_symbols(match: Match, vocabulary: Vocabulary) -> None:
-    """Refuse symbols of human and mouse that nothing tells apart but capitals."""
+    """Refuse human and mouse symbols that only capitalisation distinguishes."""
     by_symbol = [name for name, route in zip(match.ids, match.routes, strict=True) if route == "symbol"]
     if vocabulary.species != "human" or not by_symbol:
         return
@@ -153,9 +155,9 @@ def _check_symbols(match: Match, vocabulary: Vocabulary) -> None:
     rodent = [name for name in unmatched if is_rodent_symbol(name) and name.upper() in upper]
     if len(rodent) > MIXED * (len(rodent) + len(by_symbol)):
         msg = (
-            f"{place(match.key)} mixes symbols of human ({len(by_symbol):,} such as {some(by_symbol, 3)}) and of mouse or rat "
-            f"({len(rodent):,} such as {some(rodent[:3])}). Keep the cells and genes of one species, or name the genome of each "
-            "gene in var['genome'] or before its name, as in GRCh38_TP53."
+            f"{place(match.key)} mixes human symbols ({len(by_symbol):,} such as {some(by_symbol[:3])}) and mouse or rat symbols "
+            f"({len(rodent):,} such as {some(rodent[:3])}). Keep the cells and genes of one species, or give the genome of each "
+            "gene in var['genome'] or as a prefix, such as GRCh38_TP53."
         )
         raise ValueError(msg)
 
@@ -217,9 +219,9 @@ def _finder(vocabulary: Vocabulary) -> Callable[[str, bool], tuple[int, str]]:
 
 
 def report_of(
-    match: Match, vocabulary: Vocabulary, genes: NDArray[np.bool_] | None = None, no_genes: int = 0
+    match: Match, vocabulary: Vocabulary, genes: NDArray[np.bool_] | None = None, not_genes: int = 0
 ) -> MatchReport:
-    """Count what was found, by route, among the columns that are ``genes`` of a species of the model; by default all are."""
+    """Count matches by route, among the columns that are ``genes`` from a species of the model; by default all."""
     found = match.tokens >= 0
     missed = np.flatnonzero(~found if genes is None else genes & ~found)
     routes = [match.routes[at] for at in np.flatnonzero(found).tolist()]
@@ -234,8 +236,8 @@ def report_of(
         by_version=routes.count("version"),
         by_alias=routes.count("alias"),
         by_symbol=routes.count("symbol"),
-        no_genes=no_genes,
-        other_species=len(found) - len(routes) - len(missed) - no_genes,
+        not_genes=not_genes,
+        other_species=len(found) - len(routes) - len(missed) - not_genes,
         vocabulary_sha256=vocabulary.sha256,
         panel=pack(match.tokens, vocabulary),
         examples_unmatched=tuple(match.ids[at] for at in missed[:5].tolist()),

@@ -23,7 +23,7 @@ INDEX = "index"
 ID_COLUMNS = ("ensembl_id", "ensembl_ids", "gene_ids", "gene_id", "feature_id", "ensembl", "ensembl_gene_id", "ensg")
 SYMBOL_COLUMNS = ("feature_name", "gene_symbols", "gene_symbol", "gene_names", "gene_name", "symbol", "hgnc_symbol")
 KIND_COLUMNS = ("feature_types", "feature_type", "modality", "feature_biotype")
-"""Columns that tell genes from what else was measured: of Cell Ranger, muon and CELLxGENE."""
+"""Columns of Cell Ranger, muon and CELLxGENE that distinguish genes from other features."""
 GENES = frozenset({"gene expression", "gene", "genes", "pseudogene", "expression", "rna", "mrna", "gex"})
 OTHERS = frozenset(
     {
@@ -32,25 +32,25 @@ OTHERS = frozenset(
         *("crispr guide capture", "crispr", "guide", "grna", "sgrna", "spike-in"),
     }
 )
-"""Values of these columns that are no genes, even where nothing beside them is called a gene."""
+"""Values of these columns that are not genes, whatever the other values are."""
 GENOME_COLUMNS = ("genome", "feature_reference", "species", "organism")
 _SPIKE_IN = re.compile(r"ERCC[-_]\d{5}")
 
 
 @dataclass(frozen=True)
 class Features:
-    """What the annotation of features says of them."""
+    """What the annotation of features says about them."""
 
     names: dict[str, list[str]]
-    """Names by the place where they stand, ``"index"`` or a column of ``var``, without the genomes before them."""
-    no_genes: dict[str, NDArray[np.bool_]]
-    """Features that are no genes, by what says so."""
+    """Names without genome prefixes, by ``"index"`` or the column of ``var`` that holds them."""
+    not_genes: dict[str, NDArray[np.bool_]]
+    """Features that are not genes, by the reason."""
     species: dict[tuple[str, str], NDArray[np.bool_]]
-    """Features that are of a species, by the place that says so, and the species."""
+    """Features from a species, by the column that says so and the species."""
 
     @classmethod
     def of(cls, var: pd.DataFrame, gene_key: str | None = None) -> Features:
-        """Read ``var``; with a ``gene_key`` its names count alone, and the genome where they tell no species."""
+        """Read ``var``; with a ``gene_key``, only that column, and the genome of genes without a species there."""
         names: dict[str, list[str]] = {}
         species: dict[tuple[str, str], NDArray[np.bool_]] = {}
         for key in candidates(var) if gene_key is None else [gene_key]:
@@ -62,7 +62,7 @@ class Features:
             told = [species_in(text) for text in ids_of(var, key)]
             found = _by_value(key, told)
             species |= found if gene_key is None else {place: mask & ~said for place, mask in found.items()}
-        return cls(names, _no_genes(var, names), species)
+        return cls(names, _not_genes(var, names), species)
 
     @property
     def n_vars(self) -> int:
@@ -71,18 +71,18 @@ class Features:
 
 
 def any_of(masks: Iterable[NDArray[np.bool_]], n_vars: int) -> NDArray[np.bool_]:
-    """Features in any of the masks, of which there may be none."""
+    """Features in any of the masks; without masks, none."""
     found: NDArray[np.bool_] = np.logical_or.reduce([np.zeros(n_vars, bool), *masks])
     return found
 
 
 def place(key: str) -> str:
-    """A place of names, as users write it."""
+    """The index or a column of ``var``, as users write it."""
     return "var_names" if key == INDEX else f"var[{key!r}]"
 
 
 def candidates(var: pd.DataFrame) -> list[str]:
-    """Places where ids or symbols usually are."""
+    """The index and columns that usually hold ids or symbols, in order of preference."""
     return [*_columns(var, ID_COLUMNS), INDEX, *_columns(var, SYMBOL_COLUMNS)]
 
 
@@ -110,7 +110,7 @@ def _columns(var: pd.DataFrame, usual: Sequence[str]) -> list[str]:
 
 
 def _split(names: list[str]) -> tuple[list[str], list[str]]:
-    """Species of the genomes before names, and the names without them."""
+    """Species of the genome prefixes of names, and the names without them."""
     pairs = [split_genome(name) for name in names]
     return [genome for genome, _ in pairs], [name for _, name in pairs]
 
@@ -119,7 +119,7 @@ def _by_value(key: str, values: list[str]) -> dict[tuple[str, str], NDArray[np.b
     return {(key, value): np.array([one == value for one in values]) for value in sorted(set(values) - {""})}
 
 
-def _no_genes(var: pd.DataFrame, names: dict[str, list[str]]) -> dict[str, NDArray[np.bool_]]:
+def _not_genes(var: pd.DataFrame, names: dict[str, list[str]]) -> dict[str, NDArray[np.bool_]]:
     found = {}
     for key in _columns(var, KIND_COLUMNS):
         kinds = ids_of(var, key)
@@ -130,4 +130,4 @@ def _no_genes(var: pd.DataFrame, names: dict[str, list[str]]) -> dict[str, NDArr
     spikes = any_of(
         (np.array([_SPIKE_IN.fullmatch(name) is not None for name in one], bool) for one in names.values()), len(var)
     )
-    return found | ({"names of ERCC spike-ins": spikes} if spikes.any() else {})
+    return found | ({"the name is that of an ERCC spike-in": spikes} if spikes.any() else {})

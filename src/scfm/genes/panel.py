@@ -1,4 +1,4 @@
-"""Which genes of a model a data set has, in a form that a file can keep and two embeddings can compare."""
+"""Which genes of a model a data set has, in a form that can be stored and compared."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class Overlap(NamedTuple):
     shared: int
     """Genes of the model that both have."""
     ours: int
-    """Genes that one has."""
+    """Genes of the one."""
     theirs: int
-    """Genes that the other has."""
+    """Genes of the other."""
 
     @property
     def share(self) -> float:
@@ -33,17 +33,17 @@ class Overlap(NamedTuple):
 
 
 def pack(tokens: NDArray[np.int32], vocabulary: Vocabulary) -> str:
-    """Write down which genes of a model are among tokens: one bit each in the order of the vocabulary, in base64."""
+    """Encode which genes of a model are among the tokens: one bit each in the order of the vocabulary, in base64."""
     return b64encode(np.packbits(np.isin(vocabulary.tokens, tokens)).tobytes()).decode()
 
 
 def panels_in(genes: Any) -> dict[str, list[NDArray[np.bool_]]]:
-    """Panels that :func:`pack` wrote, by the hash of their vocabulary; several where several files were embedded.
+    """Decode what :func:`pack` wrote, by the hash of the vocabulary; several arrays if several files were embedded.
 
     Parameters
     ----------
     genes
-        ``params["genes"]`` of an embedding. Anything else, and what is damaged, has no panels.
+        ``params["genes"]`` of an embedding. Anything else gives an empty result.
     """
     if not isinstance(genes, Mapping):
         return {}
@@ -59,9 +59,9 @@ def panels_in(genes: Any) -> dict[str, list[NDArray[np.bool_]]]:
 
 
 def overlap(ours: Any, theirs: Any) -> Overlap | None:
-    """Compare ``params["genes"]`` of two embeddings; ``None`` where one says nothing, or they are of different models.
+    """Compare ``params["genes"]`` of two embeddings; ``None`` if one is missing, or they are from different models.
 
-    Where several files were embedded, a gene is shared if all of them have it.
+    If several files were embedded, a gene is shared if all of them have it.
     """
     mine, others = panels_in(ours), panels_in(theirs)
     both = mine.keys() & others.keys()

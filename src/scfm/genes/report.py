@@ -28,13 +28,13 @@ class MatchReport:
     """How the genes of a data set met a vocabulary.
 
     Returned by :func:`scfm.pp.match_genes`; its numbers end in ``uns[key]["params"]["genes"]``. As the last line of a
-    notebook cell it shows a sentence and a bar.
+    notebook cell it is shown as a sentence and a bar.
     """
 
     gene_key: str
     """Where the gene ids were found: ``"index"`` or a column of ``var``."""
     n_genes: int
-    """Genes of the data; features that are counted in :attr:`no_genes` and :attr:`other_species` are none of them."""
+    """Genes of the data, without the features in :attr:`not_genes` and :attr:`other_species`."""
     n_vocabulary: int
     """Genes of the model."""
     matched: int
@@ -51,16 +51,16 @@ class MatchReport:
     """Matched through the model's table of other ids."""
     by_symbol: int
     """Matched as a gene symbol."""
-    no_genes: int = 0
-    """Features that are left out because they are no genes: antibodies, peaks, guides, spike-ins."""
+    not_genes: int = 0
+    """Features that are not genes and are left out: antibodies, peaks, guides, spike-ins."""
     other_species: int = 0
-    """Features that are left out because they are of a species that the model does not know."""
+    """Genes that are left out because the model does not know their species."""
     not_shared: int = 0
-    """Matched genes that are left out because ``shared_with=`` lacks them."""
+    """Matched genes that are left out because they are not in ``shared_with``."""
     vocabulary_sha256: str = ""
-    """Hash of the ids of the model's genes, in the order of their tokens."""
+    """SHA-256 of the gene ids of the model, in the order of their tokens."""
     panel: str = ""
-    """Genes of the model that the data have, one bit each in the order of the tokens (:func:`numpy.packbits`), base64."""
+    """Which genes of the model are in the data: one bit each in the order of their tokens, in base64."""
     examples_unmatched: tuple[str, ...] = ()
     """The first few unmatched ids."""
 
@@ -79,11 +79,11 @@ class MatchReport:
         routes = ", ".join(f"{n:,} by {name}" for name, n in self._routes if n)
         merged = f", {self.merged:,} of them share the token of another" if self.merged else ""
         left_out = "".join(
-            f"; {n:,} {what} left out"
+            f"; {n:,} {what} and are left out"
             for n, what in (
-                (self.not_shared, "of these genes are not shared and"),
-                (self.no_genes, "other features are no genes and"),
-                (self.other_species, "other features are not of the model's species and"),
+                (self.not_shared, "of these genes are not shared"),
+                (self.not_genes, "other features are not genes"),
+                (self.other_species, "other genes are from another species"),
             )
             if n
         )
@@ -123,15 +123,21 @@ class GeneMap:
     """Token of every column of a data set (``genes`` → ``encode``)."""
 
     tokens: NDArray[np.int32]
-    """Token of each column, shape ``(n_vars,)``: −1 where the model has none, −2 for a column that is left out, as one
-    that is no gene, or for which another one stands."""
+    """Token of each column, shape ``(n_vars,)``: −1 where the model has none, −2 for a column that is left out."""
     report: MatchReport
     """The numbers."""
     sums: bool = True
     """Whether counts of columns with the same token are added (otherwise each keeps its own token)."""
 
     def shared(self, panels: Sequence[NDArray[np.bool_]], vocabulary: Vocabulary) -> GeneMap:
-        """Leave out the genes that are not in all of several panels of the same vocabulary.
+        """Leave out genes that are not in all of the panels.
+
+        Parameters
+        ----------
+        panels
+            Boolean arrays over the genes of the vocabulary, as of :func:`scfm.genes.panels_in`.
+        vocabulary
+            The genes of the model.
 
         Raises
         ------
@@ -143,7 +149,7 @@ class GeneMap:
         lost = (self.tokens >= 0) & ~np.isin(self.tokens, common)
         tokens = np.where(lost, np.int32(-2), self.tokens)
         if not (tokens >= 0).any():
-            msg = f"No gene is shared: the data have {self.report.n_tokens:,} genes of the model, and what shared_with= names has none of them."
+            msg = f"No gene is shared: the data have {self.report.n_tokens:,} genes of the model, none of which is in shared_with."
             raise ValueError(msg)
         report = replace(self.report, not_shared=int(lost.sum()), panel=pack(tokens, vocabulary))
         return GeneMap(tokens, report, self.sums)

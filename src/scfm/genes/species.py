@@ -1,4 +1,4 @@
-"""What gene ids, genomes and names of species look like: enough to say which species a feature is of."""
+"""How gene ids, genomes and species are written: enough to say which species a feature is from."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ __all__ = [
 
 
 class Species(NamedTuple):
-    """How a species is called, and what tells that a feature is of it."""
+    """Names and ids of a species."""
 
     name: str
     latin: str
     ensembl: str
-    """Prefix of its ids: https://www.ensembl.org/info/genome/stable_ids/prefixes.html"""
+    """Prefix of its Ensembl ids: https://www.ensembl.org/info/genome/stable_ids/prefixes.html"""
     assemblies: str
-    """Names of its genomes, without their number."""
+    """Names of its genome assemblies, without their versions."""
     taxon: int
-    """Id in the taxonomy of NCBI."""
+    """NCBI taxonomy id."""
 
 
 SPECIES = (
@@ -69,7 +69,7 @@ _KINDS = {
 
 
 class OtherSpeciesError(ValueError):
-    """The data are of species that the model does not know; what knows which models do adds them to the message."""
+    """The data are from a species that the model does not know."""
 
     def __init__(self, message: str, species: str) -> None:
         super().__init__(message)
@@ -82,27 +82,27 @@ def is_ensembl(gene: str) -> bool:
 
 
 def ensembl_species(gene: str) -> str:
-    """Species of an Ensembl (or fly, worm) gene id, its prefix for one without a name here; empty for another name."""
+    """Species of an Ensembl (or fly, worm) gene id, or its prefix if the species is not listed; empty for other names."""
     found = _ENSEMBL.match(gene)
     return "" if found is None else _BY_PREFIX.get(found[1].upper(), found[1])
 
 
 @cache
 def species_in(text: str) -> str:
-    """The one species that a name of a genome or species tells, as ``"mm10"`` or ``"NCBITaxon:10090"``; else empty."""
+    """Species of a genome or taxon such as ``"mm10"`` or ``"NCBITaxon:10090"``; empty if there is not exactly one."""
     named = _BY_NAME.get(text.strip().lower().replace("_", " "))
     found = {named} if named else {_BY_ASSEMBLY[match[1]] for match in _GENOME.finditer(text)}
     return found.pop() if len(found) == 1 else ""
 
 
 def is_species(species: str, text: str) -> bool:
-    """Whether a text about species names one of them, in English or Latin."""
+    """Whether a text names a species, in English or Latin."""
     names = next(((one.name, one.latin) for one in SPECIES if one.name == species), (species,))
     return any(re.search(rf"\b{re.escape(name)}\b", text, re.IGNORECASE) for name in names)
 
 
 def split_genome(gene: str) -> tuple[str, str]:
-    """Take off the genome that stands before a name: ``mm10___Gapdh`` → ``("mouse", "Gapdh")``.
+    """Split a genome prefix from a name: ``mm10___Gapdh`` → ``("mouse", "Gapdh")``.
 
     Examples
     --------

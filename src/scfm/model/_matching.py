@@ -1,4 +1,4 @@
-"""The genes of a data set, as a run uses them."""
+"""Which genes of a data set a run uses."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ class Matching:
     gene_key: str | None
     options: RunOptions
     panels: tuple[NDArray[np.bool_], ...]
-    """Genes of the model that others have, which alone are used; empty: all are."""
+    """Genes of the model that may be used, one array for each data set in ``shared_with``; empty: all."""
 
     @classmethod
     def of(cls, model: Recipe, arguments: Arguments, options: RunOptions) -> Self:
-        """Find out which genes may be used.
+        """Collect the genes of ``shared_with``.
 
         Raises
         ------
@@ -58,7 +58,7 @@ class Matching:
         Raises
         ------
         ValueError
-            Of genes of another species, with the models that know it.
+            If the genes do not match; for genes of another species, the message names models that know it.
         """
         genes = _match(self.model, var, self.gene_key, self.options)
         return genes.shared(self.panels, self.model.vocabulary) if self.panels else genes
@@ -70,14 +70,16 @@ def _match(model: Recipe, var: pd.DataFrame, gene_key: str | None, options: RunO
     except OtherSpeciesError as error:
         models = [name for name in models_of(error.species) if name != model.card.id]
         known = (
-            f"Models that know {error.species}: {some(models)}" if models else f"No model by name knows {error.species}"
+            f"Models that know {error.species}: {some(models)}"
+            if models
+            else f"No registered model knows {error.species}"
         )
-        msg = f"{error} {known}. scfm.pp.to_orthologs translates the genes to those of another species."
+        msg = f"{error} {known}. scfm.pp.to_orthologs maps genes to orthologs of another species."
         raise ValueError(msg) from error
 
 
 def _panels(other: Any, model: Recipe, modality: str | None, options: RunOptions) -> list[NDArray[np.bool_]]:
-    """Genes of the model that another data set was embedded with, or else has."""
+    """Genes of the model in the embeddings of another data set, or else in its matrix."""
     if not isinstance(other, AnnData | MuData | str | Path):
         msg = f"shared_with= takes an AnnData, a MuData, a path, or a list of such; got {type(other).__name__}."
         raise TypeError(msg)

@@ -38,7 +38,7 @@ class Arguments:
     Raises
     ------
     TypeError
-        If ``options`` holds an argument of another verb, or a name is no text.
+        If ``options`` holds an argument of another verb, or a name is not a string.
     """
 
     modality: str | None = None

@@ -1,4 +1,4 @@
-"""Counts of one species as counts of the orthologous genes of another."""
+"""Map counts of one species to orthologous genes of another."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ RELATIONS = ("one2one", "one2many", "many2many")
 IDS = re.compile(r"(.*?)\s*gene stable id|(.*?)_?(?:homolog_)?ensembl_gene(?:_id)?", re.IGNORECASE)
 NAMES = re.compile(r"(.*?)\s*gene name|(.*?)_?(?:homolog_associated|external)_gene_name", re.IGNORECASE)
 KINDS = re.compile(r"(.*?)\s*homology type|(.*?)_?homolog_orthology_type", re.IGNORECASE)
-"""Headings of BioMart, on its pages and of biomaRt; they begin with the species, unless it is the one of the export."""
+"""Headings of BioMart and of the R package biomaRt; they begin with the species, except that of the exported genes."""
 LOW_SHARE = 0.2
-"""Share of the genes of the data below which a table is doubtful."""
+"""Share of mapped genes below which the table may be the wrong one."""
 
 
 class _Columns(NamedTuple):
-    """What is taken of a table."""
+    """Columns of a table that are used."""
 
     source: str
     target: str
@@ -64,28 +64,28 @@ def to_orthologs(
     use_raw: bool | None = None,
     gene_key: str | None = None,
 ) -> AnnData:
-    """Translate the genes of one species to those of another, by a table of orthologs.
+    """Map counts of one species to orthologous genes of another.
 
-    The table is one that Ensembl's `BioMart <https://www.ensembl.org/biomart>`_ exports: genes of one species, with
-    *Homologues* of the other, in either direction. Which of its columns holds the genes of the data is found out.
+    The table is an export of `Ensembl BioMart <https://www.ensembl.org/biomart>`_: genes of one of the species, with
+    *Homologues* of the other. The column with the genes of the data is detected.
 
     Parameters
     ----------
     adata
         Counts of cells × genes.
     table
-        A DataFrame, or the path of a file with tabs or commas, with the columns *Gene stable ID*, *… gene stable ID* of the
-        other species, and if possible *… homology type* and gene names.
+        A DataFrame, or the path of a TSV or CSV file, with the columns *Gene stable ID*, *… gene stable ID* of the other
+        species, and preferably *… homology type* and gene names.
     relations
-        Kinds of orthologs: ``"one2one"``, ``"one2many"``, ``"many2many"``, or several of them. Counts of several genes
-        with one ortholog are added; a gene with several gives its count to each. Without a column of the relations,
-        one-to-one is what the table has one partner for on both sides.
+        Which orthologs to use: ``"one2one"``, ``"one2many"``, ``"many2many"``, or a list of these. Counts of genes with the
+        same ortholog are added up; a gene with several orthologs adds its count to each. If the table has no homology types,
+        genes with one partner in both directions are one-to-one.
     source
-        Column of the table with the genes of the data, ids or names. By default the one that most genes match.
+        Column of the table with the ids or names of the genes in the data. By default the one with the most matches.
     target
-        Column of the table with the ids of the other species. By default the other column of ids.
+        Column of the table with the ids of the other species. By default the other column with ids.
     relation_key
-        Column of the table with the relations, as ``ortholog_one2one``.
+        Column of the table with homology types such as ``ortholog_one2one``.
     layer
         Layer that holds the counts.
     use_raw
@@ -95,27 +95,28 @@ def to_orthologs(
 
     Returns
     -------
-    A new object with the same cells, ``obs`` and ``obsm``. ``adata`` is not changed.
+    A new AnnData with the same ``obs`` and ``obsm``; ``adata`` is not changed.
 
     ``.X`` : sparse, shape ``(n_obs, n_targets)``
-        Counts, float32 or, where that is too small for their dtype, float64.
+        Counts, float32, or float64 if the dtype of the counts needs it.
     ``.var`` : DataFrame
-        Ids of the other species as index; ``ortholog_of``: the genes of the data behind each, with ``;`` between them;
-        ``gene_name``, if the table has names.
+        The ids of the other species are the index. ``ortholog_of``: genes of the data, separated by ``;``. ``gene_name``: if
+        the table has names.
     ``.uns['orthologs']['params']`` : dict
-        The columns that were used, how many genes were translated, and the share of the counts that the result has. A
-        sentence about it is logged at the level ``info``.
+        The columns that were used, the number of mapped genes, and the share of counts that was mapped. A summary is logged
+        at the level ``info``.
 
     Raises
     ------
     TypeError
-        If ``adata`` is no AnnData, or a name is no text.
+        If ``adata`` is not an AnnData, or a column name is not a string.
     KeyError
-        If a column is not there.
+        If a column does not exist.
     FileNotFoundError
-        If there is no such table.
+        If the file does not exist.
     ValueError
-        If the table has no two columns of ids, no gene of the data is in it, or none has such an ortholog.
+        If the table has no column with ids of another species or several, or no gene of the data is in it or has such an
+        ortholog.
 
     Examples
     --------
@@ -146,20 +147,20 @@ def to_orthologs(
     frame = _read(table)
     with open_counts(adata, layer=layer, use_raw=use_raw) as counts:
         features = Features.of(counts.var, gene_key)
-        genes = ~any_of(features.no_genes.values(), features.n_vars)
+        genes = ~any_of(features.not_genes.values(), features.n_vars)
         names = {key: _plain(np.where(genes, ids, "")) for key, ids in features.names.items()}
         key, columns = _columns(frame, names, source, target, relation_key)
         links = _links(frame, columns, kinds, names[key])
         targets = pd.Index(np.unique(links["target"]), dtype=object)
         values, share = _summed(counts, genes, (links["row"], targets.get_indexer(links["target"])), len(targets))
-    translated = links["row"].nunique()
+    mapped = links["row"].nunique()
     params = {"gene_key": key, **columns._asdict(), "relations": ", ".join(kinds), "n_genes": int(genes.sum())}
-    params |= {"n_translated": translated, "n_targets": len(targets), "share_of_counts": share}
+    params |= {"n_mapped": mapped, "n_targets": len(targets), "share_of_counts": share}
     report = (
-        f"{translated:,} of {genes.sum():,} genes in {place(key)} have orthologs ({params['relations']}) in {columns.target!r}; "
+        f"{mapped:,} of {genes.sum():,} genes in {place(key)} have orthologs ({params['relations']}) in {columns.target!r}; "
         f"the result has {len(targets):,} genes and {share:.0%} of the counts"
     )
-    (warn if translated < LOW_SHARE * genes.sum() else logger.info)(report)
+    (warn if mapped < LOW_SHARE * genes.sum() else logger.info)(report)
     by_target = links.groupby("target")
     var = pd.DataFrame(
         {"ortholog_of": by_target["source"].agg(lambda one: ";".join(dict.fromkeys(one)))}, index=targets
@@ -178,7 +179,7 @@ def _read(table: pd.DataFrame | str | Path) -> pd.DataFrame:
         found = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)
         return found if found.shape[1] > 1 else pd.read_csv(path, dtype=str, keep_default_na=False)
     except (ValueError, EOFError) as error:  # pandas' own errors are ValueErrors, too
-        msg = f"{path} is no table of orthologs ({error}): export one from BioMart as TSV or CSV."
+        msg = f"{path} is not a table of orthologs ({error}): export one from BioMart as TSV or CSV."
         raise ValueError(msg) from error
 
 
@@ -200,7 +201,7 @@ def _columns(
     target: str | None,
     relation: str | None,
 ) -> tuple[str, _Columns]:
-    """Where the genes are in the data, and the columns of the table that translate them."""
+    """Where the genes are in the data, and which columns of the table map them."""
     ids, symbols, kinds = (_headed(frame, pattern) for pattern in (IDS, NAMES, KINDS))
     species = {column: name for heads in (ids, symbols) for name, column in heads.items()}
     tried = [source] if source is not None else [column for column in species if column != target]
@@ -214,7 +215,7 @@ def _columns(
         looks = "; ".join(f"{place(key)} holds {describe_ids(genes.tolist())}" for key, genes in names.items())
         there = "; ".join(f"{column!r} holds {describe_ids(values)}" for column, values in known.items())
         msg = (
-            f"No gene of the data is in the table: {looks}. In the table, {there or f'{list(frame.columns)} are no headings of BioMart'}. "
+            f"No gene of the data is in the table: {looks}. In the table, {there or f'{list(frame.columns)} are not headings of BioMart'}. "
             "Export a table of this species, or name the columns with gene_key=, source= and target=."
         )
         raise ValueError(msg)
@@ -226,7 +227,7 @@ def _columns(
             if others
             else "no column with ids of another species"
         )
-        msg = f"The table has {listed} beside {source!r}; name the one to translate to with target=."
+        msg = f"The table has {listed} beside {source!r}; pass the one to map to as target=."
         raise ValueError(msg)
     target = others[0] if target is None else target
     of = [species[column] for column in (target, source) if column in species]
@@ -256,7 +257,7 @@ def _links(frame: pd.DataFrame, columns: _Columns, kinds: Sequence[str], genes: 
 def _summed(
     counts: CountSource, genes: NDArray[np.bool_], links: tuple[Any, Any], n_targets: int
 ) -> tuple[sparse.csr_matrix, float]:
-    """Counts of the targets, and what share of the counts of genes they are."""
+    """Counts of the targets, and their share of all counts of genes."""
     total, parts = 0.0, [sparse.csr_matrix((0, n_targets), dtype=np.float32)]
     for block in counts.blocks(settings.block_rows):
         data = block.data.astype(np.result_type(block.data.dtype, np.float32))  # sums of small integers would overflow

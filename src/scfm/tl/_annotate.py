@@ -148,7 +148,7 @@ def annotate(
     Warns
     -----
     UserWarning
-        If the embeddings were made of different genes of the model, of which each keeps a list; or most cells are rejected.
+        If the embeddings are based on different genes, or most cells are rejected.
 
     See Also
     --------

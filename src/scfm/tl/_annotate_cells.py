@@ -28,7 +28,7 @@ __all__ = ["Cells", "provenance"]
 COMPARED = ("pooling", "hidden_layer")
 """Provenance that two embeddings by the same weights must share, too."""
 ENOUGH = 0.8
-"""Share of the genes of two embeddings that both must have; with this many no loss of accuracy was seen."""
+"""Share of genes that two embeddings should have in common; above it, no loss of accuracy was measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,15 +171,15 @@ def _check_comparable(data: AnnData, source: AnnData, use_rep: str, width: int, 
 
 
 def _compare_genes(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:
-    """Warn of embeddings that were made of different genes of the model."""
+    """Warn if two embeddings are based on different genes."""
     found = overlap(ours.get("genes"), theirs.get("genes"))
     if found is not None and found.share < ENOUGH:
         warn(
-            f"The embeddings were made of different genes: that of data of {found.ours:,}, that of the reference of "
-            f"{found.theirs:,}, and {found.shared:,} of these are in both. Cells lie apart for that alone, and labels can be "
-            "wrong however high their score (where a query had a third of the genes of its reference, accuracy fell from 0.77 "
-            "to 0.38, and rose to 0.76 with shared genes). Embed both with the genes that they share: "
-            "scfm.tl.embed(data, model, shared_with=reference), and the reference in the same way."
+            f"The embeddings are based on different genes: {found.ours:,} in data, {found.theirs:,} in the reference, "
+            f"{found.shared:,} in both. Labels may be wrong even where their score is high: in one test, accuracy fell from 0.77 to "
+            "0.38 when the query had a third of the genes of the reference, and was 0.76 with shared genes. Embed both "
+            "with the genes they share: scfm.tl.embed(data, model, shared_with=reference) and "
+            "scfm.tl.embed(reference, model, shared_with=data)."
         )
 
 
