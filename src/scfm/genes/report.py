@@ -76,7 +76,16 @@ class MatchReport:
         return values
 
     def __str__(self) -> str:
-        routes = ", ".join(f"{n:,} by {name}" for name, n in self._routes if n)
+        routes = ", ".join(
+            f"{n:,} by {name}"
+            for name, n in (
+                ("id", self.by_id),
+                ("id without version", self.by_version),
+                ("alias", self.by_alias),
+                ("symbol", self.by_symbol),
+            )
+            if n
+        )
         merged = f", {self.merged:,} of them share the token of another" if self.merged else ""
         left_out = "".join(
             f"; {n:,} {what} and are left out"
@@ -108,15 +117,6 @@ class MatchReport:
         examples = f"<br>not matched: {escape(', '.join(self.examples_unmatched))}" if self.examples_unmatched else ""
         return f'<div style="max-width:40em;line-height:1">{bar}</div><div>{escape(str(self))}{examples}</div>'
 
-    @property
-    def _routes(self) -> tuple[tuple[str, int], ...]:
-        return (
-            ("id", self.by_id),
-            ("id without version", self.by_version),
-            ("alias", self.by_alias),
-            ("symbol", self.by_symbol),
-        )
-
 
 @dataclass(frozen=True)
 class GeneMap:
@@ -135,7 +135,7 @@ class GeneMap:
         Parameters
         ----------
         panels
-            Boolean arrays over the genes of the vocabulary, as of :func:`scfm.genes.panels_in`.
+            Boolean arrays over the genes of the vocabulary; what is longer is ignored.
         vocabulary
             The genes of the model.
 
