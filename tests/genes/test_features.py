@@ -170,6 +170,11 @@ def test_ids_in_a_column_of_an_unusual_name_are_named(column: str, known: int) -
             align(table, HUMAN)
 
 
+def test_columns_without_a_name_are_not_looked_at() -> None:
+    with pytest.raises(ValueError, match="No gene of the data is known"):
+        align(pd.DataFrame({0: IDS}, index=[f"row {i}" for i in range(10)]), HUMAN)
+
+
 def test_a_column_that_is_there_twice() -> None:
     once = var([f"row {i}" for i in range(10)], gene_ids=IDS)
     assert align(pd.concat([once, once], axis=1), HUMAN).report.matched == 10

@@ -165,7 +165,7 @@ def _check_symbols(match: Match, vocabulary: Vocabulary) -> None:
 def _elsewhere(var: pd.DataFrame, features: Features, best: Match, look_up: LookUp) -> str:
     """Other columns that hold more genes of the model, as the end of a sentence."""
     texts = var.loc[:, ~var.columns.duplicated(keep=False)].select_dtypes(exclude="number")
-    others = [name for name in (INDEX, *map(str, texts)) if name not in features.names]
+    others = [name for name in (INDEX, *texts) if isinstance(name, str) and name not in features.names]
     found = {name: np.count_nonzero(look_up(ids_of(var, name))[0] >= 0) for name in others}
     more = {name: n for name, n in found.items() if n > np.count_nonzero(best.tokens >= 0)}
     return "".join(f"; {place(name)} holds {n:,} genes of the model: gene_key={name!r}" for name, n in more.items())
