@@ -54,6 +54,10 @@ overwrite
     that have it, float32 elsewhere.""",
     "compat": """compat
     ``"upstream"``: match and encode genes exactly as the model's own code does, its errors included.""",
+    "shared_with": """shared_with
+    Data to compare with: an AnnData or MuData, the path of a file, or a list of these. Only genes that all of them have
+    are used. The genes of an object are those of its embedding by this model, or else all that match. Embed the other data
+    in the same way.""",
     "groupby_genes": """groupby
     For ``pooling="gene"``: column of ``obs``; genes are averaged over the cells of each of its values.""",
     "genes": """genes

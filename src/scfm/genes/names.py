@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from scfm.genes.align import ids_of, name_columns, token_finder
+from scfm.genes.align import token_finder
+from scfm.genes.features import ids_of, name_columns
 from scfm.genes.first import first_index
 
 if TYPE_CHECKING:

@@ -6,6 +6,8 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
+from scfm._checks import entry_of
+
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
@@ -85,7 +87,8 @@ class Container(ABC):
 
     def column(self, name: str) -> pd.Series:
         """One column of ``obs``."""
-        return self.obs[name]
+        column: pd.Series = entry_of(self.obs, name, "obs")
+        return column
 
     def names(self, start: int, stop: int) -> NDArray[Any]:
         """Names of some cells."""

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from scipy import sparse
 
     from scfm._types import Compat
+    from scfm.model.arguments import SharedWith
     from scfm.run.device import Device
 
 __all__ = ["marker_genes"]
@@ -51,6 +52,7 @@ def marker_genes(
     device: Device | Sequence[Device] | None = None,
     dtype: str | torch.dtype | None = None,
     compat: Compat | None = None,
+    shared_with: SharedWith = None,
     key_added: str = MARKER_GENES,
     copy: bool = False,
     **options: Any,
@@ -82,6 +84,7 @@ def marker_genes(
     %(device)s
     %(dtype)s
     %(compat)s
+    %(shared_with)s
     key_added
         Name of all results.
     %(copy)s
@@ -129,6 +132,7 @@ def marker_genes(
         device=device,
         dtype=dtype,
         compat=compat,
+        shared_with=shared_with,
         options=options,
     )
     check_key(key_added)
