@@ -13,12 +13,10 @@ from scfm.genes.vocabulary import vocabulary_files
 from scfm.model._published_folder import WEIGHTS_FILE, PublishedFolder
 from scfm.weights.archive import unpack
 from scfm.weights.card import CARD_FILE
-from scfm.weights.tensors import open_tensors, sha256
+from scfm.weights.tensors import check_finite, save_tensors, sha256
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from torch import Tensor
+    from collections.abc import Sequence
 
     from scfm.model.published import Dictionaries
     from scfm.weights import ModelCard
@@ -93,18 +91,12 @@ def _write(published: PublishedFolder, dictionaries: Dictionaries, known: ModelC
     with atomic(out) as work:
         work.mkdir()
         if published.weights.suffix == ".safetensors":
+            for name, tensor in model.tensors.items():
+                check_finite(name, tensor)
             shutil.copyfile(published.weights, work / WEIGHTS_FILE)
         else:
-            _save(open_tensors(published.weights), work / WEIGHTS_FILE)
+            save_tensors(model.tensors, work / WEIGHTS_FILE)
         model.vocabulary.save(work)
         hashes = {"weights_sha256": sha256(work / WEIGHTS_FILE), "vocabulary_sha256": sha256(*vocabulary_files(work))}
         model.card.with_(**hashes).write(work)
         work.chmod(0o755)
-
-
-def _save(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Write tensors as safetensors, each with memory of its own (tied ones share it in a PyTorch file)."""
-    from safetensors.torch import save_file
-
-    save_file({name: tensor.clone().contiguous() for name, tensor in tensors.items()}, path, metadata={"format": "pt"})
-    path.chmod(0o644)

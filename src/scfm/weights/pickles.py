@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 __all__ = ["check_tensor_pickle", "read_dictionary"]
 
-MAX_PICKLE_BYTES = 64 * 2**20
+MAX_PICKLE_BYTES = 2**24
+MAX_INSTRUCTIONS = 2_000_000
+"""Of one pickle; those that are published have up to 600,000."""
+MAX_SCALAR_BYTES = 256
 MAX_BITS = 128
 MAX_INDEX = 2**31
 MAX_MESSAGE = 500
@@ -42,7 +45,7 @@ def read_dictionary(path: Path, values: type = object) -> dict[str, Any]:
     Parameters
     ----------
     path
-        A pickle file of at most 64 MiB.
+        A pickle file of at most 16 MiB and 2,000,000 instructions, which bound the memory to about 0.3 GB.
     values
         ``str``, ``int`` or ``float``: what every value must be or convert to; numpy scalars become Python ones.
 
@@ -84,7 +87,7 @@ def check_tensor_pickle(file: BinaryIO, size: int) -> Any:
     file
         File to read, from where the pickle starts.
     size
-        Most values that a tensor may have.
+        Most values that all tensors may have together.
 
     Raises
     ------
@@ -121,8 +124,11 @@ class _RestrictedUnpickler(pickle._Unpickler):
     The Python version: the one in C makes room for as many memo entries, or bytes, as a file of a few bytes asks for.
     """
 
-    dispatch: ClassVar[dict[int, Any]] = {}
     needed_by: ClassVar[str]
+
+    def __init__(self, file: BinaryIO) -> None:
+        super().__init__(file)
+        self.dispatch = _Counted()  # type: ignore[assignment, misc]
 
     def find_class(self, module: str, name: str) -> Any:
         msg = f"it asks for {module}.{name}, which {self.needed_by} does not need; nothing was run"
@@ -173,7 +179,7 @@ def _bounded(load: Callable[[Any], None]) -> Callable[[Any], None]:
     return checked
 
 
-def _dispatch() -> dict[int, Any]:
+def _instructions() -> dict[int, Any]:
     """What each instruction does: those that plain data need what they always do, the others are refused."""
     usual = pickle._Unpickler.dispatch
     found = {code: usual[code] if code in _PLAIN else _RestrictedUnpickler.refuse for code in range(256)}
@@ -186,7 +192,21 @@ def _dispatch() -> dict[int, Any]:
     return found | {code[0]: load for code, load in changed.items()}
 
 
-_RestrictedUnpickler.dispatch = _dispatch()
+_INSTRUCTIONS = _instructions()
+
+
+class _Counted:
+    """Looks up what the instructions of one pickle do, as long as they are not too many."""
+
+    def __init__(self) -> None:
+        self._left = MAX_INSTRUCTIONS
+
+    def __getitem__(self, code: int) -> Any:
+        self._left -= 1
+        if self._left < 0:
+            msg = f"it has more than {MAX_INSTRUCTIONS:,} instructions"
+            raise pickle.UnpicklingError(msg)
+        return _INSTRUCTIONS[code]
 
 
 class _DictionaryUnpickler(_RestrictedUnpickler):
@@ -212,6 +232,7 @@ class _TensorUnpickler(_RestrictedUnpickler):
     def __init__(self, file: BinaryIO, size: int) -> None:
         super().__init__(file)
         self.size = size
+        self.sizes: dict[str, int] = {}
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("collections", "OrderedDict"):
@@ -229,8 +250,12 @@ class _TensorUnpickler(_RestrictedUnpickler):
         return _STORAGE
 
     def _fits(self, kind: Any, key: Any, location: Any, size: Any, view: Any = None) -> bool:
-        plain = kind is _STORAGE and type(key) is str and type(location) is str and type(size) is int
-        return plain and 0 <= size <= self.size and (view is None or (type(view) is tuple and type(view[0]) is str))
+        plain = kind is _STORAGE and type(key) is str and type(location) is str and type(size) is int and size >= 0
+        if not plain or not (view is None or (type(view) is tuple and type(view[0]) is str)):
+            return False
+        self.size -= max(0, size - self.sizes.get(key, 0))
+        self.sizes[key] = max(size, self.sizes.get(key, 0))
+        return self.size >= 0
 
 
 class _DType:
@@ -264,8 +289,9 @@ class _MakeScalar:
     __slots__ = ()
 
     def __call__(self, dtype: Any, data: Any = None) -> Any:
-        if not isinstance(dtype, _DType) or not isinstance(data, bytes) or len(data) != dtype.dtype.itemsize:
-            msg = "it holds a numpy scalar whose bytes do not fit its type"
+        plain = isinstance(dtype, _DType) and isinstance(data, bytes) and len(data) <= MAX_SCALAR_BYTES
+        if not plain or len(data) != dtype.dtype.itemsize:
+            msg = f"it holds a numpy scalar whose bytes do not fit its type, or are more than {MAX_SCALAR_BYTES}"
             raise pickle.UnpicklingError(msg)
         return np.frombuffer(data, dtype.dtype)[0]
 
@@ -276,8 +302,8 @@ class _Encode:
     __slots__ = ()
 
     def __call__(self, text: Any, encoding: Any = "latin1") -> bytes:
-        if not isinstance(text, str) or encoding != "latin1":
-            msg = "it encodes something that is no latin1 text"
+        if not isinstance(text, str) or len(text) > MAX_SCALAR_BYTES or encoding != "latin1":
+            msg = "it encodes something that is no short latin1 text"
             raise pickle.UnpicklingError(msg)
         return codecs.encode(text, "latin1")
 
