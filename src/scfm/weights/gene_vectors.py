@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scfm._paths import atomic, check_new
+from scfm.read.arrays import stored_array
 from scfm.weights.archive import read_head
 
 if TYPE_CHECKING:
@@ -32,12 +33,12 @@ KEYS = "keys"
 ARRAYS = "arrays"
 MAX_GENES = 5_000_000
 MAX_NAME_BYTES = 256
-MAX_NAMES_BYTES = 2**28
-MAX_VALUES = 4_000_000_000
-MAX_RATIO = 1000
-"""Values for each byte of a file; more than the best compression reaches."""
+NAME_BYTES = 100
+"""What Python adds to a name in memory."""
+ROOM, RATIO = 2**26, 100
+"""Bytes of memory that any file may take, and how many more for each byte of it."""
 MAX_CHUNK = 2**20
-FILTERS = {1: "deflate", 2: "shuffle", 3: "fletcher32", 32000: "lzf"}
+FILTERS = {1: "deflate", 2: "shuffle", 3: "fletcher32"}
 
 
 def read_gene_names(path: Path) -> list[str]:
@@ -50,7 +51,8 @@ def read_gene_names(path: Path) -> list[str]:
     FileNotFoundError
         If there is no such file.
     ValueError
-        If the file is no HDF5 file or damaged, or its ``keys`` are no list of at most 5,000,000 ids of a fixed length.
+        If the file is no HDF5 file or damaged, or its ``keys`` are no list of ids of a fixed length, or so long that they
+        would take more memory than 64 MiB and a hundred times the size of the file.
     """
     with _opened(path) as file:
         return _names(file, path)
@@ -69,16 +71,13 @@ def read_gene_vectors(path: Path) -> tuple[list[str], NDArray[np.float32]]:
         If there is no such file.
     ValueError
         As :func:`read_gene_names`, or if an id has no vector, or one that is not of finite numbers, differs in length
-        from the others, or lies outside the file.
+        from the others, lies outside the file, or all would take more memory than that.
     """
     with _opened(path) as file:
         names = _names(file, path)
         arrays = _arrays(file, path)
         first = _vector(arrays, names[0], path)
-        most = min(MAX_VALUES, MAX_RATIO * path.stat().st_size)
-        if len(names) * first.shape[0] > most:
-            msg = f"{path} declares {len(names):,} vectors of length {first.shape[0]:,}; at most {most:,} values are read of a file of its size."
-            raise ValueError(msg)
+        _check_room(4 * len(names) * first.shape[0], f"{len(names):,} vectors of length {first.shape[0]:,}", path)
         vectors = np.empty((len(names), first.shape[0]), np.float32)
         rows: dict[str, int] = {}
         for row, name in enumerate(names):
@@ -90,7 +89,7 @@ def read_gene_vectors(path: Path) -> tuple[list[str], NDArray[np.float32]]:
                 msg = f"{path}: the vector of {name} has length {vector.shape[0]}, that of {names[0]} {first.shape[0]}; expected the same for all."
                 raise ValueError(msg)
             with np.errstate(over="ignore"):  # becomes infinite, and is refused for that
-                vectors[row] = vector[:]
+                vectors[row] = _values(vector)
             if not np.isfinite(vectors[row]).all():
                 msg = f"{path}: the vector of {name} holds values that are not finite; fetch or make the file again."
                 raise ValueError(msg)
@@ -241,6 +240,21 @@ def _check_storage(dataset: h5py.Dataset, name: str, path: Path) -> None:
         raise ValueError(msg)
 
 
+def _check_room(needed: int, what: str, path: Path) -> None:
+    """Refuse what a file of its size does not hold unless it was made to fill the memory."""
+    room = ROOM + RATIO * path.stat().st_size
+    if needed > room:
+        msg = f"{path} declares {what}, which take {needed:,} bytes of memory; a file of its size may take {room:,}."
+        raise ValueError(msg)
+
+
+def _values(dataset: h5py.Dataset) -> NDArray[Any]:
+    """All values of a dataset of one dimension, of which no chunk becomes more than it declares."""
+    values = np.empty(dataset.shape, dataset.dtype)
+    stored_array(dataset).fill(values, 0)
+    return values
+
+
 def _names(file: h5py.File, path: Path) -> list[str]:
     import h5py
 
@@ -252,11 +266,12 @@ def _names(file: h5py.File, path: Path) -> list[str]:
         # HDF5 never comes back from some damaged heaps, where texts of variable length lie
         msg = f"{path}: {KEYS} holds texts of variable length; expected a fixed length (numpy dtype 'S'), as in published files."
         raise ValueError(msg)
-    size = keys.dtype.itemsize
-    if not 0 < len(keys) <= MAX_GENES or len(keys) * size > MAX_NAMES_BYTES:
-        msg = f"{path}: {KEYS} declares {len(keys):,} ids of {size} bytes; expected 1 to {MAX_GENES:,}, of at most {MAX_NAMES_BYTES:,} bytes together."
+    if not len(keys):
+        msg = f"{path}: {KEYS} declares 0 ids; a file of gene vectors has one at least."
         raise ValueError(msg)
-    found = keys[:].tolist()
+    size = keys.dtype.itemsize
+    _check_room(len(keys) * (size + NAME_BYTES), f"{len(keys):,} ids of {size} bytes", path)
+    found = _values(keys).tolist()
     try:
         names = [name.decode() for name in found]
     except UnicodeDecodeError as error:
