@@ -10,6 +10,7 @@ from pathlib import Path
 from pkgutil import iter_modules
 from typing import TYPE_CHECKING, TypeVar
 
+from scfm._warn import warn
 from scfm.weights.card import ModelCard, read_cards
 
 if TYPE_CHECKING:
@@ -82,11 +83,24 @@ def register(cards: Iterable[ModelCard] = ()):  # type: ignore[no-untyped-def]
 
 @cache
 def _import_all() -> None:
+    """Import all families; a package of models that cannot be imported is left out, with a warning."""
     for module in iter_modules(import_module(FAMILIES).__path__):
         if not module.name.startswith("_"):
             import_module(f"{FAMILIES}.{module.name}")
     for point in entry_points(group=ENTRY_POINTS):
-        point.load()
+        before = {*_families, *_cards}
+        try:
+            point.load()
+        except (Exception, SystemExit) as error:  # noqa: BLE001
+            for name in _families.keys() - before:
+                del _families[name]
+            for name in _cards.keys() - before:
+                del _cards[name]
+            package = point.value if point.dist is None else point.dist.name
+            warn(
+                f"The models of the package {package} are left out, because {point.value} cannot be imported "
+                f"({type(error).__name__}: {error}). Update the package, or uninstall it."
+            )
 
 
 def families() -> dict[str, type[FoundationModel]]:
