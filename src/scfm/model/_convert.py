@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from scfm._paths import atomic, check_new
 from scfm.genes.vocabulary import vocabulary_files
+from scfm.model._cache import lock_of, models_folder
 from scfm.model._published_folder import WEIGHTS_FILE, PublishedFolder
 from scfm.weights.archive import unpack
 from scfm.weights.card import CARD_FILE
@@ -58,7 +59,11 @@ def convert(
     ValueError, FileNotFoundError
         As :func:`scfm.model.load`.
     """
-    return convert_known(Path(source), Path(out), family, dictionaries, None)
+    out = Path(out).expanduser()
+    with ExitStack() as stack:
+        if out.absolute().parent == models_folder():
+            stack.enter_context(lock_of(out))
+        return convert_known(Path(source), out, family, dictionaries, None)
 
 
 def convert_known(

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from scfm._paths import atomic
 from scfm._settings import settings
+from scfm.model._cache import check_cached, lock_of
 from scfm.model._convert import convert_known
-from scfm.model.registry import card_of, family_class
+from scfm.model.registry import card_of, family_class, revised
 from scfm.weights.card import ModelCard
 
 if TYPE_CHECKING:
@@ -49,7 +50,8 @@ def fetch(model: str, *, revision: str | None = None) -> Path:
     Raises
     ------
     ValueError
-        If the name is not known, a hash is wrong, or a file is not what it should be.
+        If the name is not known, the revision is no name of a commit, branch or tag, a hash is wrong, a file is not what it
+        should be, or there is another model in its place in the cache.
     FileNotFoundError
         If the weights are not on this machine and ``scfm.settings.offline`` is set, or the address has no such file.
     OSError
@@ -61,12 +63,11 @@ def fetch(model: str, *, revision: str | None = None) -> Path:
     >>> scfm.model.fetch("scfm-mini").name  # comes with the package
     'scfm-mini'
     """
-    from filelock import FileLock
-
     named = card_of(model)
-    card = _revised(card_of(family_class(named.family).weights_id(named)), revision)
+    card = revised(card_of(family_class(named.family).weights_id(named)), revision)
     folder = family_class(card.family).local_folder(card)
     if folder.is_dir():
+        check_cached(folder)
         return folder
     files = remote_files(card)
     if settings.offline:
@@ -78,10 +79,11 @@ def fetch(model: str, *, revision: str | None = None) -> Path:
         )
         raise FileNotFoundError(msg)
     _make(folder.parent)
-    with FileLock(folder.parent / f".{folder.name}.lock"):
+    with lock_of(folder):
         if not folder.is_dir():
             logger.info("%s is not on this machine yet; it goes to %s", card.id, folder)
             _fetch(card, files, folder)
+    check_cached(folder)
     return folder
 
 
@@ -118,16 +120,6 @@ def _place(card: ModelCard, name: str) -> tuple[str, str | None, str]:
         return card.source, card.revision, name
     source, _, revision = repository.partition("@")
     return source, revision, path
-
-
-def _revised(card: ModelCard, revision: str | None) -> ModelCard:
-    if revision is None or revision == card.revision:
-        return card
-    if "://" in card.source:
-        msg = f"revision={revision!r}: {card.id} comes from {card.source}, which has no revisions."
-        raise ValueError(msg)
-    tables = {path: known if ":" in path else "" for path, known in card.dictionaries.items()}
-    return card.with_(id=f"{card.id}@{revision}", revision=revision, source_sha256=None, dictionaries=tables)
 
 
 def fetch_tables(card: ModelCard) -> list[Path]:
@@ -168,7 +160,7 @@ def _target(card: ModelCard, name: str) -> Path:
     """Where a file is downloaded to: by the path that it has in its repository."""
     source, revision, path = _place(card, name)
     folder = source.rpartition("://")[2].replace("/", "--")
-    return settings.cache_dir / "downloads" / folder / (revision or "latest") / path
+    return settings.cache_dir / "downloads" / folder / (revision or "latest").replace("/", "@") / path
 
 
 def _folders(card: ModelCard) -> list[Path]:

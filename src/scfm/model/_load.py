@@ -136,8 +136,7 @@ def _resolve(model: object, revision: str | None = None) -> Path:
     if card is not None and (revision is not None or not path.is_dir()):
         return fetch(card.id, revision=revision)
     if card is not None:
-        folder = family_class(card.family).local_folder(card)
-        return folder if folder.is_dir() else path
+        return fetch(card.id) if family_class(card.family).local_folder(card).is_dir() else path
     if revision is not None:
         msg = f"revision={revision!r} is for a model given by its name, and {str(model)!r} is none."
         raise ValueError(msg)

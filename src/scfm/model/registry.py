@@ -20,7 +20,17 @@ if TYPE_CHECKING:
 
     from scfm.model._base import FoundationModel
 
-__all__ = ["card_of", "cards", "families", "families_with", "family_class", "find_card", "list_models", "register"]
+__all__ = [
+    "card_of",
+    "cards",
+    "families",
+    "families_with",
+    "family_class",
+    "find_card",
+    "list_models",
+    "register",
+    "revised",
+]
 
 ENTRY_POINTS = "scfm.models"
 FAMILIES = "scfm.model.families"
@@ -154,6 +164,29 @@ def card_of(name: str) -> ModelCard:
         )
         raise ValueError(msg)
     return card
+
+
+def revised(card: ModelCard, revision: str | None) -> ModelCard:
+    """The card of another revision of a model, of whose files no hashes and no sizes are known.
+
+    Raises
+    ------
+    ValueError
+        If the model has no revisions, or this cannot be one.
+    """
+    if revision is None or revision == card.revision:
+        return card
+    if "://" in card.source:
+        msg = f"revision={revision!r}: {card.id} comes from {card.source}, which has no revisions."
+        raise ValueError(msg)
+    return card.with_(
+        id=f"{card.id}@{revision.replace('/', '@')}",
+        revision=revision,
+        source_sha256=None,
+        dictionaries={path: known if ":" in path else "" for path, known in card.dictionaries.items()},
+        architecture={},
+        special_tokens={},
+    )
 
 
 def list_models() -> pd.DataFrame:
