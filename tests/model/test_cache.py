@@ -57,7 +57,7 @@ def put(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callabl
 @pytest.mark.parametrize("weights", ["model.safetensors", "pytorch_model.bin"])
 def test_a_registered_model_that_was_put_there_is_loaded(weights: str, put: Callable[..., Path]) -> None:
     put(weights)
-    assert scfm.model.load(NAME).n_features == 4
+    assert scfm.model.load(NAME).n_features == scfm.model.load("GF-12L-104M-i4096").n_features == 4
     assert scfm.model.verify_cached() == [NAME]
 
 

@@ -127,8 +127,8 @@ def with_member(size: int) -> bytes:
 
 
 ZIPS: dict[str, tuple[Any, str]] = {
-    "two directories": (lambda: two_directories(2**28), "its directory does not lie where its end says"),
-    "larger than the file": (lambda: with_member(2**31), "its members are larger than itself"),
+    "two directories": (lambda: two_directories(2**28), "its directory is not where its end record says"),
+    "larger than the file": (lambda: with_member(2**31), "its members are larger than the file"),
 }
 
 
@@ -159,5 +159,5 @@ def test_another_place_for_the_records_of_large_zips(tmp_path: Path) -> None:
     content = bytearray((tmp_path / "a.bin").read_bytes())
     content[-34:-26] = bytes(8)
     (tmp_path / "a.bin").write_bytes(content)
-    with pytest.raises(ValueError, match="its directory does not lie where its end says"):
+    with pytest.raises(ValueError, match="its directory is not where its end record says"):
         open_tensors(tmp_path / "a.bin")

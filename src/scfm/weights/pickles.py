@@ -1,7 +1,7 @@
-"""Read published gene dictionaries without running what a pickle may ask for, and look through files of tensors.
+"""Unpickle gene dictionaries and check pickles of tensors without running code.
 
-Only dictionaries, lists, strings, numbers and numpy scalars can be built; everything else is refused before it is looked
-up. A file of tensors may name tensors and their storages, too, of which only stand-ins are built.
+Only dictionaries, lists, strings, numbers and numpy scalars are built; everything else is refused before it is imported.
+Files of tensors may also name tensors and storages, for which only placeholders are built.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["check_tensor_pickle", "read_dictionary"]
 
 MAX_PICKLE_BYTES = 2**24
 MAX_INSTRUCTIONS = 2_000_000
-"""Of one pickle; those that are published have up to 600,000."""
+"""Of one pickle; published files have up to 600,000."""
 MAX_SCALAR_BYTES = 256
 MAX_BITS = 128
 MAX_INDEX = 2**31
@@ -45,14 +45,14 @@ def read_dictionary(path: Path, values: type = object) -> dict[str, Any]:
     Parameters
     ----------
     path
-        A pickle file of at most 16 MiB and 2,000,000 instructions, which bound the memory to about 0.3 GB.
+        Pickle file of at most 16 MiB and 2,000,000 instructions, which bounds the memory to about 0.3 GB.
     values
-        ``str``, ``int`` or ``float``: what every value must be or convert to; numpy scalars become Python ones.
+        ``str``, ``int`` or ``float``: type of the values; numpy scalars become Python scalars.
 
     Raises
     ------
     ValueError
-        If the file is too large, no pickle, holds anything but such a dictionary, or asks for code to be run.
+        If the file is too large, not a pickle, holds anything else, or would run code.
     """
     size = path.stat().st_size
     if size > MAX_PICKLE_BYTES:
@@ -69,7 +69,7 @@ def read_dictionary(path: Path, values: type = object) -> dict[str, Any]:
         except OSError:
             raise
         except Exception as error:
-            msg = f"{path} is no readable pickle ({type(error).__name__}: {str(error)[:MAX_MESSAGE]})."
+            msg = f"{path} is not a readable pickle ({type(error).__name__}: {str(error)[:MAX_MESSAGE]})."
             raise ValueError(msg) from error
     if type(found) is not dict:
         msg = f"{path} holds a {type(found).__name__}, expected a dictionary."
@@ -78,23 +78,10 @@ def read_dictionary(path: Path, values: type = object) -> dict[str, Any]:
 
 
 def check_tensor_pickle(file: BinaryIO, size: int) -> Any:
-    """Go through one pickle of a file of tensors, as PyTorch writes it, with stand-ins for tensors.
+    """Read one pickle of a file of tensors with placeholders for tensors of at most ``size`` values.
 
-    PyTorch itself admits more than a state dict needs: a few bytes of it crash the interpreter or fill the memory.
-
-    Parameters
-    ----------
-    file
-        File to read, from where the pickle starts.
-    size
-        Most values that all tensors may have together.
-
-    Raises
-    ------
-    pickle.UnpicklingError
-        If it asks for more than tensors and plain data.
-    Exception
-        Whatever else comes of a damaged pickle.
+    PyTorch's own ``weights_only`` reader admits more than a state dict needs: a few bytes can crash the interpreter or
+    exhaust memory. Raises an UnpicklingError for anything but tensors and plain data, and any exception for damage.
     """
     return _TensorUnpickler(file, size).load()
 
@@ -119,9 +106,9 @@ def _checked(found: dict[Any, Any], values: type, path: Path) -> dict[str, Any]:
 
 
 class _RestrictedUnpickler(pickle._Unpickler):
-    """An unpickler of plain data.
+    """Unpickler of plain data.
 
-    The Python version: the one in C makes room for as many memo entries, or bytes, as a file of a few bytes asks for.
+    The pure Python version, because the one in C allocates as many memo entries or bytes as a tiny file asks for.
     """
 
     needed_by: ClassVar[str]
@@ -144,14 +131,14 @@ class _RestrictedUnpickler(pickle._Unpickler):
 
 
 def _check_key(key: Any) -> None:
-    # the hash of nested tuples overflows the stack of the process, and many numbers have the same hash
+    # hashing nested tuples overflows the stack, and many integers can share a hash
     if type(key) is not str and not (isinstance(key, int) and 0 <= key < MAX_INDEX):
         msg = f"it holds {reprlib.repr(key)} as the key of a dictionary"
         raise pickle.UnpicklingError(msg)
 
 
 def _keyed(load: Callable[[Any], None], keys: slice) -> Callable[[Any], None]:
-    """Check the keys, which lie in this part of the stack, before they come into a dictionary."""
+    """Check keys, which are at this slice of the stack, before they are added to a dictionary."""
 
     def checked(unpickler: Any) -> None:
         for key in unpickler.stack[keys]:
@@ -168,7 +155,7 @@ def _put(unpickler: Any) -> None:
 
 
 def _bounded(load: Callable[[Any], None]) -> Callable[[Any], None]:
-    """Let no number come in that cannot be shown."""
+    """Refuse integers that are too large to print."""
 
     def checked(unpickler: Any) -> None:
         load(unpickler)
@@ -180,7 +167,7 @@ def _bounded(load: Callable[[Any], None]) -> Callable[[Any], None]:
 
 
 def _instructions() -> dict[int, Any]:
-    """What each instruction does: those that plain data need what they always do, the others are refused."""
+    """Handlers of the opcodes: the usual ones for plain data, refusal for all others."""
     usual = pickle._Unpickler.dispatch
     found = {code: usual[code] if code in _PLAIN else _RestrictedUnpickler.refuse for code in range(256)}
     changed = {
@@ -196,7 +183,7 @@ _INSTRUCTIONS = _instructions()
 
 
 class _Counted:
-    """Looks up what the instructions of one pickle do, as long as they are not too many."""
+    """Handlers of the opcodes of one pickle, until it has too many."""
 
     def __init__(self) -> None:
         self._left = MAX_INSTRUCTIONS
@@ -210,7 +197,7 @@ class _Counted:
 
 
 class _DictionaryUnpickler(_RestrictedUnpickler):
-    """Finds three harmless functions and nothing else."""
+    """Admits three harmless functions and nothing else."""
 
     needed_by = "a dictionary of numbers"
 
@@ -225,7 +212,7 @@ class _DictionaryUnpickler(_RestrictedUnpickler):
 
 
 class _TensorUnpickler(_RestrictedUnpickler):
-    """Finds what state dicts are made of, as stand-ins that hold nothing."""
+    """Admits the parts of state dicts, as empty placeholders."""
 
     needed_by = "a file of tensors"
 
@@ -245,7 +232,7 @@ class _TensorUnpickler(_RestrictedUnpickler):
 
     def persistent_load(self, pid: Any) -> Any:
         if not isinstance(pid, tuple) or len(pid) not in (5, 6) or pid[0] != "storage" or not self._fits(*pid[1:]):
-            msg = f"it refers to {reprlib.repr(pid)}, which is no storage of a tensor in the file"
+            msg = f"it refers to {reprlib.repr(pid)}, which is not a storage in the file"
             raise pickle.UnpicklingError(msg)
         return _STORAGE
 
@@ -259,7 +246,7 @@ class _TensorUnpickler(_RestrictedUnpickler):
 
 
 class _DType:
-    """Stand-in for a numpy dtype of a scalar while it is unpickled."""
+    """Placeholder for the numpy dtype of a scalar."""
 
     __slots__ = ("dtype",)
 
@@ -272,7 +259,7 @@ class _DType:
             self.dtype = self.dtype.newbyteorder("<" if order == "<" else ">")
 
 
-# A pickle may set attributes of whatever it finds. These are objects without room for any, where functions have some.
+# A pickle may set attributes of what it names: these objects have none, unlike functions.
 
 
 class _MakeDType:
@@ -280,7 +267,7 @@ class _MakeDType:
 
     def __call__(self, code: Any, *_: Any) -> _DType:
         if not isinstance(code, str) or len(code) > 8 or np.dtype(code).kind not in _SCALAR_KINDS:
-            msg = f"it holds a numpy type {reprlib.repr(code)} that is no number or string"
+            msg = f"it holds a numpy type {reprlib.repr(code)} that is neither a number nor a string"
             raise pickle.UnpicklingError(msg)
         return _DType(code)
 
@@ -297,25 +284,25 @@ class _MakeScalar:
 
 
 class _Encode:
-    """Protocol 2 pickles spell bytes as a call of ``codecs.encode(text, "latin1")``."""
+    """Protocol 2 writes bytes as ``codecs.encode(text, "latin1")``."""
 
     __slots__ = ()
 
     def __call__(self, text: Any, encoding: Any = "latin1") -> bytes:
         if not isinstance(text, str) or len(text) > MAX_SCALAR_BYTES or encoding != "latin1":
-            msg = "it encodes something that is no short latin1 text"
+            msg = f"it encodes something other than latin1 text of at most {MAX_SCALAR_BYTES} characters"
             raise pickle.UnpicklingError(msg)
         return codecs.encode(text, "latin1")
 
 
 class _Ordered(dict[str, Any]):
-    """Stand-in for an OrderedDict, whose attributes are left out."""
+    """Placeholder for an OrderedDict, without its attributes."""
 
     __slots__ = ()
 
     def __setstate__(self, state: Any) -> None:
         if not isinstance(state, dict):
-            msg = "it holds attributes that are no dictionary"
+            msg = "it holds attributes that are not a dictionary"
             raise pickle.UnpicklingError(msg)
 
 

@@ -1,4 +1,4 @@
-"""Open files of weights lazily and without running code."""
+"""Open files of weights lazily, without running code."""
 
 from __future__ import annotations
 
@@ -22,50 +22,50 @@ __all__ = ["check_finite", "check_sha256", "open_tensors", "save_tensors", "sha2
 
 MAX_REASON = 300
 LEGACY_PICKLES = 5
-"""Magic number, version, machine, content, and the names of the tensors' values, which follow."""
+"""Magic number, version, machine, content, and the names of the storages that follow."""
 END, LOCATOR, END64 = struct.Struct("<4s4H2LH"), struct.Struct("<4sLQL"), struct.Struct("<4sQ2H2L4Q")
-"""The records at the end of a zip file, the last one first."""
+"""Records at the end of a zip file, the last one first."""
 SAFETENSORS = {
     "int64": "I64", "float64": "F64", "float32": "F32", "int32": "I32", "bfloat16": "BF16", "float16": "F16",
     "int16": "I16", "int8": "I8", "uint8": "U8", "bool": "BOOL",
 }  # fmt: skip
-"""How safetensors calls the types that a PyTorch file may hold, in the order in which it writes them."""
+"""Names in safetensors of the dtypes of a PyTorch file, in the order in which safetensors writes tensors."""
 
 
 def open_tensors(path: Path) -> Mapping[str, Tensor]:
-    """Open ``.safetensors``, ``.bin`` or ``.pt`` weights; tensors are read when they are looked up.
+    """Open ``.safetensors``, ``.bin`` or ``.pt`` weights; tensors are read on access.
 
     PyTorch files are read with ``weights_only=True`` and memory-mapped.
 
     Raises
     ------
     ValueError
-        If the file is a git-lfs pointer, a web page, cut off, no file of tensors, or asks for code to be run.
+        If the file is a git-lfs pointer, a web page, truncated, holds more than tensors, or would run code.
     """
     read_head(path, "the weights themselves")
     return _Safetensors(path) if path.suffix == ".safetensors" else _read_pytorch(path)
 
 
 def shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    """Shape of each tensor by name; those of a safetensors file come from its header."""
+    """Shape of each tensor by name; read from the header of a safetensors file."""
     if isinstance(tensors, _Safetensors):
         return {name: tensors.shape(name) for name in tensors}
     return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
 def check_finite(name: str, tensor: Tensor) -> None:
-    """Refuse weights with which nothing can be computed.
+    """Check that a tensor holds neither NaN nor infinite values.
 
     Raises
     ------
     ValueError
-        If a value is NaN or infinite.
+        If it does.
     """
     import torch
 
     if not tensor.is_floating_point() or not tensor.numel():
         return
-    # torch.isfinite would take as much memory as the tensor; types of one byte have no extremes
+    # torch.isfinite needs as much memory as the tensor; aminmax does not support dtypes of one byte
     extremes = torch.stack((tensor if tensor.element_size() > 1 else tensor.half()).aminmax())
     if not extremes.isfinite().all():
         msg = (
@@ -76,9 +76,7 @@ def check_finite(name: str, tensor: Tensor) -> None:
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Write tensors as safetensors, one after the other: no more than one of them is in memory besides those given.
-
-    Tensors that share memory, as tied ones do in a PyTorch file, are written each by itself.
+    """Write tensors as safetensors, one at a time; tensors that share memory, such as tied weights, are written separately.
 
     Raises
     ------
@@ -108,7 +106,7 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
 
 
 def sha256(*paths: Path) -> str:
-    """Hash of one or several files read one after the other, as hexadecimal digits."""
+    """Hash of the concatenation of files, as hexadecimal digits."""
     digest = hashlib.sha256()
     for path in paths:
         with path.open("rb") as file:
@@ -117,7 +115,7 @@ def sha256(*paths: Path) -> str:
 
 
 def check_sha256(expected: str | None, *paths: Path) -> str:
-    """Hash files and compare with the hash that is expected, if one is.
+    """Hash files and compare with the expected hash, if given.
 
     Raises
     ------
@@ -140,7 +138,7 @@ class _Safetensors(Mapping[str, "Tensor"]):
         try:
             self._file = safe_open(path, framework="pt")
         except SafetensorError as error:
-            msg = f"{path} is no readable safetensors file ({error}): it is cut off or damaged; fetch it again."
+            msg = f"{path} is not a readable safetensors file ({error}): it is cut off or damaged; fetch it again."
             raise ValueError(msg) from error
         self._path = path
         self._names = dict.fromkeys(self._file.keys())
@@ -194,7 +192,7 @@ def _read_pytorch(path: Path) -> Mapping[str, Tensor]:
 
 
 def _check_zipped(path: Path) -> None:
-    """Refuse a zip file that is larger than it looks, or holds more than tensors."""
+    """Refuse a zip file that is compressed or holds more than tensors."""
     from torch._C import PyTorchFileReader
 
     _check_directory(path)
@@ -206,14 +204,14 @@ def _check_zipped(path: Path) -> None:
         raise ValueError(msg)
     size = path.stat().st_size
     if sum(member.file_size for member in members) > size:
-        msg = "its members are larger than itself"
+        msg = "its members are larger than the file"
         raise ValueError(msg)
-    # not by zipfile, which may find another member of the same name
+    # with PyTorch's reader: zipfile may find another member of the same name
     check_tensor_pickle(io.BytesIO(PyTorchFileReader(str(path)).get_record("data.pkl")), size)
 
 
 def _check_directory(path: Path) -> None:
-    """Refuse a zip file with room for a second directory: zipfile finds it from its end, PyTorch from its start."""
+    """Refuse a zip file with a second directory, of which zipfile and PyTorch would each read another."""
     size = path.stat().st_size
     with path.open("rb") as file:
         file.seek(max(0, size - END.size - LOCATOR.size - END64.size))
@@ -226,12 +224,12 @@ def _check_directory(path: Path) -> None:
         *_, length, start = END64.unpack(tail[: END64.size])
         mark = mark if LOCATOR.unpack(locator)[2] == stop else b""
     if mark != b"PK\5\6" or start + length != stop:
-        msg = "its directory does not lie where its end says"
+        msg = "its directory is not where its end record says"
         raise ValueError(msg)
 
 
 def _check_legacy(path: Path) -> None:
-    """Refuse a file in the format of old versions of PyTorch that holds more than tensors."""
+    """Refuse a file in PyTorch's legacy format that holds more than tensors."""
     size = path.stat().st_size
     with path.open("rb") as file:
         *_, keys = [check_tensor_pickle(file, size) for _ in range(LEGACY_PICKLES)]
