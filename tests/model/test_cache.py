@@ -105,7 +105,7 @@ def test_a_cache_that_everybody_can_write_is_told_once(cache: Path, put: Callabl
     put()
     (cache / "models").chmod(0o777)
     scfm.model.load("scfm-mini")  # which is not in the cache
-    with pytest.warns(UserWarning, match=f"Everybody on this machine can change the models in {cache}"):
+    with pytest.warns(UserWarning, match=f"All users of this machine can change the models in {cache}"):
         scfm.model.load(NAME)
     scfm.model.load(NAME)
 

@@ -83,9 +83,9 @@ def verify_cached() -> list[str]:
 
 
 def prune_cache(*models: str) -> int:
-    """Remove what downloads and killed processes have left behind, and the models that are named.
+    """Remove leftovers of downloads and killed processes, and the models that are named.
 
-    Files that another process is fetching or converting are left alone.
+    Files that another process is fetching or converting are kept.
 
     Parameters
     ----------
@@ -103,7 +103,7 @@ def prune_cache(*models: str) -> int:
     BlockingIOError
         If another process is fetching or converting one that is named; nothing is removed then.
     """
-    known = {folder.name: folder for folder in _folders()}
+    known = {path.name: path for path in sorted(models_folder().glob("[!.]*")) if path.is_dir()}
     unknown = [name for name in models if name not in known]
     if unknown:
         msg = f"{', '.join(unknown)} is not in {settings.cache_dir}; there is {', '.join(known) or 'nothing'}."
@@ -116,7 +116,9 @@ def prune_cache(*models: str) -> int:
             raise BlockingIOError(msg)
         doomed = [known[name] for name in models]
         if busy:
-            logger.warning("%s is being fetched or converted; what is not complete is left alone.", ", ".join(busy))
+            logger.warning(
+                "%s is being fetched or converted by another process; incomplete files are kept.", ", ".join(busy)
+            )
         else:
             doomed += [path for path in models_folder().glob(".*") if path.is_dir()]
             doomed += _fetched(stack)
@@ -130,21 +132,29 @@ def prune_cache(*models: str) -> int:
     return removed
 
 
-def check_cached(folder: Path) -> None:
-    """Refuse a folder of the cache that holds another model than the registered one by whose name it goes.
+def check_cached(folder: Path, card: ModelCard | None = None) -> None:
+    """Check that a folder in the cache holds the registered model of its name; folders elsewhere are not checked.
+
+    Parameters
+    ----------
+    folder
+        The folder.
+    card
+        Card of the model; by default that in the folder, if there is one.
 
     Raises
     ------
     ValueError
-        If family, revision, sizes, special tokens or a hash are not those of the card that scfm or a package has.
+        If family, revision, sizes, special tokens or a hash differ from those of the registered card.
     """
-    if folder.absolute().parent == models_folder():
-        _warn_if_open(settings.cache_dir)
+    if folder.absolute().parent != models_folder() or (card is None and not (folder / CARD_FILE).exists()):
+        return
+    _warn_if_open(settings.cache_dir)
     name, _, revision = folder.name.partition("@")
     known = find_card(name)
     if known is None or known.id != name:
         return
-    expected, found = _facts(revised(known, revision.replace("@", "/") or None)), _facts(ModelCard.read(folder))
+    expected, found = _facts(revised(known, revision.replace("@", "/") or None)), _facts(card or ModelCard.read(folder))
     wrong = [name for name, value in expected.items() if value is not None and found.get(name) != value]
     if wrong:
         msg = (
@@ -157,7 +167,7 @@ def check_cached(folder: Path) -> None:
 
 
 def _facts(card: ModelCard) -> dict[str, Any]:
-    """What a card in the cache must have in common with the registered one, where that says it."""
+    """What a card in the cache shares with the registered card, as far as that is complete."""
     facts: dict[str, Any] = {name: getattr(card, name) for name in ("id", "family", "revision", "source_sha256")}
     for name in ("architecture", "special_tokens"):
         facts |= {f"{name}[{key!r}]": value for key, value in getattr(card, name).items()}
@@ -168,23 +178,23 @@ def _facts(card: ModelCard) -> dict[str, Any]:
 
 @cache
 def _warn_if_open(folder: Path) -> None:
-    """Say once that others may change what is loaded by name."""
+    """Warn once that other users can change what is loaded by name."""
     if os.name == "posix" and any(
         path.is_dir() and path.stat().st_mode & stat.S_IWOTH for path in (folder, folder / "models")
     ):
         warn(
-            f"Everybody on this machine can change the models in {folder}: take the right to write from others "
+            f"All users of this machine can change the models in {folder}: remove that permission "
             f"(chmod -R o-w {folder}), or set SCFM_CACHE_DIR to a folder of your own."
         )
 
 
 def models_folder() -> Path:
-    """Where converted models are kept."""
+    """Folder of the converted models in the cache."""
     return settings.cache_dir.absolute() / "models"
 
 
 def lock_of(folder: Path) -> BaseFileLock:
-    """Lock that whoever puts a model into the cache holds meanwhile."""
+    """Lock to hold while a model is written into the cache."""
     from filelock import FileLock
 
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -196,7 +206,7 @@ def _lock_path(folder: Path) -> Path:
 
 
 def _taken(lock: Path, stack: ExitStack) -> bool:
-    """Take a lock until the end, unless another process has it."""
+    """Take a lock until the stack is closed; false if another process holds it."""
     from filelock import FileLock, Timeout
 
     try:
@@ -214,7 +224,7 @@ def _remove(path: Path) -> None:
 
 
 def _fetched(stack: ExitStack) -> list[Path]:
-    """Downloaded files and parts of some, but those that another process is fetching."""
+    """Downloaded and partial files, except those that another process is fetching."""
     files = [path for path in (settings.cache_dir / "downloads").rglob("*") if not path.is_dir()]
     running = [str(lock.with_suffix("")) for lock in files if lock.suffix == ".lock" and not _taken(lock, stack)]
     return [path for path in files if not str(path).startswith(tuple(running))]
