@@ -69,6 +69,12 @@ def test_tied_tensors_are_written_twice(tmp_path: Path) -> None:
     assert torch.equal(found["c"], weight[1:])
 
 
+def test_dtypes_of_other_files_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="The tensor a is of the dtype complex64, expected one of int64"):
+        save_tensors({"a": torch.zeros(2, dtype=torch.complex64)}, tmp_path / "a.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
 @pytest.mark.parametrize("dtype", [*FLOATS, torch.float8_e5m2])
 def test_values_that_are_not_finite(value: str, dtype: torch.dtype) -> None:

@@ -59,7 +59,7 @@ def check_finite(name: str, tensor: Tensor) -> None:
     Raises
     ------
     ValueError
-        If it does.
+        If it holds one.
     """
     import torch
 
@@ -81,11 +81,15 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     Raises
     ------
     ValueError
-        As :func:`check_finite`.
+        If a value is not finite, or a dtype is not one of a PyTorch file.
     """
     import torch
 
     dtypes = {name: str(tensor.dtype).removeprefix("torch.") for name, tensor in tensors.items()}
+    odd = [name for name, dtype in dtypes.items() if dtype not in SAFETENSORS]
+    if odd:
+        msg = f"The tensor {odd[0]} is of the dtype {dtypes[odd[0]]}, expected one of {', '.join(SAFETENSORS)}."
+        raise ValueError(msg)
     names = sorted(tensors, key=lambda name: (list(SAFETENSORS).index(dtypes[name]), name))
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     stop = 0
