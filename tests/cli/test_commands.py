@@ -216,18 +216,18 @@ def test_the_cache(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["cache"]) == 0
     assert "no models" in capsys.readouterr().out
     made = write_geneformer(tmp_path / "made")
-    folder = tmp_path / "cache" / "models" / "geneformer-v1-10m"
+    folder = tmp_path / "cache" / "models" / "mine"
     assert main(["convert", str(made), "--out", str(folder)]) == 0
     (tmp_path / "cache" / "downloads").mkdir()
     (tmp_path / "cache" / "downloads" / "rest.part").write_bytes(bytes(100))
     capsys.readouterr()
     assert main(["cache", "list"]) == 0
-    assert "geneformer-v1-10m" in capsys.readouterr().out
+    assert "mine" in capsys.readouterr().out
     table = scfm.model.list_cached()
-    assert table.loc["geneformer-v1-10m", "path"] == str(folder)
-    assert table.loc["geneformer-v1-10m", "bytes"] == sum(file.stat().st_size for file in folder.iterdir())
+    assert table.loc["mine", "path"] == str(folder)
+    assert table.loc["mine", "bytes"] == sum(file.stat().st_size for file in folder.iterdir())
     assert main(["cache", "verify"]) == 0
-    assert "1 models are whole: geneformer-v1-10m" in capsys.readouterr().out
+    assert "1 models are whole: mine" in capsys.readouterr().out
     with (folder / "vocabulary.tsv").open("a") as file:
         file.write(" ")
     assert main(["cache", "verify"]) == 1
@@ -235,7 +235,7 @@ def test_the_cache(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["cache", "prune"]) == 0
     assert "removed 100 bytes" in capsys.readouterr().out
     assert folder.is_dir()
-    assert main(["cache", "prune", "geneformer-v1-10m"]) == 0
+    assert main(["cache", "prune", "mine"]) == 0
     assert not folder.exists()
 
 
