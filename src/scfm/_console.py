@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
+
+from scfm.run.progress import Lines, on_terminal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -14,12 +14,9 @@ if TYPE_CHECKING:
 
 __all__ = ["console_bar"]
 
-SECONDS = 30.0
-"""Time between two lines of a log."""
-
 
 @contextmanager
-def console_bar(total: int, progress: bool | None) -> Iterator[Advance]:
+def console_bar(total: int, progress: bool | None, done: int = 0) -> Iterator[Advance]:
     """Show how many of ``total`` cells are done, how fast, and how long the rest will take.
 
     Parameters
@@ -28,18 +25,20 @@ def console_bar(total: int, progress: bool | None) -> Iterator[Advance]:
         Number of cells.
     progress
         ``False``: show nothing. ``True``: a bar even where there is no terminal.
+    done
+        How many of the cells an earlier run has done.
     """
     if progress is False or total == 0:
         yield lambda _: None
-    elif progress or sys.stderr.isatty():
-        with _bar(total) as advance:
+    elif progress or on_terminal():
+        with _bar(total, done) as advance:
             yield advance
     else:
-        yield _Lines(total).advance
+        yield Lines(total, done).advance
 
 
 @contextmanager
-def _bar(total: int) -> Iterator[Advance]:
+def _bar(total: int, done: int) -> Iterator[Advance]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
     from rich.text import Text
@@ -54,28 +53,5 @@ def _bar(total: int) -> Iterator[Advance]:
     cells = TextColumn("{task.completed:,.0f} of {task.total:,.0f} cells")
     columns = (TextColumn("embed"), BarColumn(), cells, Speed(), TimeRemainingColumn(), TextColumn("left"))
     with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("embed", total=total)
+        task = bar.add_task("embed", total=total, completed=done)
         yield lambda n: bar.advance(task, n)
-
-
-class _Lines:
-    """A line every now and then."""
-
-    def __init__(self, total: int) -> None:
-        self._total, self._done = total, 0
-        self._began = self._last = time.monotonic()
-
-    def advance(self, n: int) -> None:
-        """Take note of ``n`` cells more."""
-        self._done += n
-        now = time.monotonic()
-        if now - self._last < SECONDS or not self._done:
-            return
-        self._last = now
-        speed = self._done / (now - self._began)
-        minutes = (self._total - self._done) / speed / 60
-        print(
-            f"{self._done:,} of {self._total:,} cells, {speed:,.0f} cells/s, {minutes:,.1f} min left",
-            file=sys.stderr,
-            flush=True,
-        )

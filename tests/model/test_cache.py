@@ -43,7 +43,7 @@ def put(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callabl
             source_file=f"a/{weights}",
             source_sha256=_cache.check_sha256(None, published / weights),
         )
-        monkeypatch.setitem(registry._cards, NAME, known)
+        monkeypatch.setitem(registry.known_cards, NAME, known)
         place = scfm.model.convert(published, cache / "models" / NAME)
         assert ModelCard.read(place).id == NAME  # which is known by its hash
         card = json.loads((place / "card.json").read_text())

@@ -60,7 +60,7 @@ def publish(server: FileServer, name: str, folder: Path, monkeypatch: pytest.Mon
         source_sha256=found[card.source_file], dictionaries={path: found[path] for path in card.dictionaries}
     )
     card = card.with_(architecture=BertConfig.from_dict(json.loads((made / "config.json").read_text())).architecture())
-    monkeypatch.setitem(registry._cards, card.id, card)
+    monkeypatch.setitem(registry.known_cards, card.id, card)
     return card
 
 
@@ -102,7 +102,7 @@ def test_a_model_of_the_published_size(server: FileServer, tmp_path: Path, monke
 def test_every_transcriptformer(name: str, server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     card = card_of(name)
     published = card_of(name.replace("esm2ce", "tf"))
-    monkeypatch.setitem(registry._cards, published.id, published.with_(architecture={"n_layers": 2}))
+    monkeypatch.setitem(registry.known_cards, published.id, published.with_(architecture={"n_layers": 2}))
     folder = card.source_file.partition("/")[2].removesuffix(".tar.gz")
     made = write_transcriptformer(tmp_path / folder, seq_len=40)
     with tarfile.open(tmp_path / "a.tar.gz", "w:gz") as tar:
@@ -138,7 +138,7 @@ def test_sccello(weights: str, server: FileServer, tmp_path: Path, monkeypatch: 
     sizes = ScCelloConfig.from_dict(json.loads((made / "config.json").read_text())).architecture()
     specials = card.special_tokens | {"<cls>": sizes["vocab_size"] - 1}
     known = card.with_(dictionaries=hashes, architecture=sizes, special_tokens=specials)
-    monkeypatch.setitem(registry._cards, card.id, known)
+    monkeypatch.setitem(registry.known_cards, card.id, known)
     adata = scfm.datasets.synthetic(5, n_genes=50, genes_per_cell=20)
     adata.var_names = [f"ENSG{i:011d}" for i in range(1, 51)]
     assert scfm.pp.match_genes(adata, "scCello").matched == 50
@@ -170,7 +170,7 @@ def test_another_revision(server: FileServer, tmp_path: Path, monkeypatch: pytes
     assert other.card.revision == "main"
     assert other.card.id == f"{V2}@main"
     assert other.card.weights_sha256 != known.card.weights_sha256
-    monkeypatch.setitem(registry._cards, V2, card)
+    monkeypatch.setitem(registry.known_cards, V2, card)
     assert scfm.model.load(V2, revision=known.card.revision).card == known.card
     with pytest.raises(ValueError, match="tf-sapiens comes from https.*which has no revisions"):
         scfm.model.load("tf-sapiens", revision="main")

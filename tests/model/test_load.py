@@ -120,6 +120,6 @@ def test_a_recipe_is_of_the_family_that_was_named(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(scfm.settings, "cache_dir", tmp_path)
     published = write_transcriptformer(tmp_path / "tf_sapiens")
     sizes = scfm.model.load(published).card.architecture
-    monkeypatch.setitem(registry._cards, "tf-sapiens", card_of("tf-sapiens").with_(architecture=sizes))
+    monkeypatch.setitem(registry.known_cards, "tf-sapiens", card_of("tf-sapiens").with_(architecture=sizes))
     scfm.model.convert(published, tmp_path / "models" / "tf-sapiens")
     assert scfm.model.load_recipe("esm2ce-sapiens").family == scfm.model.load("esm2ce-sapiens").family == "esm2ce"

@@ -3,14 +3,14 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import scfm
 import scfm.model.families
 from scfm.cli import main
-from scfm.model import FoundationModel, registry
+from scfm.model import FoundationModel, _known
 from scfm.model._citations import cite
 from scfm.model.registry import card_of, families, register
 from scfm.weights import ModelCard, read_cards
@@ -177,14 +177,16 @@ def plugins(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
             SimpleNamespace(load=load, value=f"{name}.models", dist=SimpleNamespace(name=name))
             for name, load in packages.items()
         ]
-        monkeypatch.setattr(registry, "entry_points", lambda group: points)
-        registry._import_all.cache_clear()
+        monkeypatch.setattr(_known, "entry_points", lambda group: points)
+        _known.import_families.cache_clear()
 
-    monkeypatch.setattr(registry, "_families", dict(families()))
-    monkeypatch.setattr(registry, "_cards", dict(registry._cards))
+    known: list[tuple[dict[str, Any], dict[str, Any]]]
+    known = [(registered, dict(registered)) for registered in (_known.known_families, _known.known_cards)]
     yield install
     monkeypatch.undo()
-    registry._import_all.cache_clear()
+    for registered, before in known:
+        registered.clear()
+        registered.update(before)
 
 
 def test_packages_that_cannot_be_imported_are_left_out(

@@ -37,6 +37,7 @@ SHELL: dict[str, tuple[Any, str]] = {
         "with --method ontology: types to choose from, as names or ids such as CL:0000084",
     ),
     "ontology": (str | None, "Cell Ontology to find the labels in: an .obo or .owl file, or bundled"),
+    "shared_with": (list[str] | None, "files of cells to compare with; only genes that match in all of them are used"),
     "source": (str, "folder or archive of published weights"),
     "family": (str | None, "family of the weights, where their folder does not tell: transcriptformer or esm2ce"),
     "dictionaries": (list[str] | None, "files of gene tables, or folders that hold them, for weights without them"),
@@ -210,9 +211,17 @@ class Parser(ArgumentParser):
     """Tells a wrong call in one line."""
 
     hint = "scfm --help"
+    command = ""
+    places: Sequence[str] = ()
+    """Arguments of the command that go by their place."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Say what is wrong and where the options are explained; exits with 2."""
+
+        def typed(found: re.Match[str]) -> str:
+            return found[1].upper() if found[1] in self.places else f"--{found[1].replace('_', '-')}"
+
+        message = re.sub(rf"\b{self.command}\.(\w+)", typed, message) if self.command else message
         self.exit(2, f"scfm: {' '.join(message.split())}\n`{self.hint}` explains what can be given.\n")
 
 

@@ -10,6 +10,7 @@ from contextlib import ExitStack, suppress
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from scfm._lock import hold
 from scfm._settings import settings
 from scfm._warn import warn
 from scfm.genes.vocabulary import vocabulary_files
@@ -22,9 +23,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import pandas as pd
-    from filelock import BaseFileLock
 
-__all__ = ["check_cached", "list_cached", "lock_of", "models_folder", "prune_cache", "verify_cached"]
+__all__ = ["check_cached", "list_cached", "lock_path", "models_folder", "prune_cache", "verify_cached"]
 
 logger = logging.getLogger("scfm")
 
@@ -109,7 +109,7 @@ def prune_cache(*models: str) -> int:
         msg = f"{', '.join(unknown)} is not in {settings.cache_dir}; there is {', '.join(known) or 'nothing'}."
         raise ValueError(msg)
     with ExitStack() as stack:
-        locks = {*models_folder().glob(".*.lock"), *(_lock_path(known[name]) for name in models)}
+        locks = {*models_folder().glob(".*.lock"), *(lock_path(known[name]) for name in models)}
         busy = [lock.name[1 : -len(".lock")] for lock in sorted(locks) if not _taken(lock, stack)]
         if set(busy) & set(models):
             msg = f"{', '.join(busy)} is being fetched or converted by another process; wait until it is done."
@@ -193,25 +193,16 @@ def models_folder() -> Path:
     return settings.cache_dir.absolute() / "models"
 
 
-def lock_of(folder: Path) -> BaseFileLock:
-    """Lock to hold while a model is written into the cache."""
-    from filelock import FileLock
-
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    return FileLock(_lock_path(folder))
-
-
-def _lock_path(folder: Path) -> Path:
+def lock_path(folder: Path) -> Path:
+    """File to lock while a model is written into the cache."""
     return folder.parent / f".{folder.name}.lock"
 
 
 def _taken(lock: Path, stack: ExitStack) -> bool:
     """Take a lock until the stack is closed; false if another process holds it."""
-    from filelock import FileLock, Timeout
-
     try:
-        stack.enter_context(FileLock(lock).acquire(timeout=0))
-    except Timeout:
+        stack.enter_context(hold(lock, wait=0))
+    except TimeoutError:
         return False
     return True
 

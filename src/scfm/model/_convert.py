@@ -8,9 +8,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from scfm._lock import hold
 from scfm._paths import atomic, check_new
 from scfm.genes.vocabulary import vocabulary_files
-from scfm.model._cache import lock_of, models_folder
+from scfm.model._cache import lock_path, models_folder
 from scfm.model._published_folder import WEIGHTS_FILE, PublishedFolder
 from scfm.weights.archive import unpack
 from scfm.weights.card import CARD_FILE
@@ -62,7 +63,8 @@ def convert(
     out = Path(out).expanduser()
     with ExitStack() as stack:
         if out.absolute().parent == models_folder():
-            stack.enter_context(lock_of(out))
+            out.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(hold(lock_path(out)))
         return convert_known(Path(source), out, family, dictionaries, None)
 
 
@@ -71,7 +73,8 @@ def convert_known(
 ) -> Path:
     """As :func:`convert`, for the weights of a known model if ``known`` is given."""
     out = out.expanduser()
-    check_new(out, overwrite=out.is_dir() and not any(out.iterdir()), parents=True)
+    empty = out.is_dir() and not any(out.iterdir())
+    check_new(out, overwrite=empty, parents=True, replaces=lambda _: False)
     folder = source.expanduser()
     if (folder / CARD_FILE).exists():
         msg = f"{folder} is a converted model already; load it as it is."

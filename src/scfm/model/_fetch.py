@@ -7,9 +7,10 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from scfm._lock import hold
 from scfm._paths import atomic
 from scfm._settings import settings
-from scfm.model._cache import check_cached, lock_of
+from scfm.model._cache import check_cached, lock_path
 from scfm.model._convert import convert_known
 from scfm.model.registry import card_of, family_class, revised
 from scfm.weights.card import ModelCard
@@ -79,7 +80,7 @@ def fetch(model: str, *, revision: str | None = None) -> Path:
         )
         raise FileNotFoundError(msg)
     _make(folder.parent)
-    with lock_of(folder):
+    with hold(lock_path(folder)):
         if not folder.is_dir():
             logger.info("%s is not on this machine yet; it goes to %s", card.id, folder)
             _fetch(card, files, folder)

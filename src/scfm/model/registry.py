@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from functools import cache
-from importlib import import_module
-from importlib.metadata import entry_points
 from pathlib import Path
-from pkgutil import iter_modules
 from typing import TYPE_CHECKING, TypeVar
 
-from scfm._warn import warn
+from scfm.model._known import import_families, known_cards, known_families
 from scfm.weights.card import ModelCard, read_cards
 
 if TYPE_CHECKING:
@@ -32,11 +28,6 @@ __all__ = [
     "revised",
 ]
 
-ENTRY_POINTS = "scfm.models"
-FAMILIES = "scfm.model.families"
-
-_families: dict[str, type[FoundationModel]] = {}
-_cards: dict[str, ModelCard] = {}
 
 Model = TypeVar("Model", bound="FoundationModel")
 
@@ -74,7 +65,7 @@ def register(cards: Iterable[ModelCard] = ()):  # type: ignore[no-untyped-def]
         if foreign:
             msg = f"The card of {foreign[0].id} is of the family {foreign[0].family!r}, and {cls.__qualname__} of {cls.family!r}."
             raise ValueError(msg)
-        known = _families.get(cls.family)
+        known = known_families.get(cls.family)
         if known is not None and known.__qualname__ != cls.__qualname__:
             msg = f"The family {cls.family!r} is already taken by {known.__qualname__}."
             raise ValueError(msg)
@@ -84,39 +75,17 @@ def register(cards: Iterable[ModelCard] = ()):  # type: ignore[no-untyped-def]
             if other is not None and other.id != card.id:
                 msg = f"The model name {name!r} is already taken by {other.id}."
                 raise ValueError(msg)
-        _families[cls.family] = cls
-        _cards.update({card.id: card for card in cards})
+        known_families[cls.family] = cls
+        known_cards.update({card.id: card for card in cards})
         return cls
 
     return add
 
 
-@cache
-def _import_all() -> None:
-    """Import all families; a package of models that cannot be imported is left out, with a warning."""
-    for module in iter_modules(import_module(FAMILIES).__path__):
-        if not module.name.startswith("_"):
-            import_module(f"{FAMILIES}.{module.name}")
-    for point in entry_points(group=ENTRY_POINTS):
-        before = {*_families, *_cards}
-        try:
-            point.load()
-        except (Exception, SystemExit) as error:  # noqa: BLE001
-            for name in _families.keys() - before:
-                del _families[name]
-            for name in _cards.keys() - before:
-                del _cards[name]
-            package = point.value if point.dist is None else point.dist.name
-            warn(
-                f"The models of the package {package} are left out, because {point.value} cannot be imported "
-                f"({type(error).__name__}: {error}). Update the package, or uninstall it."
-            )
-
-
 def families() -> dict[str, type[FoundationModel]]:
     """All families by name."""
-    _import_all()
-    return dict(_families)
+    import_families()
+    return dict(known_families)
 
 
 def family_class(family: str) -> type[FoundationModel]:
@@ -141,7 +110,7 @@ def families_with(method: str) -> list[str]:
 
 def find_card(name: str) -> ModelCard | None:
     """Card of a registered model by id or alias, in any case; ``None`` if there is none."""
-    _import_all()
+    import_families()
     return _names().get(_normal(name))
 
 
@@ -205,7 +174,7 @@ def list_models() -> pd.DataFrame:
     """
     import pandas as pd
 
-    _import_all()
+    import_families()
     rows = [
         {
             "id": card.id,
@@ -221,13 +190,13 @@ def list_models() -> pd.DataFrame:
             "source": card.source,
             "aliases": ", ".join(card.aliases),
         }
-        for card in sorted(_cards.values(), key=lambda card: card.family)  # whatever was imported first
+        for card in sorted(known_cards.values(), key=lambda card: card.family)  # whatever was imported first
     ]
     return pd.DataFrame(rows).set_index("id")
 
 
 def _names() -> dict[str, ModelCard]:
-    return {_normal(name): card for card in _cards.values() for name in (card.id, *card.aliases)}
+    return {_normal(name): card for card in known_cards.values() for name in (card.id, *card.aliases)}
 
 
 def _normal(name: str) -> str:
