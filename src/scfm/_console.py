@@ -7,6 +7,8 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from scfm.run.progress import tqdm_bar
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -29,33 +31,11 @@ def console_bar(total: int, progress: bool | None) -> Iterator[Advance]:
     progress
         ``False``: show nothing. ``True``: a bar even where there is no terminal.
     """
-    if progress is False or total == 0:
-        yield lambda _: None
-    elif progress or sys.stderr.isatty():
-        with _bar(total) as advance:
-            yield advance
-    else:
+    if progress is None and not sys.stderr.isatty():
         yield _Lines(total).advance
-
-
-@contextmanager
-def _bar(total: int) -> Iterator[Advance]:
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
-    from rich.text import Text
-
-    class Speed(ProgressColumn):
-        """Cells a second."""
-
-        def render(self, task: object) -> Text:
-            speed = getattr(task, "finished_speed", None) or getattr(task, "speed", None)
-            return Text("" if speed is None else f"{speed:,.0f} cells/s")
-
-    cells = TextColumn("{task.completed:,.0f} of {task.total:,.0f} cells")
-    columns = (TextColumn("embed"), BarColumn(), cells, Speed(), TimeRemainingColumn(), TextColumn("left"))
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("embed", total=total)
-        yield lambda n: bar.advance(task, n)
+    else:
+        with tqdm_bar(total, progress) as advance:
+            yield advance
 
 
 class _Lines:

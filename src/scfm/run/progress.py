@@ -15,18 +15,20 @@ if TYPE_CHECKING:
     Advance = Callable[[int], object]
     Bar = Callable[[int, bool | None], AbstractContextManager[Advance]]
 
-__all__ = ["cells_bar", "use_bar"]
+__all__ = ["cells_bar", "tqdm_bar", "use_bar"]
 
 
 @contextmanager
-def _tqdm_bar(total: int, progress: bool | None) -> Iterator[Advance]:
+def tqdm_bar(total: int, progress: bool | None) -> Iterator[Advance]:
+    """Show a bar, as :func:`cells_bar` does by default."""
     from tqdm.auto import tqdm
 
-    with tqdm(total=total, unit="cell", desc="embed", disable=bar_hidden(progress)) as bar:
+    hidden = total == 0 or bar_hidden(progress)
+    with tqdm(total=total, unit="cell", desc="embed", disable=hidden) as bar:
         yield bar.update
 
 
-_bar: ContextVar[Bar] = ContextVar("scfm_bar", default=_tqdm_bar)
+_bar: ContextVar[Bar] = ContextVar("scfm_bar", default=tqdm_bar)
 
 
 def cells_bar(total: int, progress: bool | None) -> AbstractContextManager[Advance]:
