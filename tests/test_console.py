@@ -47,9 +47,7 @@ def test_a_bar_is_shown_where_it_is_asked_for(capsys: pytest.CaptureFixture[str]
     assert "700/700" in capsys.readouterr().err
 
 
-def test_runs_show_the_bar_that_is_in_use(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_runs_show_the_bar_that_is_in_use(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     adata = scfm.datasets.pbmc68k()[:50].copy()
     monkeypatch.setattr(_console, "SECONDS", 0.0)
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tempfile
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["atomic", "check_new", "read_json", "replace"]
+__all__ = ["atomic", "check_new", "link_or_copy", "read_json", "replace"]
 
 MAX_JSON_BYTES = 1_000_000
 
@@ -76,6 +77,14 @@ def atomic(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
 def replace(work: Path, path: Path) -> None:
     """Put what is complete into its place, on the same file system; for files that have a temporary name of their own."""
     work.replace(path)
+
+
+def link_or_copy(source: Path, path: Path) -> None:
+    """Give a file that nobody changes a second name, or, where that cannot be, copy it; either outlives the other."""
+    try:
+        os.link(source.resolve(), path)
+    except OSError:
+        shutil.copyfile(source, path)
 
 
 def _replace_folder(work: Path, path: Path) -> None:

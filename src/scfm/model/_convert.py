@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scfm._paths import atomic, check_new
+from scfm._paths import atomic, check_new, link_or_copy
 from scfm.genes.vocabulary import vocabulary_files
 from scfm.model._published_folder import WEIGHTS_FILE, PublishedFolder
 from scfm.weights.archive import unpack
@@ -93,7 +93,8 @@ def _write(published: PublishedFolder, dictionaries: Dictionaries, known: ModelC
     with atomic(out) as work:
         work.mkdir()
         if published.weights.suffix == ".safetensors":
-            shutil.copyfile(published.weights, work / WEIGHTS_FILE)
+            put = shutil.copyfile if known is None else link_or_copy
+            put(published.weights, work / WEIGHTS_FILE)
         else:
             _save(open_tensors(published.weights), work / WEIGHTS_FILE)
         model.vocabulary.save(work)

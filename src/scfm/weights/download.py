@@ -16,6 +16,7 @@ import requests
 from filelock import FileLock, Timeout
 
 from scfm._compat import bar_hidden
+from scfm.weights.hub import from_hub
 from scfm.weights.partial import Content, PartialFile, on_disk
 from scfm.weights.tensors import sha256
 from scfm.weights.transport import RemoteFile, RetryableError, ask, check_status, iter_chunks
@@ -29,6 +30,8 @@ __all__ = ["RemoteFile", "download"]
 ATTEMPTS = 5
 BACKOFF_SECONDS = 1.0
 MAX_WAIT_SECONDS = 300.0
+MAX_UNANNOUNCED = 2**34
+"""Bytes that are taken of an answer that does not say how many will come, which may have no end."""
 LENGTH = re.compile(r"\d{1,18}", re.ASCII)
 RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})", re.ASCII)
 
@@ -41,6 +44,9 @@ def download(remote: RemoteFile, target: Path, *, offline: bool = False, progres
     What has come stays in ``<target>.part`` when the connection, the process or the machine fails, and the next call
     goes on from there. ``target`` appears when the file is whole and its hash is right. Of several processes one
     fetches, and the others wait for it. No credentials are sent; proxies and certificates of the environment hold.
+
+    A file of the Hugging Face hub is taken from the cache of ``huggingface_hub``, which fetches it with the login of the
+    user, unless a part of it has come already; what that cannot fetch is fetched as any other file.
 
     Parameters
     ----------
@@ -68,12 +74,14 @@ def download(remote: RemoteFile, target: Path, *, offline: bool = False, progres
     OSError
         If there is not enough room, or the server answers with another failure.
     ValueError
-        If the hash is another than the known one, a web page comes instead of the file, or the server redirects to a
-        host that is not allowed.
+        If the hash is another than the known one, a web page or an answer without end comes instead of the file, or the
+        server redirects to a host that is not allowed.
     """
     if target.exists():
         return _existing(remote, target)
     if offline:
+        if found := from_hub(remote, target, offline=True, progress=progress):
+            return found
         msg = (
             f"{target} is not there, and scfm is offline. Fetch it once with a network (unset SCFM_OFFLINE), or fetch "
             f"{remote.url} elsewhere and put it there."
@@ -84,7 +92,7 @@ def download(remote: RemoteFile, target: Path, *, offline: bool = False, progres
     with _alone(target):
         if target.exists():
             return _existing(remote, target)
-        return _fetch(remote, target, progress)
+        return from_hub(remote, target, offline=False, progress=progress) or _fetch(remote, target, progress)
 
 
 def _existing(remote: RemoteFile, target: Path) -> str:
@@ -159,15 +167,19 @@ def _fill(session: requests.Session, part: PartialFile, extra: dict[str, str], b
                 raise _given_up(part, f"{ATTEMPTS} attempts in a row brought nothing new: {problem}") from problem
             if part.restarts - restarts >= ATTEMPTS:
                 raise _given_up(part, f"it had to start over {ATTEMPTS} times: {problem}") from problem
-            logger.info("%s: %s; asking again in %.0f s.", part.path, problem, wait)
+            logger.info("%s: %s; asking again in %.0f s.", part.target.name, problem, wait)
             sleep(wait)
 
 
 def _given_up(part: PartialFile, why: str) -> ConnectionError:
     total = "an unknown number of" if part.content.total is None else f"{part.content.total:,}"
+    kept = (
+        f"{part.size:,} of {total} bytes are in {part.path}; the same call goes on from there. "
+        if part.resumable
+        else ""
+    )
     return ConnectionError(
-        f"{part.remote.url} could not be fetched: {why}. {part.size:,} of {total} bytes are in {part.path}; the same call "
-        "goes on from there. Try again later, or check the network and its proxy settings."
+        f"{part.remote.url} could not be fetched: {why}. {kept}Try again later, or check the network and its proxy settings."
     )
 
 
@@ -180,10 +192,11 @@ def _attempt(session: requests.Session, part: PartialFile, extra: dict[str, str]
         bar.reset(part.content.total)
         bar.initial = bar.n = bar.last_print_n = part.size
         bar.refresh()
+        total = part.content.total
         for data in iter_chunks(response):
-            if part.content.total is not None and part.size + len(data) > part.content.total:
-                reason = "more bytes came than were announced"
-                raise RetryableError(reason, afresh=True)
+            if part.size + len(data) > (MAX_UNANNOUNCED if total is None else total):
+                part.clear()
+                raise _too_long(part.remote, total)
             part.append(data)
             bar.update(len(data))
     if part.content.total is None:
@@ -191,6 +204,15 @@ def _attempt(session: requests.Session, part: PartialFile, extra: dict[str, str]
     elif not part.whole:
         reason = "the answer ended early"
         raise RetryableError(reason)
+
+
+def _too_long(remote: RemoteFile, total: int | None) -> Exception:
+    if total is not None:
+        return RetryableError("more bytes came than were announced")
+    return ValueError(
+        f"{remote.url} does not say how long it is, and gave more than {MAX_UNANNOUNCED:,} bytes: this is no file of a model "
+        "or of data. Nothing was kept; check the address."
+    )
 
 
 def _begin(response: requests.Response, part: PartialFile) -> None:

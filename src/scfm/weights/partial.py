@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from scfm.weights.transport import RemoteFile
 
-__all__ = ["Content", "PartialFile", "on_disk"]
+__all__ = ["Content", "PartialFile", "on_disk", "part_of"]
 
 NOTED = (("total", int | None), ("etag", str | None), ("modified", str | None))
 
@@ -37,6 +37,11 @@ def on_disk(folder: Path) -> Iterator[None]:
             "goes on from there."
         )
         raise OSError(error.errno, msg) from error
+
+
+def part_of(target: Path) -> Path:
+    """Where what has come of a file is kept."""
+    return target.with_name(f"{target.name}.part")
 
 
 @dataclass(frozen=True)
@@ -65,7 +70,7 @@ class PartialFile:
 
     def __init__(self, remote: RemoteFile, target: Path) -> None:
         self.remote, self.target = remote, target
-        self.path = target.with_name(f"{target.name}.part")
+        self.path = part_of(target)
         self.size = self.received = self.restarts = 0
         self.digest = hashlib.sha256()
         self._note = target.with_name(f"{target.name}.part.json")
@@ -83,13 +88,20 @@ class PartialFile:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._file.close()
+        if kind is not None and not self.resumable:
+            self.remove()
 
     @property
     def whole(self) -> bool:
         """Whether all bytes have come; not whether they are the right ones."""
         return self.size == self.content.total
+
+    @property
+    def resumable(self) -> bool:
+        """Whether a later call can go on from what has come."""
+        return self.whole or bool(self.conditions())
 
     def conditions(self) -> dict[str, str]:
         """Headers that ask for what is missing; none if nothing would show that the file changed meanwhile."""
