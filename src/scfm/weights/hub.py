@@ -11,7 +11,7 @@ from scfm.weights.partial import on_disk, part_of
 from scfm.weights.tensors import sha256
 
 if TYPE_CHECKING:
-    from scfm.weights.transport import RemoteFile
+    from scfm.weights.transport import HubPlace, RemoteFile
 
 __all__ = ["from_hub"]
 
@@ -28,9 +28,9 @@ def from_hub(remote: RemoteFile, target: Path, *, offline: bool, progress: bool 
     """
     if remote.hub is None:
         return None
-    cached = _cached(remote)
+    cached = None if remote.sha256 is None else _cached(remote.hub)
     if cached is None and not offline and not part_of(target).exists():
-        cached = _fetched(remote, progress)
+        cached = _fetched(remote.hub, remote.url, progress)
     found = None if cached is None else sha256(cached)
     if cached is None or remote.sha256 not in (None, found):
         return None
@@ -41,34 +41,30 @@ def from_hub(remote: RemoteFile, target: Path, *, offline: bool, progress: bool 
     return found
 
 
-def _cached(remote: RemoteFile) -> Path | None:
-    """A file that any tool has fetched before; what it is must be known."""
+def _cached(hub: HubPlace) -> Path | None:
+    """A file that any tool has fetched before."""
     from huggingface_hub import try_to_load_from_cache
 
-    if remote.hub is None or remote.sha256 is None:
-        return None
-    repository, revision, path, _ = remote.hub
-    cached = try_to_load_from_cache(repository, path, revision=revision)
-    return Path(cached) if isinstance(cached, str) else None
+    found = try_to_load_from_cache(hub.repository, hub.path, revision=hub.revision)
+    return Path(found) if isinstance(found, str) else None
 
 
-def _fetched(remote: RemoteFile, progress: bool | None) -> Path | None:
+def _fetched(hub: HubPlace, url: str, progress: bool | None) -> Path | None:
+    """The file in the cache, once the client of the hub has fetched it."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_download
     from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
-    if remote.hub is None:
-        return None
-    repository, revision, path, endpoint = remote.hub
-    token = None if remote.url.startswith("https:") else False  # `None`: that of the user
+    token = None if url.startswith("https:") else False  # `None`: that of the user
     shown = not are_progress_bars_disabled()
     try:
         if progress is False:
             disable_progress_bars()
-        if get_hf_file_metadata(remote.url, token=token).commit_hash is None:
+        if get_hf_file_metadata(url, token=token).commit_hash is None:
             return None
-        return Path(hf_hub_download(repository, path, revision=revision, endpoint=endpoint, token=token))
-    except Exception as error:  # noqa: BLE001  (any of the HTTP library; without it the file is asked for once more)
-        logger.info("%s: huggingface_hub gave up (%s); asking without it.", path, type(error).__name__)
+        found = hf_hub_download(hub.repository, hub.path, revision=hub.revision, endpoint=hub.endpoint, token=token)
+        return Path(found)
+    except Exception as error:  # noqa: BLE001  (any of its HTTP library; without it the file is asked for once more)
+        logger.info("%s: huggingface_hub gave up (%s); asking without it.", hub.path, type(error).__name__)
         return None
     finally:
         if shown:
