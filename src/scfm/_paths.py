@@ -80,7 +80,7 @@ def replace(work: Path, path: Path) -> None:
 
 
 def link_or_copy(source: Path, path: Path) -> None:
-    """Give a file that nobody changes a second name, or, where that cannot be, copy it; either outlives the other."""
+    """Hard-link a file that is never modified; copy it if the file system cannot link."""
     try:
         os.link(source.resolve(), path)
     except OSError:

@@ -261,7 +261,7 @@ def test_an_answer_without_end(
 ) -> None:
     monkeypatch.setattr("scfm.weights.download.MAX_UNANNOUNCED", 10 * len(BODY))
     server.always = Fault(chunked=True, endless=True)
-    with pytest.raises(ValueError, match="does not say how long it is, and gave more than 2,000,000 bytes"):
+    with pytest.raises(ValueError, match="sends more than 2,000,000 bytes without announcing a size"):
         download(RemoteFile(server.url(), known), target)
     assert left(target) == set()
     assert len(server.seen) == 1

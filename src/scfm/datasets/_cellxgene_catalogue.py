@@ -13,7 +13,7 @@ import requests
 
 from scfm._checks import is_int
 from scfm._settings import settings
-from scfm.weights.transport import PASSING, RemoteFile, RetryableError, cause, send
+from scfm.weights.transport import TRANSIENT, RemoteFile, RetryableError, cause, send
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -96,7 +96,7 @@ def _get(url: str) -> bytes:
                 if response.status_code == 200:
                     return _body(response)
                 reason = f"it answered {response.status_code}, expected 200"
-                if response.status_code not in PASSING:
+                if response.status_code not in TRANSIENT:
                     break
         except RetryableError as problem:
             reason = str(problem)
