@@ -29,8 +29,8 @@ HUB_HOSTS = (".huggingface.co", ".hf.co", ".xethub.hf.co")
 def fetch(model: str, *, revision: str | None = None) -> Path:
     """Download the weights of a model by name, check and convert them, unless that is done already.
 
-    :func:`load` does the same where it is given a name. Files of the Hugging Face hub go through its cache, from which they
-    are taken if they are there already. What is on this machine stays there, whatever the network does.
+    :func:`load` does the same where it is given a name. Files of the Hugging Face hub are downloaded into its
+    shared cache, unless they are there already. What is on this machine stays there, whatever the network does.
 
     Parameters
     ----------
