@@ -58,7 +58,8 @@ overwrite
     Genes by any of their names: as in ``var_names`` or another column of ``var`` with ids or symbols, or as the
     model knows them (Ensembl ids, aliases, symbols). All by default.""",
     "key_added": """key_added
-    Name of all results instead of the default ones.""",
+    Name of all results instead of the default ones, of at most 200 bytes and without slashes. Only what the same function
+    wrote is overwritten.""",
     "copy": """copy
     Change and return a copy of an object instead.""",
     "options": """options

@@ -51,7 +51,8 @@ def anndata(n_vars: int = N_GENES) -> ad.AnnData:
     adata.obsm["X_pca"] = rng.random((N_OBS, 2))
     adata.varm["PCs"] = rng.random((n_vars, 2))
     adata.obsp["distances"] = sparse.csr_matrix(rng.random((N_OBS, N_OBS)))
-    adata.uns = {"colors": np.array(["red", "blue"]), "geneformer": {"old": 1}, "nested": {"a": {"b": 2.5}}}
+    adata.uns = {"colors": np.array(["red", "blue"]), "nested": {"a": {"b": 2.5}}}
+    adata.uns["geneformer"] = {"params": {"function": "scfm.tl.embed"}}
     return adata
 
 

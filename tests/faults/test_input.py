@@ -250,6 +250,7 @@ BAD_ARGUMENTS: dict[str, tuple[dict[str, Any], Errors, str]] = {
     "option": ({"batch_size": 3}, TypeError, "'batch_size' is no option of this call.*'geneformer' takes no options"),
     "slash": ({"key_added": "a/b"}, ValueError, "key_added='a/b' cannot be stored.*without '/'"),
     "empty key": ({"key_added": ""}, ValueError, "key_added='' cannot be stored"),
+    "number as key": ({"key_added": 5}, TypeError, r"key_added must be a string, got 5 \(int\)"),
 }
 
 
@@ -292,7 +293,7 @@ def test_mudata_needs_a_known_modality(v2: FoundationModel, modality: str | None
 def test_existing_results_are_overwritten(v2: FoundationModel, caplog: pytest.LogCaptureFixture) -> None:
     adata = anndata()
     adata.obsm["X_geneformer"] = np.zeros((N_OBS, 2))
-    adata.uns["geneformer"] = {"other": 1}
+    adata.uns["geneformer"] = {"params": {"function": "scfm.tl.embed"}, "other": 1}
     with caplog.at_level(logging.INFO, "scfm"):
         scfm.tl.embed(adata, v2)
     assert "overwriting .obsm['X_geneformer']" in caplog.text

@@ -210,9 +210,17 @@ class Parser(ArgumentParser):
     """Tells a wrong call in one line."""
 
     hint = "scfm --help"
+    command = ""
+    places: Sequence[str] = ()
+    """Arguments of the command that go by their place."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Say what is wrong and where the options are explained; exits with 2."""
+
+        def typed(found: re.Match[str]) -> str:
+            return found[1].upper() if found[1] in self.places else f"--{found[1].replace('_', '-')}"
+
+        message = re.sub(rf"\b{self.command}\.(\w+)", typed, message) if self.command else message
         self.exit(2, f"scfm: {' '.join(message.split())}\n`{self.hint}` explains what can be given.\n")
 
 

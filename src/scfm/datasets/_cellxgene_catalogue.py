@@ -86,7 +86,7 @@ def check_online(what: str) -> None:
 
 def _get(url: str) -> bytes:
     """What an address gives, up to a bound; asked three times, without credentials or redirects."""
-    RemoteFile(url)  # which refuses what is no address
+    RemoteFile(url)  # which refuses what is no address, or has a login in it
     reason = ""
     for attempt, seconds in enumerate(READ_SECONDS):
         sleep(attempt)

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import pandas as pd
-from filelock import FileLock
 
 from scfm._compat import bar_hidden
+from scfm._lock import hold
 from scfm._paths import read_json, replace
 from scfm._settings import settings
 from scfm.datasets._cellxgene_catalogue import COLUMNS, HOSTS, UUID, catalogue, table_of
@@ -160,7 +160,7 @@ def _fetch_one(folder: Path, name: str, row: dict[str, Any]) -> int:
     """Fetch a file, put it into its place and the marker beside it; its size."""
     target, marker, work = folder / f"{name}.h5ad", folder / f"{name}.json", _work(folder, name, row)
     note = work.with_suffix(".json")
-    with FileLock(folder / f".{name}.lock"):
+    with hold(folder / f".{name}.lock"):
         if note.exists() and target.exists() and not work.exists():
             replace(note, marker)  # an earlier call was stopped between the two
         if not is_done(target, row["version"]):

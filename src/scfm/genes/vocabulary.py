@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import reprlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from io import BytesIO
 from types import MappingProxyType
@@ -99,6 +99,11 @@ class Vocabulary:
         object.__setattr__(self, "columns", MappingProxyType(columns))
         for name in ("special_tokens", "mapping", "symbols"):
             object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        values = (getattr(self, one.name) for one in fields(self))
+        # the views of the tables cannot be pickled
+        return type(self), tuple(dict(value) if isinstance(value, MappingProxyType) else value for value in values)
 
     def _checked_column(self, name: str, values: NDArray[Any]) -> NDArray[Any]:
         _check_names([name], least=1)

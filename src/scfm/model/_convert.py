@@ -68,7 +68,8 @@ def convert_known(
 ) -> Path:
     """As :func:`convert`, for the weights of a known model if ``known`` is given."""
     out = out.expanduser()
-    check_new(out, overwrite=out.is_dir() and not any(out.iterdir()), parents=True)
+    empty = out.is_dir() and not any(out.iterdir())
+    check_new(out, overwrite=empty, parents=True, replaces=lambda _: False)
     folder = source.expanduser()
     if (folder / CARD_FILE).exists():
         msg = f"{folder} is a converted model already; load it as it is."

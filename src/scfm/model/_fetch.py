@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from scfm._lock import hold
 from scfm._settings import settings
 from scfm.model._convert import convert_known
 from scfm.model.registry import card_of, family_class
@@ -59,8 +60,6 @@ def fetch(model: str, *, revision: str | None = None) -> Path:
     >>> scfm.model.fetch("scfm-mini").name  # comes with the package
     'scfm-mini'
     """
-    from filelock import FileLock
-
     named = card_of(model)
     card = _revised(card_of(family_class(named.family).weights_id(named)), revision)
     folder = family_class(card.family).local_folder(card)
@@ -76,7 +75,7 @@ def fetch(model: str, *, revision: str | None = None) -> Path:
         )
         raise FileNotFoundError(msg)
     _make(folder.parent)
-    with FileLock(folder.parent / f".{folder.name}.lock"):
+    with hold(folder.parent / f".{folder.name}.lock"):
         if not folder.is_dir():
             logger.info("%s is not on this machine yet; it goes to %s", card.id, folder)
             _fetch(card, files, folder)

@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from scfm._text import masked
 from scfm.model.session import Session
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ class JoinedSession(Session):
             try:
                 tokens = current[1](replace(block, row0=block.row0 - first))
             except ValueError as error:
-                msg = f"{self.source.paths[number]}: {error}"
+                msg = masked(f"{self.source.paths[number]}: {error}")
                 raise ValueError(msg) from error
             return replace(tokens, row0=block.row0)
 
@@ -76,7 +77,7 @@ class JoinedSession(Session):
     def description(self) -> dict[str, Any]:
         """As of one file; what differs between the files is a list with one entry a file."""
         facts = self.source.facts
-        files = {"path": self.source.paths, "n_obs": self.source.sizes}
+        files = {"path": [masked(path) for path in self.source.paths], "n_obs": self.source.sizes}
         return _merged([fact.description for fact in facts]) | {"files": files}
 
 

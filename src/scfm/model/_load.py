@@ -131,6 +131,9 @@ def _resolve(model: object, revision: str | None = None) -> Path:
     if not isinstance(model, str | Path):
         msg = f"A model is given by its name or its folder, got {type(model).__name__}."
         raise TypeError(msg)
+    if model == "":
+        msg = "model='' names nothing. Give a name of scfm.model.list_models(), or the folder of a model."
+        raise ValueError(msg)
     path = Path(model).expanduser()
     card = find_card(str(model))
     if card is not None and (revision is not None or not path.is_dir()):
@@ -169,7 +172,7 @@ def _load_converted(folder: Path, family: str | None) -> FoundationModel:
         msg = f"{folder} has a {CARD_FILE} but no {WEIGHTS_FILE}; convert the model again."
         raise FileNotFoundError(msg)
     tensors = open_tensors(weights)
-    found = check_sha256(card.weights_sha256, weights)
+    found = tensors.sha256 = check_sha256(card.weights_sha256, weights)
     model = cls(card.with_(weights_sha256=found), _converted_vocabulary(card, folder), tensors)
     model.validate_weights()
     return model

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from scfm._paths import read_json
 from scfm.model.registry import card_of, families, family_class, find_card, list_models
 from scfm.weights.card import CARD_FILE, ModelCard
-from scfm.weights.tensors import open_tensors, sha256
+from scfm.weights.tensors import open_tensors
 
 if TYPE_CHECKING:
     from scfm.genes import Vocabulary
@@ -73,8 +73,8 @@ class PublishedFolder:
         """Open the weights with their vocabulary; a model whose hash is registered, or that is known, gets its card."""
         tensors = open_tensors(self.weights)
         card, vocabulary = self.read(dictionaries)
-        card = self._identify(card) if known is None else _taken_from(card, known)
-        card = card.with_(weights_sha256=sha256(self.weights))
+        card = self._identify(card, tensors.sha256) if known is None else _taken_from(card, known)
+        card = card.with_(weights_sha256=tensors.sha256)
         model = self.cls(card, vocabulary, tensors)
         model.validate_weights()
         return model
@@ -88,9 +88,8 @@ class PublishedFolder:
             raise ValueError(msg)
         return fitting[0]
 
-    def _identify(self, card: ModelCard) -> ModelCard:
+    def _identify(self, card: ModelCard, found: str) -> ModelCard:
         """Take the card of the registered model with the same hash; a registered name with another hash is an error."""
-        found = sha256(self.weights)
         for known in _registered(self.cls.family):
             if known.source_sha256 == found:
                 return _taken_from(card, known)

@@ -77,7 +77,7 @@ class Session(ABC):
             raise KeyError(msg)
         return pd.Categorical(self.source.column(groupby))
 
-    def run(self, task: Task, spans: Sequence[tuple[int, int]] | None = None) -> RunStats:
+    def run(self, task: Task, spans: Sequence[tuple[int, int]] | None = None, done_before: int = 0) -> RunStats:
         """Compute a task for cells; warns of empty and dropped cells.
 
         Parameters
@@ -86,6 +86,8 @@ class Session(ABC):
             What to compute.
         spans
             Ranges of cells; all by default.
+        done_before
+            Further cells, which an earlier run has done: progress is shown of all of them.
         """
         encode = self.encoder()
         networks = self.networks()
@@ -97,7 +99,8 @@ class Session(ABC):
             padded=self.device.type != "cpu" and getattr(networks[0], "pads", True),
             progress=settings.progress,
         )
-        stats = run(self.source, encode, task, forwards, plan, self.model.max_genes(self.options), spans)
+        max_genes = self.model.max_genes(self.options)
+        stats = run(self.source, encode, task, forwards, plan, max_genes, spans, done_before)
         self._report(stats, task.empty_rows)
         return stats
 

@@ -16,6 +16,8 @@ from anndata.io import read_elem
 from scipy import sparse
 
 from scfm._compat import frame_of, is_mudata, layer_names, view_of
+from scfm._lock import NO_LOCKS
+from scfm._text import masked
 from scfm.read.backed import is_group, stored_matrix
 from scfm.read.memory import DenseMemory, SparseMemory
 from scfm.read.paths import is_url
@@ -322,7 +324,10 @@ def _open_h5(path: Path) -> Any:
     try:
         return h5py.File(path, "r")
     except OSError as error:
-        msg = f"{str(path)!r} cannot be opened: {error}. It may be damaged, or another program may be writing to it."
+        why = "It may be damaged, or another program may be writing to it"
+        if error.errno in NO_LOCKS:
+            why = "If its file system has no locks, set HDF5_USE_FILE_LOCKING=FALSE in the environment"
+        msg = f"{str(path)!r} cannot be opened: {error}. {why}."
         raise OSError(msg) from error
 
 
@@ -343,10 +348,10 @@ def _open_url(url: str) -> Any:
         return zarr.open_group(url, mode="r")
     except ImportError as error:
         msg = f'{url} needs another package: {error}. pip install "scfm[remote]" has what http, https and s3 need.'
-        raise ImportError(msg) from error
+        raise ImportError(masked(msg)) from error
     except (FileNotFoundError, ValueError, OSError) as error:
         msg = f"{url} cannot be opened as a zarr store: {error}. A file of another kind must be downloaded first."
-        raise type(error)(msg) from error
+        raise type(error)(masked(msg)) from error
 
 
 def _known(modality: str | None, modalities: list[str], label: str) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 import numpy as np
 import pandas as pd
 
+from scfm._text import masked
 from scfm.read._containers import open_container
 from scfm.read.counts import CountSource
 from scfm.read.source import SourceFile
@@ -95,8 +96,8 @@ class JoinedSource(Generic[Fact]):
 
     @property
     def files(self) -> list[SourceFile]:
-        """The files, in the order of the cells."""
-        return [SourceFile(*file) for file in zip(self.paths, self.sizes, strict=True)]
+        """The files, in the order of the cells; addresses without logins."""
+        return [SourceFile(masked(path), n_obs) for path, n_obs in zip(self.paths, self.sizes, strict=True)]
 
     @property
     def obs(self) -> pd.DataFrame:

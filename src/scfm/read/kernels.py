@@ -3,12 +3,12 @@
 # mypy: disable-error-code="untyped-decorator,no-untyped-def"
 from __future__ import annotations
 
-import numba
+from scfm._compat import kernel
 
 __all__ = ["scan_rows"]
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel()
 def _ascends(columns):
     wrong = 0
     for k in range(1, len(columns)):
@@ -17,7 +17,7 @@ def _ascends(columns):
 
 
 # terms may be added in any order, which lets several be added at once; sums of counts are exact either way
-@numba.njit(nogil=True, cache=True, fastmath={"reassoc"})
+@kernel(fastmath={"reassoc"})
 def _sum(values):
     total = 0.0
     for k in range(len(values)):
@@ -25,7 +25,7 @@ def _sum(values):
     return total
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel()
 def scan_rows(indptr, indices, data, n_cols, totals):
     """Whether in each row columns ascend and exist; the sum of each row goes to ``totals``, float64."""
     fine = True

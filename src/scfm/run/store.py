@@ -18,11 +18,13 @@ import numpy as np
 
 from scfm._checks import is_int
 from scfm._keys import PARAMS, Keys
+from scfm._lock import hold
 from scfm._paths import atomic, read_json
 from scfm.read.paths import is_url
 
 if TYPE_CHECKING:
-    from filelock import FileLock
+    from contextlib import ExitStack
+
     from numpy.typing import NDArray
 
     from scfm.read import Source
@@ -270,28 +272,24 @@ class EmbeddingStore:
         for name, value in values.items():
             write_elem(root[f"uns/{self.keys.uns}/{PARAMS}"], name, value, dataset_kwargs=UNSHARDED)
 
-    def lock(self, shard: Shard | None, wait: float = 0) -> FileLock:
-        """Keep other processes from computing a shard, or for ``None`` other clusters from filling the store.
+    def lock(self, shard: Shard | None, wait: float = 0) -> ExitStack:
+        """Keep other processes from computing a shard, or for ``None`` other clusters from filling the store, until it is closed.
 
         Raises
         ------
         RuntimeError
             If it is locked, and still is after ``wait`` seconds. A lock ends with its process at the latest.
         """
-        from filelock import FileLock, Timeout
-
         file = self._markers / "cluster.lock" if shard is None else self._marker(shard).with_suffix(".lock")
-        lock = FileLock(file, timeout=wait)
         try:
-            lock.acquire()
-        except Timeout as error:
+            return hold(file, wait)
+        except TimeoutError as error:
             which = "" if shard is None else f" (cells {shard.start} to {shard.stop})"
             msg = (
                 f"Another process is filling {self.path}{which}. Wait for it, or give each process shards of its own "
                 "with shard=."
             )
             raise RuntimeError(msg) from error
-        return lock
 
 
 def _write_empty(

@@ -172,7 +172,8 @@ def annotate(
     if source is query and key_added == labels_key:
         msg = f"key_added={key_added!r} would overwrite the labels of the reference; choose another name."
         raise ValueError(msg)
-    target.check_own(key_added, "method")
+    columns = (keys.label, keys.score, keys.novelty, keys.term)
+    target.check_free(keys.uns, *(("obs", name) for name in columns), ("obsm", keys.probabilities))
     cells = Cells.of(query, source, labels_key, use_rep, batch_key)
     graph = _ontology(ontology)
     labels = cells.reference.labels if names is None else names

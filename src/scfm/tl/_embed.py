@@ -88,10 +88,12 @@ def embed(
     TypeError
         If ``data`` is neither AnnData, MuData nor a path, or an option is not known.
     ValueError
-        If counts are negative or NaN, no gene matches, ``out`` is missing for a path or given for an object, or an
-        argument is out of range; nothing is stored then.
-    FileNotFoundError, FileExistsError
-        If ``data`` or the folder of ``out`` does not exist, or ``out`` does.
+        If counts are negative or NaN, no gene matches, ``out`` is missing for a path or given for an object, an
+        argument is out of range, or the result would overwrite what :func:`scfm.tl.embed` did not write; nothing is stored
+        then.
+    FileNotFoundError, FileExistsError, OSError
+        If ``data`` or the folder of ``out`` does not exist, ``out`` does, or it cannot be written for want of room or
+        permission.
 
     Examples
     --------
@@ -128,8 +130,11 @@ def embed(
         return write_tokenized(source, model, written, arguments, groupby, key_added, overwrite=overwrite)
     target = target_of(data, "embed", modality=modality, out=out, overwrite=overwrite, copy=copy)
     loaded = load(model)
-    embedding = loaded.run(target.data, arguments, groupby=groupby)
     keys = result_keys(loaded.family, key_added)
+    slot, row_bytes = ("varm", 0) if pooling == "gene" else ("obsm", 4 * loaded.n_features)
+    target.check_free(keys.uns, (slot, keys.obsm))
+    target.check_room(row_bytes)
+    embedding = loaded.run(target.data, arguments, groupby=groupby)
     if embedding.axis == "var":
         values = {keys.obsm: embedding.in_order_of(target.var_names)}
         return target.store(Results(varm=values, uns={keys.uns: {PARAMS: embedding.params}}))

@@ -135,10 +135,7 @@ def marker_genes(
     )
     check_key(key_added)
     target = target_of(data, "marker_genes", modality=modality, out=out, overwrite=overwrite, copy=copy)
-    if target.has("layers", key_added) and not target.has("uns", key_added):
-        msg = f"key_added={key_added!r} would overwrite layers[{key_added!r}]; choose another name."
-        raise ValueError(msg)
-    target.check_own(key_added, "n_cells_scored")
+    target.check_free(key_added, ("layers", key_added))
     card = None if isinstance(model, FoundationModel) else find_card(str(model))
     if card is not None:
         check_family_masks(card)

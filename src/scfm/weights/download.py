@@ -13,9 +13,9 @@ from time import sleep
 from typing import TYPE_CHECKING, Any
 
 import requests
-from filelock import FileLock, Timeout
 
 from scfm._compat import bar_hidden
+from scfm._lock import hold
 from scfm.weights.hub import from_hub
 from scfm.weights.partial import Content, PartialFile, disk_errors
 from scfm.weights.tensors import sha256
@@ -111,17 +111,15 @@ def _existing(remote: RemoteFile, target: Path) -> str:
 @contextmanager
 def _locked(target: Path) -> Iterator[None]:
     """Hold a lock, so that one process downloads a file; the lock ends with its process at the latest."""
-    lock = FileLock(target.with_name(f"{target.name}.lock"))
+    file = target.with_name(f"{target.name}.lock")
     with disk_errors(target.parent):
         try:
-            lock.acquire(timeout=0)
-        except Timeout:
+            held = hold(file, 0)
+        except TimeoutError:
             logger.warning("Another process is fetching %s; waiting for it.", target)
-            lock.acquire()
-    try:
+            held = hold(file)
+    with held:
         yield
-    finally:
-        lock.release()
 
 
 def _fetch(remote: RemoteFile, target: Path, progress: bool | None) -> str:

@@ -138,7 +138,7 @@ def write_gene_vectors(
     """
     import h5py
 
-    check_new(path, overwrite=overwrite and not path.is_dir(), hint="replace a file with overwrite=True")
+    check_new(path, overwrite=overwrite, hint="replace a file with overwrite=True")
     check_gene_names(names)
     with np.errstate(over="ignore"):  # becomes infinite, and is refused for that
         values = np.asarray(vectors, dtype=np.float32)

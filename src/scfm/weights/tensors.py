@@ -6,7 +6,8 @@ import hashlib
 import io
 import zipfile
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Self
 
 from scfm.weights.archive import read_head
 from scfm.weights.pickles import check_tensor_pickle
@@ -16,17 +17,18 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-__all__ = ["check_sha256", "open_tensors", "sha256", "shapes"]
+__all__ = ["FileTensors", "check_sha256", "open_tensors", "sha256", "shapes"]
 
 MAX_REASON = 300
 LEGACY_PICKLES = 5
 """Magic number, version, machine, content, and the names of the storages that follow."""
 
 
-def open_tensors(path: Path) -> Mapping[str, Tensor]:
+def open_tensors(path: Path) -> FileTensors:
     """Open ``.safetensors``, ``.bin`` or ``.pt`` weights; tensors are read on access.
 
-    PyTorch files are read with ``weights_only=True`` and memory-mapped.
+    PyTorch files are read with ``weights_only=True`` and memory-mapped. A pickle of the tensors holds the path and
+    the hash of the file, which is opened again on unpickling.
 
     Raises
     ------
@@ -34,7 +36,20 @@ def open_tensors(path: Path) -> Mapping[str, Tensor]:
         If the file is a git-lfs pointer, a web page, truncated, holds more than tensors, or would run code.
     """
     read_head(path, "the weights themselves")
-    return _Safetensors(path) if path.suffix == ".safetensors" else _read_pytorch(path)
+    return _Safetensors(path) if path.suffix == ".safetensors" else _Pytorch(path)
+
+
+def _opened_again(path: Path, expected: str) -> FileTensors:
+    """The tensors of a file that another process has opened, or another machine."""
+    if not path.exists():
+        msg = (
+            f"The model that was sent here has its weights in {path}, which is not there: put them there, or send the name "
+            "of the model and call scfm.model.load where it is used."
+        )
+        raise FileNotFoundError(msg)
+    tensors = open_tensors(path)
+    tensors.sha256 = check_sha256(expected, path)
+    return tensors
 
 
 def shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
@@ -68,18 +83,44 @@ def check_sha256(expected: str | None, *paths: Path) -> str:
     return found
 
 
-class _Safetensors(Mapping[str, "Tensor"]):
-    """Tensors of a safetensors file by name, memory-mapped."""
+class FileTensors(Mapping[str, "Tensor"]):
+    """Tensors of a file by name.
+
+    Parameters
+    ----------
+    path
+        The file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of the file."""
+        return sha256(self._path)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _opened_again, (self._path.absolute(), self.sha256)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """The same tensors, which nothing changes."""
+        return self
+
+
+class _Safetensors(FileTensors):
+    """Of a safetensors file, memory-mapped."""
 
     def __init__(self, path: Path) -> None:
         from safetensors import SafetensorError, safe_open
+
+        super().__init__(path)
 
         try:
             self._file = safe_open(path, framework="pt")
         except SafetensorError as error:
             msg = f"{path} is not a readable safetensors file ({error}): it is cut off or damaged; fetch it again."
             raise ValueError(msg) from error
-        self._path = path
         self._names = dict.fromkeys(self._file.keys())
 
     def __getitem__(self, name: str) -> Tensor:
@@ -102,6 +143,23 @@ class _Safetensors(Mapping[str, "Tensor"]):
 
     def __len__(self) -> int:
         return len(self._names)
+
+
+class _Pytorch(FileTensors):
+    """Of a file of PyTorch, memory-mapped unless it is of an old version."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._tensors = _read_pytorch(path)
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._tensors[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
 
 
 def _read_pytorch(path: Path) -> Mapping[str, Tensor]:
