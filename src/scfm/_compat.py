@@ -35,7 +35,9 @@ def frame_of(table: Any) -> pd.DataFrame:
     """Annotation as a new frame around the same columns; a lazy one (``anndata.experimental.read_lazy``) is read."""
     import pandas as pd
 
-    return table.to_memory() if type(table).__name__ == "Dataset2D" else pd.DataFrame(table)
+    frame = table.to_memory() if type(table).__name__ == "Dataset2D" else pd.DataFrame(table)
+    # how anndata reads the index of a frame that was stored without its encoding
+    return frame.set_index("_index") if "_index" in frame else frame
 
 
 def view_of(adata: AnnData) -> tuple[AnnData, range | NDArray[np.int64], NDArray[np.int64] | None]:

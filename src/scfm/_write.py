@@ -12,9 +12,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from scfm._keys import check_own
+from scfm._keys import PARAMS, check_own
 from scfm._paths import atomic, check_new, check_room, reserve, size_of
-from scfm.read import open_container
+from scfm._text import some
+from scfm.read import is_anndata_file, open_container
+from scfm.read.convert import write_h5ad
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -47,7 +49,7 @@ def check_output(source: Path, out: Path, *, overwrite: bool) -> None:
     Raises
     ------
     ValueError
-        If the suffix is not one of AnnData or MuData files, or differs from that of ``source``.
+        If the suffix differs from that of ``source``, or is not ``.h5ad`` for a source of another kind.
     FileExistsError
         If ``out`` exists and is not to be overwritten, or is a folder of something else.
     FileNotFoundError
@@ -60,11 +62,16 @@ def check_output(source: Path, out: Path, *, overwrite: bool) -> None:
         hint = " Patterns and addresses are for scfm.tl.embed_store." if several else ""
         msg = f"There is no file {source}.{hint}"
         raise FileNotFoundError(msg)
-    if source.suffix not in SUFFIXES or out.suffix != source.suffix:
-        msg = f"Cannot make {out.name} of {source.name}: both must end in the same of {', '.join(SUFFIXES)}."
+    is_store = source.is_dir() and is_anndata_file(source)
+    suffix = source.suffix if source.suffix in SUFFIXES else ".zarr" if is_store else ".h5ad"
+    if out.suffix != suffix:
+        msg = f"Cannot make {out.name} of {source.name}: the name of the file to write must end in {suffix}."
         raise ValueError(msg)
     check_new(
-        out, overwrite=overwrite, hint="pass overwrite=True", replaces=_is_annotated_store if source.is_dir() else None
+        out,
+        overwrite=overwrite,
+        hint="pass overwrite=True",
+        replaces=_is_annotated_store if suffix == ".zarr" else None,
     )
     check_room(out.resolve().parent, size_of(source))
 
@@ -115,8 +122,14 @@ def _bytes_of(value: Any) -> int:
 def write_results(source: Path, out: Path, results: Results, modality: str | None) -> None:
     """Copy ``source`` to ``out`` and add the results; ``out`` appears only when it is complete.
 
-    Everything else in the file stays as it is. ``out`` may be ``source``.
+    Everything else in the file stays as it is. ``out`` may be ``source``. A file that is no AnnData becomes one.
     """
+    if not is_anndata_file(source):
+        with atomic(out, overwrite=True) as work:
+            write_h5ad(source, work, modality)
+            with _opened(work) as root:
+                _fill(root, results)
+        return
     with _completed_copy(source, out, results.nbytes) as root:
         _fill(root if modality is None else root["mod"][modality], results)
 
@@ -180,26 +193,42 @@ def read_frame(path: Path, modality: str | None, *, obsm: Sequence[str], uns: Se
         return AnnData(obs=obs, obsm={name: read_elem(group["obsm"][name]) for name in obsm}, uns=kept)
 
 
-def merge_store(store: EmbeddingStore, target: Path, modality: str | None = None) -> None:
+def merge_store(store: EmbeddingStore, target: Path, modality: str | None = None, *, number: int | None = None) -> None:
     """Add the embeddings of a complete store to a file of the cells, a piece at a time.
 
     An HDF5 file is completed in a copy that takes its place in one step; in a zarr store the embeddings appear in one step.
+
+    Parameters
+    ----------
+    store
+        The embeddings.
+    target
+        The file.
+    modality
+        Which AnnData of a MuData.
+    number
+        Which of the files that the store was made of it is. By default the one with cells of the same names; of several
+        with the same names, the one that is this very file, unchanged.
 
     Raises
     ------
     OSError
         If the file cannot be replaced, or there is no room for the copy.
     ValueError
-        If shards are missing, the cells of the file are others, or something else would be overwritten.
+        If shards are missing, the cells of the file are others or may be those of several files, or something else would
+        be overwritten.
     """
     import zarr
     from anndata.io import write_elem
 
+    if not is_anndata_file(target):
+        msg = f"{target} is no file of an AnnData, and no other is written into; scfm.tl.embed(..., out=) makes one of it."
+        raise ValueError(msg)
     missing = store.missing()
     if missing:
         msg = f"{store.path} lacks {len(missing)} of {len(store.shards)} shards; finish it with scfm.tl.embed_store first."
         raise ValueError(msg)
-    file = _file_of(store, target, modality)
+    file = _file_of(store, target, modality, number)
     places = (("obsm", store.keys.obsm), ("uns", store.keys.uns))
     taken = [f"{slot}[{name!r}]" for slot, name in places if has_entry(target, modality, f"{slot}/{name}")]
     check_own("embed", taken, read_entry(target, modality, f"uns/{store.keys.uns}"))
@@ -219,17 +248,31 @@ def merge_store(store: EmbeddingStore, target: Path, modality: str | None = None
         store.set_source(file.number, target)
 
 
-def _file_of(store: EmbeddingStore, target: Path, modality: str | None) -> Shard:
-    """Which file of the source it is: the first one with the same names of cells."""
+def _file_of(store: EmbeddingStore, target: Path, modality: str | None, number: int | None) -> Shard:
+    """Which file of the source it is; names of cells alone do not tell, for plates and lanes share them."""
+    candidates = store.files()
     with open_container(target, modality) as found:
-        for file in store.files():
-            if file.stop - file.start == found.n_obs and all(
+        fitting = [
+            file
+            for file in (candidates if number is None else [candidates[number]])
+            if file.stop - file.start == found.n_obs
+            and all(
                 (store.obs_names(file.start + low, file.start + high) == found.names(low, high)).all()
                 for low, high in _pieces(found.n_obs)
-            ):
-                return file
-    msg = f"{target} does not hold the cells of {store.path}; nothing was changed."
-    raise ValueError(msg)
+            )
+        ]
+    if not fitting:
+        msg = f"{target} does not hold the cells of {store.path}; nothing was changed."
+        raise ValueError(msg)
+    same = fitting if len(fitting) == 1 else [file for file in fitting if store.is_of(file.number, target)]
+    if not same:
+        paths = store.uns()[PARAMS]["files"]["path"]
+        msg = (
+            f"The cells of {target} have the names of those of {some(paths[file.number] for file in fitting)}, and it is not "
+            "one of these files as they were when they were embedded: nothing was changed. Merge into those files."
+        )
+        raise ValueError(msg)
+    return same[0]
 
 
 def _pieces(n_rows: int) -> list[tuple[int, int]]:
@@ -276,6 +319,9 @@ def _copy_rows(create: Callable[..., Any], store: EmbeddingStore, file: Shard) -
 
 @contextmanager
 def _opened(path: Path, mode: Literal["r", "r+"] = "r+") -> Iterator[Any]:
+    if mode == "r" and not is_anndata_file(path):
+        yield {}
+        return
     if path.is_dir():
         import zarr
 

@@ -61,7 +61,7 @@ def publish(server: FileServer, name: str, folder: Path, monkeypatch: pytest.Mon
     )
     vocab_size = json.loads((made / "config.json").read_text())["vocab_size"]
     card = card.with_(architecture={**card.architecture, "vocab_size": vocab_size})
-    monkeypatch.setitem(registry._cards, card.id, card)
+    monkeypatch.setitem(registry.known_cards, card.id, card)
     return card
 
 
@@ -154,7 +154,7 @@ def test_sccello(weights: str, server: FileServer, tmp_path: Path, monkeypatch: 
         server.files[f"/{repository.replace('@', '/resolve/')}/{name}"] = content
         hashes[path] = sha(content)
     known = card.with_(dictionaries=hashes, architecture={**card.architecture, "vocab_size": 203})
-    monkeypatch.setitem(registry._cards, card.id, known)
+    monkeypatch.setitem(registry.known_cards, card.id, known)
     adata = scfm.datasets.synthetic(5, n_genes=50, genes_per_cell=20)
     adata.var_names = [f"ENSG{i:011d}" for i in range(1, 51)]
     assert scfm.pp.match_genes(adata, "scCello").matched == 50

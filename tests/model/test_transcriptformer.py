@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tarfile
+import warnings
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
 IDS = [f"ENSG{i:011d}" for i in range(1, 61)]
 MOUSE = [f"ENSMUSG{i:011d}" for i in range(1, 91)]
+pytestmark = pytest.mark.filterwarnings("ignore:.*cells have an assay")  # one of them is not known, by intent
 ASSAYS = ["10x 3' v3", "Smart-seq v4", "Drop-seq", "unknown"] * 2
 HASHES = ("weights_sha256", "vocabulary_sha256")
 LENGTH, N_OBS = 20, 8
@@ -307,6 +309,22 @@ def test_labels_of_the_assay(kind: str, model: Model, oracle: Oracle) -> None:
     found = model.run(adata)
     close(found.values, expected(oracle, adata))
     assert found.params["n_cells_unknown_assay"] == sum(label not in KNOWN for label in adata.obs["assay"])
+
+
+@pytest.mark.parametrize("label", ["10X 3' v3", "10x 3\u2019 v3", "EFO:0009922", "10x 3' v3 ", "10x_3'_v3.1"])
+def test_an_assay_in_other_words(label: str, model: Model) -> None:
+    known, other = cells(assay="10x 3' v3"), cells(assay=label)
+    np.testing.assert_array_equal(model.embed(other), model.embed(known))
+    with pytest.warns(UserWarning, match=r"8 of 8 cells have an assay .* does not know.*It knows: 10x 3' v3, Smart"):
+        assert model.run(other, Arguments(compat="upstream", gene_key="index")).params["n_cells_unknown_assay"] == N_OBS
+
+
+def test_an_assay_that_is_not_known(model: Model) -> None:
+    with pytest.warns(UserWarning, match=r"4 of 8 cells have an assay in obs\['assay'\].*\('Drop-seq'\)"):
+        model.embed(cells(assay=["Drop-seq", "10x 3' v3"] * 4))
+    for label in (None, "unknown"):
+        with warnings.catch_warnings(action="error"):
+            model.embed(cells(assay=label))
 
 
 def test_a_missing_assay_is_an_unknown_one(model: Model) -> None:

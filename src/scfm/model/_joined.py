@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from scfm._text import masked
-from scfm.model.session import Session
+from scfm.model.session import Session, counting_fractional
+from scfm.read.errors import of_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -65,14 +66,11 @@ class JoinedSession(Session):
                 with self.source.opened(number) as source:
                     genes = self.source.facts[number].genes
                     current = number, self.model.encoder(source, genes, self.options)
-            try:
+            with of_file(self.source.paths[number]):
                 tokens = current[1](replace(block, row0=block.row0 - first))
-            except ValueError as error:
-                msg = masked(f"{self.source.paths[number]}: {error}")
-                raise ValueError(msg) from error
             return replace(tokens, row0=block.row0)
 
-        return encode
+        return counting_fractional(encode)
 
     def description(self) -> dict[str, Any]:
         """As of one file; what differs between the files is a list with one entry a file."""

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from functools import cache
-from importlib import import_module
-from importlib.metadata import entry_points
 from pathlib import Path
-from pkgutil import iter_modules
 from typing import TYPE_CHECKING, TypeVar
 
+from scfm.model._known import import_families, known_cards
 from scfm.weights.card import ModelCard, read_cards
 
 if TYPE_CHECKING:
@@ -21,11 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["card_of", "cards", "families", "families_with", "family_class", "find_card", "list_models", "register"]
 
-ENTRY_POINTS = "scfm.models"
-FAMILIES = "scfm.model.families"
-
 _families: dict[str, type[FoundationModel]] = {}
-_cards: dict[str, ModelCard] = {}
 
 Model = TypeVar("Model", bound="FoundationModel")
 
@@ -74,24 +67,15 @@ def register(cards: Iterable[ModelCard] = ()):  # type: ignore[no-untyped-def]
                 msg = f"The model name {name!r} is already taken by {other.id}."
                 raise ValueError(msg)
         _families[cls.family] = cls
-        _cards.update({card.id: card for card in cards})
+        known_cards.update({card.id: card for card in cards})
         return cls
 
     return add
 
 
-@cache
-def _import_all() -> None:
-    for module in iter_modules(import_module(FAMILIES).__path__):
-        if not module.name.startswith("_"):
-            import_module(f"{FAMILIES}.{module.name}")
-    for point in entry_points(group=ENTRY_POINTS):
-        point.load()
-
-
 def families() -> dict[str, type[FoundationModel]]:
     """All families by name."""
-    _import_all()
+    import_families()
     return dict(_families)
 
 
@@ -117,7 +101,7 @@ def families_with(method: str) -> list[str]:
 
 def find_card(name: str) -> ModelCard | None:
     """Card of a registered model by id or alias, in any case; ``None`` if there is none."""
-    _import_all()
+    import_families()
     return _names().get(_normal(name))
 
 
@@ -158,7 +142,7 @@ def list_models() -> pd.DataFrame:
     """
     import pandas as pd
 
-    _import_all()
+    import_families()
     rows = [
         {
             "id": card.id,
@@ -174,13 +158,13 @@ def list_models() -> pd.DataFrame:
             "source": card.source,
             "aliases": ", ".join(card.aliases),
         }
-        for card in sorted(_cards.values(), key=lambda card: card.family)  # whatever was imported first
+        for card in sorted(known_cards.values(), key=lambda card: card.family)  # whatever was imported first
     ]
     return pd.DataFrame(rows).set_index("id")
 
 
 def _names() -> dict[str, ModelCard]:
-    return {_normal(name): card for card in _cards.values() for name in (card.id, *card.aliases)}
+    return {_normal(name): card for card in known_cards.values() for name in (card.id, *card.aliases)}
 
 
 def _normal(name: str) -> str:

@@ -1,11 +1,13 @@
-"""The look over stored rows, compiled; the rules of :mod:`scfm.encode.rank_kernels` hold here, too."""
+"""Checks of stored rows, compiled; the rules of :mod:`scfm.encode.rank_kernels` hold here, too."""
 
 # mypy: disable-error-code="untyped-decorator,no-untyped-def"
 from __future__ import annotations
 
+import numpy as np
+
 from scfm._compat import kernel
 
-__all__ = ["scan_rows"]
+__all__ = ["count_fractional", "scan_rows"]
 
 
 @kernel()
@@ -38,3 +40,15 @@ def scan_rows(indptr, indices, data, n_cols, totals):
         if not _ascends(columns) or columns[0] < 0 or columns[-1] >= n_cols:
             fine = False
     return fine
+
+
+@kernel()
+def count_fractional(indptr, data):
+    """Number of rows with a value that is not whole."""
+    rows = 0
+    for row in range(len(indptr) - 1):
+        fractions = 0
+        for k in range(indptr[row], indptr[row + 1]):
+            fractions |= data[k] != np.rint(data[k])
+        rows += fractions
+    return rows

@@ -65,6 +65,8 @@ class RunStats:
     """Cells without a model gene."""
     n_dropped: int = 0
     """Cells that an option of the model left out."""
+    n_fractional: int = 0
+    """Cells with a count that is not a whole number."""
     batch_tokens: int = 0
     """Token budget at the end; lower than planned if memory ran out."""
     seconds: float = 0.0
@@ -153,6 +155,7 @@ def run(
             advance(block.n_cells - done)
             stats.n_cells += block.n_cells
             stats.n_truncated += int(np.count_nonzero(block.n_genes > max_genes))
+            stats.n_fractional += block.n_fractional
             stats.n_dropped += int(np.count_nonzero(block.n_genes < 0))
             stats.n_empty += int(np.count_nonzero(block.n_genes == 0))
             job.sink.end_block(block.row0 + block.n_cells, stats)

@@ -21,6 +21,7 @@ from scfm._keys import PARAMS, Keys
 from scfm._lock import hold
 from scfm._paths import atomic, read_json
 from scfm.read.paths import is_url
+from scfm.read.remote import open_url
 
 if TYPE_CHECKING:
     from contextlib import ExitStack
@@ -43,7 +44,7 @@ CHUNK_ROWS = 1024
 """Rows of a chunk of a store; shards are whole chunks."""
 UNSHARDED = {"shards": None}
 """Explicit, because anndata is about to change its default."""
-COUNTED = ("n_cells", "n_truncated", "n_empty", "n_dropped")
+COUNTED = ("n_cells", "n_truncated", "n_empty", "n_dropped", "n_fractional")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +88,7 @@ def fingerprint(source: str | Path) -> dict[str, int | str]:
     Of a file, or of all files of a folder: bytes, and ns of the last change. Of an address: hash of its metadata.
     """
     if is_url(source):
-        from zarr import open_group
-
-        metadata = open_group(str(source), mode="r").metadata.to_dict()
+        metadata = open_url(str(source)).metadata.to_dict()
         return {"metadata_sha256": hashlib.sha256(json.dumps(metadata, default=str).encode()).hexdigest()}
     path = Path(source)
     files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from mudata import MuData
 
+from scfm._checks import entry_of
 from scfm._docs import with_parameters
 from scfm._keys import PARAMS, AnnotationKeys, annotation_keys, colors_key, provenance_keys
 from scfm._warn import warn
@@ -143,6 +144,11 @@ def annotate(
     ValueError
         If the embeddings come from different models, a label is no term of the ontology (the message names it), or an
         argument is out of range or place; nothing is stored then.
+
+    Warns
+    -----
+    UserWarning
+        If the embeddings are based on different genes, or most cells are rejected.
 
     See Also
     --------
@@ -321,7 +327,7 @@ def _results(
     if n_rejected > MANY * len(cells.rows):
         warn(
             f"{n_rejected} of {len(cells.rows)} cells were rejected: they are unlike the reference as a whole, not one by "
-            "one. Do both have the same genes (embed both with those that they share)? Does the reference have "
+            "one. Do both have the same genes (embed both with shared_with=)? Does the reference have "
             "batches (batch_key=)? metric='cosine' and reject=None show what the labels would be."
         )
     counts = {
@@ -350,7 +356,7 @@ def _spread(values: NDArray[np.float32], cells: Cells, n_obs: int) -> NDArray[np
 
 def _known_colors(adata: AnnData, labels_key: str) -> dict[str, str]:
     """Colours that labels already have."""
-    column, stored = adata.obs[labels_key], adata.uns.get(colors_key(labels_key))
+    column, stored = entry_of(adata.obs, labels_key, "obs"), adata.uns.get(colors_key(labels_key))
     if stored is None or not isinstance(column.dtype, pd.CategoricalDtype):
         return {}
     return dict(zip(map(str, column.cat.categories), map(str, stored), strict=False))

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from scfm._types import Compat
     from scfm.model import FoundationModel
+    from scfm.model.arguments import SharedWith
     from scfm.run.device import Device
 
 __all__ = ["embed"]
@@ -46,6 +47,7 @@ def embed(
     device: Device | Sequence[Device] | None = None,
     dtype: str | torch.dtype | None = None,
     compat: Compat | None = None,
+    shared_with: SharedWith = None,
     groupby: str | None = None,
     key_added: str | None = None,
     copy: bool = False,
@@ -65,6 +67,7 @@ def embed(
     %(device)s
     %(dtype)s
     %(compat)s
+    %(shared_with)s
     %(groupby_genes)s
     %(key_added)s
     %(copy)s
@@ -122,6 +125,7 @@ def embed(
         device=device,
         dtype=dtype,
         compat=compat,
+        shared_with=shared_with,
         options=options,
     )
     result_keys("check", key_added)

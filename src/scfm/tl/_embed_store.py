@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+import reprlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from scfm._write import merge_store
 from scfm.model import FoundationModel, load
 from scfm.model.arguments import Arguments
 from scfm.model.session import counts_of
-from scfm.read import expand, is_tokenized
+from scfm.read import expand, is_anndata_file, is_tokenized
 from scfm.read.paths import is_url
 from scfm.run import RunStats
 from scfm.run.device import env_int, local_device
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from distributed import Client
 
     from scfm._types import Compat
+    from scfm.model.arguments import SharedWith
     from scfm.model.session import Session
     from scfm.run.device import Device
     from scfm.run.store import Shard
@@ -63,6 +65,7 @@ def embed_store(
     device: Device | Sequence[Device] | None = None,
     dtype: str | torch.dtype | None = None,
     compat: Compat | None = None,
+    shared_with: SharedWith = None,
     key_added: str | None = None,
     **options: Any,
 ) -> Path:
@@ -103,6 +106,7 @@ def embed_store(
     %(device)s
     %(dtype)s
     %(compat)s
+    %(shared_with)s
     %(key_added)s
     %(options)s
 
@@ -145,6 +149,7 @@ def embed_store(
         device=local_device() if shard == "auto" and device is None else device,
         dtype=dtype,
         compat=compat,
+        shared_with=shared_with,
         options=options,
     )
     out = Path(out).expanduser()
@@ -180,8 +185,8 @@ def embed_store(
 
         fill_with(client, Job(paths, name, out.absolute(), arguments), missing, done)
     if _finish(store) and into_source:
-        for path in paths:
-            merge_store(store, Path(path), modality)
+        for number, path in enumerate(paths):
+            merge_store(store, Path(path), modality, number=number)
     return out
 
 
@@ -198,10 +203,10 @@ def _checked_paths(source: Any, out: Path, *, resume: bool, into_source: bool) -
     if len(paths) > 1 and is_tokenized(paths):
         msg = f"tl.embed_store takes one tokenised dataset, got {len(paths)} files; pass the folder that holds them."
         raise ValueError(msg)
-    closed = [path for path in paths if is_url(path) or is_tokenized(path)]
-    if into_source and closed:
-        msg = f"into_source=True cannot write to {masked(closed[0])}; use scfm.tl.embed_store without it."
-        raise ValueError(msg)
+    for path in paths if into_source else ():
+        if is_url(path) or (Path(path).exists() and not is_anndata_file(Path(path))):
+            msg = f"into_source=True cannot write to {masked(path)}; use scfm.tl.embed_store without it."
+            raise ValueError(msg)
     return [str(path) if is_url(path) else str(Path(path).absolute()) for path in paths]
 
 
@@ -287,19 +292,31 @@ def _opened(out: Path, identity: dict[str, Any], obsm: str, rows: int | None) ->
             f"now it is {first[1]}. Remove the store or choose another name."
         )
         raise FileExistsError(msg)
-    old, new = store.identity["parameters"], identity["parameters"]
+    old, new = _flat(store.identity["parameters"]), _flat(identity["parameters"])
     differing = [name for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
     if store.keys.obsm != obsm:
         differing.append("key_added")
     if rows is not None and len(store.shards) and rows < store.n_obs and store.shards[0].stop != rows:
         differing.append("shard_rows")
     if differing:
-        pairs = ", ".join(f"{name} was {old.get(name)!r} and is {new.get(name)!r}" for name in differing if name in old)
+        pairs = ", ".join(
+            f"{name} was {reprlib.repr(old[name])} and is {reprlib.repr(new.get(name))}"
+            for name in differing
+            if name in old
+        )
         msg = (
             f"{out} was made with other parameters ({pairs or ', '.join(differing)}). Remove it or choose another name."
         )
         raise FileExistsError(msg)
     return store
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested parameters, by names such as ``genes.matched``."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        found |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return found
 
 
 def _finish(store: EmbeddingStore) -> bool:

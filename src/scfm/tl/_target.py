@@ -152,7 +152,8 @@ class FileTarget(Target):
 
     @property
     def var_names(self) -> pd.Index:
-        return read_entry(self.data, self._modality, "var").index
+        with open_container(self.data, self._modality) as found:
+            return found.var.index
 
     def frame(self, obsm: Sequence[str], uns: Sequence[str]) -> AnnData:
         """Only what is asked for, without a matrix."""
