@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shutil
 import tarfile
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +36,7 @@ def sha(content: bytes) -> str:
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FileServer]:
     """A mirror of the hub and of the bucket, and an empty cache."""
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr("scfm.weights.download.BACKOFF_SECONDS", 0.0)
     with FileServer() as server:
         scfm.settings.offline = False
@@ -87,6 +88,25 @@ def test_every_geneformer(name: str, server: FileServer, tmp_path: Path, monkeyp
     scfm.settings.offline = True
     np.testing.assert_array_equal(scfm.model.load(name).embed(adata, device="cpu"), local)
     assert len(server.seen) == requests
+
+
+@pytest.mark.parametrize("name", [V2, "geneformer-12l-30m"])
+def test_from_a_hub(name: str, server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where safetensors are on the disk once, and outlive the cache of the hub."""
+    card = publish(server, name, tmp_path / "made", monkeypatch)
+    server.commit = str(card.revision)
+    folder = scfm.model.fetch(name)
+    snapshot = tmp_path / "hub" / f"models--{card.source.replace('/', '--')}" / "snapshots" / server.commit
+    paths = {card.source_file, *card.dictionaries}
+    assert paths <= {file.relative_to(snapshot).as_posix() for file in snapshot.rglob("*")}
+    weights = snapshot / card.source_file
+    assert (folder / "model.safetensors").samefile(weights) == (weights.suffix == ".safetensors")
+    assert not (folder / "model.safetensors").is_symlink()
+    assert not list((scfm.settings.cache_dir / "downloads").rglob(weights.name))
+    assert len(server.seen) == len(card.dictionaries) + 2
+    shutil.rmtree(tmp_path / "hub")
+    server.files.clear()
+    assert scfm.model.load(name).card.source_sha256 == card.source_sha256
 
 
 def test_a_model_of_the_published_size(server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

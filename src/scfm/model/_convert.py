@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scfm._lock import hold
-from scfm._paths import atomic, check_new
+from scfm._paths import atomic, check_new, link_or_copy
 from scfm.genes.vocabulary import vocabulary_files
 from scfm.model._cache import lock_path, models_folder
 from scfm.model._published_folder import WEIGHTS_FILE, PublishedFolder
@@ -101,7 +101,8 @@ def _write(published: PublishedFolder, dictionaries: Dictionaries, known: ModelC
         if published.weights.suffix == ".safetensors":
             for name, tensor in model.tensors.items():
                 check_finite(name, tensor)
-            shutil.copyfile(published.weights, work / WEIGHTS_FILE)
+            put = shutil.copyfile if known is None else link_or_copy
+            put(published.weights, work / WEIGHTS_FILE)
         else:
             save_tensors(model.tensors, work / WEIGHTS_FILE)
         model.vocabulary.save(work)

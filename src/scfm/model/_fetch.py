@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scfm._lock import hold
-from scfm._paths import atomic
 from scfm._settings import settings
 from scfm.model._cache import check_cached, lock_path
 from scfm.model._convert import convert_known
@@ -18,7 +16,7 @@ from scfm.weights.card import ModelCard
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from scfm.weights.download import RemoteFile
+    from scfm.weights.transport import RemoteFile
 
 __all__ = ["fetch", "fetch_tables", "remote_files"]
 
@@ -33,8 +31,8 @@ HUB_HOSTS = (".huggingface.co", ".hf.co", ".xethub.hf.co")
 def fetch(model: str, *, revision: str | None = None) -> Path:
     """Download the weights of a model by name, check and convert them, unless that is done already.
 
-    :func:`load` does the same where it is given a name. An interrupted download goes on where it stopped. What is on this
-    machine stays there, whatever the network does.
+    :func:`load` does the same where it is given a name. Files of the Hugging Face hub are downloaded into its
+    shared cache, unless they are there already. What is on this machine stays there, whatever the network does.
 
     Parameters
     ----------
@@ -96,7 +94,7 @@ def remote_files(card: ModelCard) -> dict[str, RemoteFile]:
     ValueError
         If the card names no repository.
     """
-    from scfm.weights.download import RemoteFile
+    from scfm.weights.transport import HubPlace, RemoteFile
 
     if not card.source or not card.source_file:
         msg = f"The card of {card.id} says neither where its weights are nor how the file is called (source, source_file)."
@@ -108,9 +106,9 @@ def remote_files(card: ModelCard) -> dict[str, RemoteFile]:
     hashes = {card.source_file: card.source_sha256, config: None, **card.dictionaries}
     found = {}
     for name, sha256 in hashes.items():
-        source, revision, path = _place(card, name)
-        address = f"{settings.hub_endpoint.rstrip('/')}/{source}/resolve/{revision or 'main'}/{path}"
-        found[name] = RemoteFile(address, sha256 or None, HUB_HOSTS)
+        hub = HubPlace(*_place(card, name), settings.hub_endpoint.rstrip("/"))
+        address = f"{hub.endpoint}/{hub.repository}/resolve/{hub.revision or 'main'}/{hub.path}"
+        found[name] = RemoteFile(address, sha256 or None, HUB_HOSTS, hub)
     return found
 
 
@@ -175,28 +173,10 @@ def _download(card: ModelCard, files: Mapping[str, RemoteFile]) -> dict[str, str
     found: dict[str, str] = {}
     for path, remote in files.items():
         target = _target(card, path)
-        if not target.exists() and not _from_hub_cache(card, path, remote, target):
+        if not target.exists():
             logger.info("fetching %s", remote.url)
         found[path] = download(remote, target, offline=settings.offline, progress=settings.progress)
     return found
-
-
-def _from_hub_cache(card: ModelCard, path: str, remote: RemoteFile, target: Path) -> bool:
-    """Take a file that another tool has downloaded from the hub already, if its hash is known and right."""
-    from huggingface_hub import try_to_load_from_cache
-
-    from scfm.weights.tensors import sha256
-
-    source, revision, within = _place(card, path)
-    if remote.sha256 is None or revision is None:
-        return False
-    cached = try_to_load_from_cache(source, within, revision=revision)
-    if not isinstance(cached, str) or sha256(Path(cached)) != remote.sha256:
-        return False
-    _make(target.parent)
-    with atomic(target) as work:
-        shutil.copyfile(cached, work)
-    return True
 
 
 def _make(folder: Path) -> None:
