@@ -105,9 +105,6 @@ def bar_hidden(progress: bool | None) -> bool | None:
         return True
     if progress is not None:
         return not progress
-    try:
-        from IPython import get_ipython
-    except ImportError:
-        return None
-    shell = get_ipython()
+    ipython = sys.modules.get("IPython")
+    shell = None if ipython is None else ipython.get_ipython()
     return False if shell is not None and "IPKernelApp" in shell.config else None

@@ -20,6 +20,7 @@ __all__ = [
     "check_room",
     "check_writable",
     "is_full",
+    "link_or_copy",
     "read_json",
     "replace",
     "reserve",
@@ -174,6 +175,14 @@ def _place(path: Path) -> Path:
 def replace(work: Path, path: Path) -> None:
     """Put what is complete into its place, on the same file system; for files that have a temporary name of their own."""
     work.replace(path)
+
+
+def link_or_copy(source: Path, path: Path) -> None:
+    """Hard-link a file that is never modified; copy it if the file system cannot link."""
+    try:
+        os.link(source.resolve(), path)
+    except OSError:
+        shutil.copyfile(source, path)
 
 
 def _replace_folder(work: Path, path: Path) -> None:

@@ -16,8 +16,9 @@ import torch
 from scipy.sparse import csr_matrix
 
 import scfm
+from scfm.model import registry
 from scfm.model.arguments import Arguments
-from scfm.model.registry import find_card
+from scfm.model.registry import card_of, find_card
 from scfm.testing import TranscriptFormerOracle as Oracle
 from scfm.testing import (
     esm2ce_cell,
@@ -174,13 +175,22 @@ def test_a_converted_model_gives_the_same_bits(source: str, published: Path, mod
 
 @pytest.mark.parametrize("kind", ["converted", "published"])
 @pytest.mark.parametrize("name", ["tf-sapiens", "tf_sapiens", "TranscriptFormer-Sapiens", "esm2ce-sapiens"])
-def test_names_of_the_cache(name: str, kind: str, published: Path, tmp_path: Path) -> None:
+def test_names_of_the_cache(
+    name: str, kind: str, published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     scfm.settings.cache_dir = tmp_path
     folder = tmp_path / "models" / "tf-sapiens"
     with pytest.raises(
         FileNotFoundError, match=r"not on this machine \(looked in .*tf-sapiens\).*bring https.*/tf_sap"
     ):
         scfm.model.load(name)
+    published = shutil.copytree(published, tmp_path / "tf_sapiens")
+    scfm.model.convert(published, folder) if kind == "converted" else shutil.copytree(published, folder)
+    with pytest.raises(ValueError, match="does not hold tf-sapiens: its card says"):
+        scfm.model.load(name)  # another model in its place
+    scfm.model.prune_cache("tf-sapiens")
+    sizes = scfm.model.load(published).card.architecture
+    monkeypatch.setitem(registry.known_cards, "tf-sapiens", card_of("tf-sapiens").with_(architecture=sizes))
     scfm.model.convert(published, folder) if kind == "converted" else shutil.copytree(published, folder)
     loaded = scfm.model.load(name)
     assert loaded.family == ("esm2ce" if "esm" in name.lower() else "transcriptformer")

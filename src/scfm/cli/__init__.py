@@ -71,10 +71,8 @@ def _failed(error: Exception, options: Iterable[str] = ()) -> int:
 
 @contextmanager
 def _reporting() -> Iterator[None]:
-    """Show progress, what is done, and warnings as one line, without the place in the code."""
-    from scfm._console import console_bar
+    """Show what is done, and warnings as one line, without the place in the code."""
     from scfm._settings import console, settings
-    from scfm.run.progress import use_bar
 
     said = settings.verbosity
     settings.verbosity = said if os.environ.get("SCFM_VERBOSITY") else "info"
@@ -84,8 +82,7 @@ def _reporting() -> Iterator[None]:
     )
     console.always = True
     try:
-        with use_bar(console_bar):
-            yield
+        yield
     finally:
         console.always = False
         warnings.formatwarning = shown

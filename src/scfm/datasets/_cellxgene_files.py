@@ -73,7 +73,8 @@ def _check_row(name: str, row: dict[str, Any]) -> None:
     if not kinds or not UUID.fullmatch(version):
         msg = f"{name}: url={url!r}, version={version!r}, bytes={size!r}; expected what list_datasets gives."
         raise ValueError(msg)
-    RemoteFile(url)  # which refuses what is no address
+    for address in (url, settings.cellxgene_endpoint):
+        RemoteFile(address)  # which refuses what is no address, or has a password
     parts, home = urlsplit(url), urlsplit(settings.cellxgene_endpoint)
     official = parts.scheme == "https" and (parts.hostname or "").endswith(HOSTS) and parts.port in (None, 443)
     if not official and parts[:2] != home[:2]:

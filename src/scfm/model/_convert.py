@@ -8,17 +8,17 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scfm._paths import atomic, check_new
+from scfm._lock import hold
+from scfm._paths import atomic, check_new, link_or_copy
 from scfm.genes.vocabulary import vocabulary_files
+from scfm.model._cache import lock_path, models_folder
 from scfm.model._published_folder import WEIGHTS_FILE, PublishedFolder
 from scfm.weights.archive import unpack
 from scfm.weights.card import CARD_FILE
-from scfm.weights.tensors import open_tensors, sha256
+from scfm.weights.tensors import check_finite, save_tensors, sha256
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from torch import Tensor
+    from collections.abc import Sequence
 
     from scfm.model.published import Dictionaries
     from scfm.weights import ModelCard
@@ -60,7 +60,12 @@ def convert(
     ValueError, FileNotFoundError
         As :func:`scfm.model.load`.
     """
-    return convert_known(Path(source), Path(out), family, dictionaries, None)
+    out = Path(out).expanduser()
+    with ExitStack() as stack:
+        if out.absolute().parent == models_folder():
+            out.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(hold(lock_path(out)))
+        return convert_known(Path(source), out, family, dictionaries, None)
 
 
 def convert_known(
@@ -94,18 +99,13 @@ def _write(published: PublishedFolder, dictionaries: Dictionaries, known: ModelC
     with atomic(out) as work:
         work.mkdir()
         if published.weights.suffix == ".safetensors":
-            shutil.copyfile(published.weights, work / WEIGHTS_FILE)
+            for name, tensor in model.tensors.items():
+                check_finite(name, tensor)
+            put = shutil.copyfile if known is None else link_or_copy
+            put(published.weights, work / WEIGHTS_FILE)
         else:
-            _save(open_tensors(published.weights), work / WEIGHTS_FILE)
+            save_tensors(model.tensors, work / WEIGHTS_FILE)
         model.vocabulary.save(work)
         hashes = {"weights_sha256": sha256(work / WEIGHTS_FILE), "vocabulary_sha256": sha256(*vocabulary_files(work))}
         model.card.with_(**hashes).write(work)
         work.chmod(0o755)
-
-
-def _save(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Write tensors as safetensors, each with memory of its own (tied ones share it in a PyTorch file)."""
-    from safetensors.torch import save_file
-
-    save_file({name: tensor.clone().contiguous() for name, tensor in tensors.items()}, path, metadata={"format": "pt"})
-    path.chmod(0o644)

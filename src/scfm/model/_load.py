@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from scfm.genes import Vocabulary
 from scfm.genes.vocabulary import vocabulary_files
 from scfm.model._base import FoundationModel
+from scfm.model._cache import check_cached
 from scfm.model._fetch import fetch, fetch_tables
 from scfm.model._published_folder import WEIGHTS_FILE, PublishedFolder
 from scfm.model.recipe import NO_WEIGHTS
@@ -73,7 +74,9 @@ def load(
             msg = f"{folder} is a converted model and brings its own vocabulary: leave dictionaries= out."
             raise ValueError(msg)
         return _load_converted(folder, family)
-    return PublishedFolder(folder, family).open(dictionaries)
+    opened = PublishedFolder(folder, family).open(dictionaries)
+    check_cached(folder, opened.card.with_(family=opened.weights_family or opened.family))
+    return opened
 
 
 def load_recipe(
@@ -139,8 +142,7 @@ def _resolve(model: object, revision: str | None = None) -> Path:
     if card is not None and (revision is not None or not path.is_dir()):
         return fetch(card.id, revision=revision)
     if card is not None:
-        folder = family_class(card.family).local_folder(card)
-        return folder if folder.is_dir() else path
+        return fetch(card.id) if family_class(card.family).local_folder(card).is_dir() else path
     if revision is not None:
         msg = f"revision={revision!r} is for a model given by its name, and {str(model)!r} is none."
         raise ValueError(msg)

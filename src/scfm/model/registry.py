@@ -6,7 +6,7 @@ import difflib
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from scfm.model._known import import_families, known_cards
+from scfm.model._known import import_families, known_cards, known_families
 from scfm.weights.card import ModelCard, read_cards
 
 if TYPE_CHECKING:
@@ -16,9 +16,18 @@ if TYPE_CHECKING:
 
     from scfm.model._base import FoundationModel
 
-__all__ = ["card_of", "cards", "families", "families_with", "family_class", "find_card", "list_models", "register"]
+__all__ = [
+    "card_of",
+    "cards",
+    "families",
+    "families_with",
+    "family_class",
+    "find_card",
+    "list_models",
+    "register",
+    "revised",
+]
 
-_families: dict[str, type[FoundationModel]] = {}
 
 Model = TypeVar("Model", bound="FoundationModel")
 
@@ -56,7 +65,7 @@ def register(cards: Iterable[ModelCard] = ()):  # type: ignore[no-untyped-def]
         if foreign:
             msg = f"The card of {foreign[0].id} is of the family {foreign[0].family!r}, and {cls.__qualname__} of {cls.family!r}."
             raise ValueError(msg)
-        known = _families.get(cls.family)
+        known = known_families.get(cls.family)
         if known is not None and known.__qualname__ != cls.__qualname__:
             msg = f"The family {cls.family!r} is already taken by {known.__qualname__}."
             raise ValueError(msg)
@@ -66,7 +75,7 @@ def register(cards: Iterable[ModelCard] = ()):  # type: ignore[no-untyped-def]
             if other is not None and other.id != card.id:
                 msg = f"The model name {name!r} is already taken by {other.id}."
                 raise ValueError(msg)
-        _families[cls.family] = cls
+        known_families[cls.family] = cls
         known_cards.update({card.id: card for card in cards})
         return cls
 
@@ -76,7 +85,7 @@ def register(cards: Iterable[ModelCard] = ()):  # type: ignore[no-untyped-def]
 def families() -> dict[str, type[FoundationModel]]:
     """All families by name."""
     import_families()
-    return dict(_families)
+    return dict(known_families)
 
 
 def family_class(family: str) -> type[FoundationModel]:
@@ -124,6 +133,29 @@ def card_of(name: str) -> ModelCard:
         )
         raise ValueError(msg)
     return card
+
+
+def revised(card: ModelCard, revision: str | None) -> ModelCard:
+    """The card of another revision of a model, of whose files no hashes and no sizes are known.
+
+    Raises
+    ------
+    ValueError
+        If the model has no revisions, or this cannot be one.
+    """
+    if revision is None or revision == card.revision:
+        return card
+    if "://" in card.source:
+        msg = f"revision={revision!r}: {card.id} comes from {card.source}, which has no revisions."
+        raise ValueError(msg)
+    return card.with_(
+        id=f"{card.id}@{revision.replace('/', '@')}",
+        revision=revision,
+        source_sha256=None,
+        dictionaries={path: known if ":" in path else "" for path, known in card.dictionaries.items()},
+        architecture={},
+        special_tokens={},
+    )
 
 
 def list_models() -> pd.DataFrame:

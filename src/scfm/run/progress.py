@@ -5,19 +5,16 @@ from __future__ import annotations
 import sys
 import time
 from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 from scfm._compat import bar_hidden
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from contextlib import AbstractContextManager
 
     Advance = Callable[[int], object]
-    Bar = Callable[[int, bool | None, int], AbstractContextManager[Advance]]
 
-__all__ = ["Lines", "cells_bar", "on_terminal", "use_bar"]
+__all__ = ["cells_bar"]
 
 FIRST_SECONDS = 10.0
 """Before the first line of a log."""
@@ -25,12 +22,7 @@ SECONDS = 30.0
 """Between two lines of a log."""
 
 
-def on_terminal() -> bool:
-    """Whether stderr is a terminal."""
-    return sys.stderr is not None and sys.stderr.isatty()
-
-
-class Lines:
+class _Lines:
     """A line on stderr every now and then, for logs.
 
     Parameters
@@ -50,7 +42,7 @@ class Lines:
         """Take note of ``n`` cells more."""
         self._done += n
         now = time.monotonic()
-        if now < self._next or self._done == self._before or sys.stderr is None:
+        if now < self._next or self._done == self._before:
             return
         self._next = now + SECONDS
         speed = (self._done - self._before) / (now - self._began)
@@ -60,34 +52,17 @@ class Lines:
 
 
 @contextmanager
-def _tqdm_bar(total: int, progress: bool | None, done: int) -> Iterator[Advance]:
-    from tqdm.auto import tqdm
-
-    hidden = bar_hidden(progress)
-    if hidden is None and not on_terminal():
-        yield Lines(total, done).advance
-        return
-    with tqdm(total=total, initial=done, unit="cell", desc="embed", disable=hidden) as bar:
-        yield bar.update
-
-
-_bar: ContextVar[Bar] = ContextVar("scfm_bar", default=_tqdm_bar)
-
-
-def cells_bar(total: int, progress: bool | None, done: int = 0) -> AbstractContextManager[Advance]:
+def cells_bar(total: int, progress: bool | None, done: int = 0) -> Iterator[Advance]:
     """Show a progress bar over ``total`` cells; gives a function that takes the number of cells done since the last call.
 
     With ``progress=None``, a bar on terminals and in notebooks, and elsewhere a line now and then. The bar starts at
     ``done``, the number of cells that an earlier run has done.
     """
-    return _bar.get()(total, progress, done)
+    from tqdm.auto import tqdm
 
-
-@contextmanager
-def use_bar(bar: Bar) -> Iterator[None]:
-    """Use another kind of progress bar within a block."""
-    token = _bar.set(bar)
-    try:
-        yield
-    finally:
-        _bar.reset(token)
+    hidden = total == 0 or bar_hidden(progress)
+    if hidden is None and not sys.stderr.isatty():
+        yield _Lines(total, done).advance
+        return
+    with tqdm(total=total, initial=done, unit="cell", desc="embed", disable=hidden) as bar:
+        yield bar.update

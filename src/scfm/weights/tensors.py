@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
+import struct
 import zipfile
 from collections.abc import Iterator, Mapping
 from functools import cached_property
@@ -17,11 +19,18 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-__all__ = ["FileTensors", "check_sha256", "open_tensors", "sha256", "shapes"]
+__all__ = ["FileTensors", "check_finite", "check_sha256", "open_tensors", "save_tensors", "sha256", "shapes"]
 
 MAX_REASON = 300
 LEGACY_PICKLES = 5
 """Magic number, version, machine, content, and the names of the storages that follow."""
+END, LOCATOR, END64 = struct.Struct("<4s4H2LH"), struct.Struct("<4sLQL"), struct.Struct("<4sQ2H2L4Q")
+"""Records at the end of a zip file, the last one first."""
+SAFETENSORS = {
+    "int64": "I64", "float64": "F64", "float32": "F32", "int32": "I32", "bfloat16": "BF16", "float16": "F16",
+    "int16": "I16", "int8": "I8", "uint8": "U8", "bool": "BOOL",
+}  # fmt: skip
+"""Names in safetensors of the dtypes of a PyTorch file, in the order in which safetensors writes tensors."""
 
 
 def open_tensors(path: Path) -> FileTensors:
@@ -57,6 +66,62 @@ def shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     if isinstance(tensors, _Safetensors):
         return {name: tensors.shape(name) for name in tensors}
     return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
+
+def check_finite(name: str, tensor: Tensor) -> None:
+    """Check that a tensor holds neither NaN nor infinite values.
+
+    Raises
+    ------
+    ValueError
+        If it holds one.
+    """
+    import torch
+
+    if not tensor.is_floating_point() or not tensor.numel():
+        return
+    # torch.isfinite needs as much memory as the tensor; aminmax does not support dtypes of one byte
+    extremes = torch.stack((tensor if tensor.element_size() > 1 else tensor.half()).aminmax())
+    if not extremes.isfinite().all():
+        msg = (
+            f"The tensor {name} holds values that are not finite (NaN or infinite): the file is damaged, or the training "
+            "diverged. Fetch it again, or take another checkpoint."
+        )
+        raise ValueError(msg)
+
+
+def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Write tensors as safetensors, one at a time; tensors that share memory, such as tied weights, are written separately.
+
+    Raises
+    ------
+    ValueError
+        If a value is not finite, or a dtype is not one of a PyTorch file.
+    """
+    import torch
+
+    dtypes = {name: str(tensor.dtype).removeprefix("torch.") for name, tensor in tensors.items()}
+    odd = [name for name, dtype in dtypes.items() if dtype not in SAFETENSORS]
+    if odd:
+        msg = f"The tensor {odd[0]} is of the dtype {dtypes[odd[0]]}, expected one of {', '.join(SAFETENSORS)}."
+        raise ValueError(msg)
+    names = sorted(tensors, key=lambda name: (list(SAFETENSORS).index(dtypes[name]), name))
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    stop = 0
+    for name in names:
+        start, stop = stop, stop + tensors[name].nbytes
+        header[name] = {
+            "dtype": SAFETENSORS[dtypes[name]],
+            "shape": list(tensors[name].shape),
+            "data_offsets": [start, stop],
+        }
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("xb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in names:
+            check_finite(name, tensors[name])
+            file.write(tensors[name].detach().contiguous().flatten().view(torch.uint8).numpy().data)
 
 
 def sha256(*paths: Path) -> str:
@@ -192,13 +257,37 @@ def _check_zipped(path: Path) -> None:
     """Refuse a zip file that is compressed or holds more than tensors."""
     from torch._C import PyTorchFileReader
 
+    _check_directory(path)
     with zipfile.ZipFile(path) as archive:
-        packed = [member.filename for member in archive.infolist() if member.compress_type != zipfile.ZIP_STORED]
+        members = archive.infolist()
+    packed = [member.filename for member in members if member.compress_type != zipfile.ZIP_STORED]
     if packed:
         msg = f"it is compressed, as {packed[0][:MAX_REASON]!r}, which files of tensors are not"
         raise ValueError(msg)
+    size = path.stat().st_size
+    if sum(member.file_size for member in members) > size:
+        msg = "its members are larger than the file"
+        raise ValueError(msg)
     # with PyTorch's reader: zipfile may find another member of the same name
-    check_tensor_pickle(io.BytesIO(PyTorchFileReader(str(path)).get_record("data.pkl")), path.stat().st_size)
+    check_tensor_pickle(io.BytesIO(PyTorchFileReader(str(path)).get_record("data.pkl")), size)
+
+
+def _check_directory(path: Path) -> None:
+    """Refuse a zip file with a second directory, of which zipfile and PyTorch would each read another."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        file.seek(max(0, size - END.size - LOCATOR.size - END64.size))
+        tail = file.read()
+    mark, *_, length, start, _ = END.unpack(tail[-END.size :])
+    stop = size - END.size
+    locator = tail[-END.size - LOCATOR.size : -END.size]
+    if locator.startswith(b"PK\6\7") and len(tail) == END.size + LOCATOR.size + END64.size:
+        stop -= LOCATOR.size + END64.size
+        *_, length, start = END64.unpack(tail[: END64.size])
+        mark = mark if LOCATOR.unpack(locator)[2] == stop else b""
+    if mark != b"PK\5\6" or start + length != stop:
+        msg = "its directory is not where its end record says"
+        raise ValueError(msg)
 
 
 def _check_legacy(path: Path) -> None:
