@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from scfm._text import some
 from scfm.genes import Vocabulary
 from scfm.genes.vocabulary import vocabulary_files
 from scfm.model._base import FoundationModel
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["load", "load_recipe"]
 
+logger = logging.getLogger("scfm")
+
 
 def load(
     model: str | Path | FoundationModel,
@@ -36,7 +40,8 @@ def load(
     ----------
     model
         Id or alias of :func:`scfm.model.list_models`, or the path of a folder that :func:`scfm.model.convert` wrote
-        or that holds published weights. A model that was loaded already is returned as it is.
+        or that holds published weights, also fine-tuned ones (classifiers of cells or genes, adapters of peft), of which
+        the head is left out. A model that was loaded already is returned as it is.
     family
         Family of published weights; recognised from their ``config.json`` by default.
     dictionaries
@@ -72,8 +77,13 @@ def load(
         if dictionaries is not None:
             msg = f"{folder} is a converted model and brings its own vocabulary: leave dictionaries= out."
             raise ValueError(msg)
-        return _load_converted(folder, family)
-    return PublishedFolder(folder, family).open(dictionaries)
+        loaded = _load_converted(folder, family)
+    else:
+        loaded = PublishedFolder(folder, family).open(dictionaries)
+    if loaded.card.head:
+        sizes = ", ".join(f"{name}: {some(labels)}" for name, labels in loaded.card.labels.items())
+        logger.info("%s is fine-tuned; the head of %s (%s) is left out", loaded.card.id, loaded.card.head, sizes)
+    return loaded
 
 
 def load_recipe(

@@ -219,6 +219,11 @@ class Recipe(ABC):
         return options.max_tokens
 
     @property
+    def usable_poolings(self) -> tuple[str, ...]:
+        """Poolings for which this model has the tokens and weights."""
+        return tuple(name for name in self.poolings if name != "cls" or self.has_cls)
+
+    @property
     def has_cls(self) -> bool:
         """Whether every cell, even one without genes, has special tokens."""
         return "<cls>" in self.vocabulary.special_tokens
