@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from scfm._checks import is_int
+from scfm._package import version_of
 from scfm._settings import settings
 from scfm._warn import warn
 from scfm.batch import even_batches, prefetch, spans_of
@@ -157,7 +157,7 @@ class Session(ABC):
             "matrix": self.source.matrix,
             "device": self._devices_text(),
             "dtype": str(self.dtype).removeprefix("torch."),
-            "versions": {name: version(name) for name in ("scfm", "anndata", "numpy", "torch")},
+            "versions": {name: version_of(name) for name in ("scfm", "anndata", "numpy", "torch")},
         }
 
     def _devices_text(self) -> str:

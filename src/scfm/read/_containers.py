@@ -16,6 +16,7 @@ from anndata.io import read_elem
 from scipy import sparse
 
 from scfm._compat import frame_of, is_mudata, layer_names, view_of
+from scfm._package import pip_install
 from scfm.read.backed import is_group, stored_matrix
 from scfm.read.memory import DenseMemory, SparseMemory
 from scfm.read.paths import is_url
@@ -342,7 +343,7 @@ def _open_url(url: str) -> Any:
     try:
         return zarr.open_group(url, mode="r")
     except ImportError as error:
-        msg = f'{url} needs another package: {error}. pip install "scfm[remote]" has what http, https and s3 need.'
+        msg = f"{url} needs another package: {error}. For http, https and s3: {pip_install('remote')}."
         raise ImportError(msg) from error
     except (FileNotFoundError, ValueError, OSError) as error:
         msg = f"{url} cannot be opened as a zarr store: {error}. A file of another kind must be downloaded first."
