@@ -160,6 +160,7 @@ FAILURES = {
     "match": ["no.h5ad", "--model", "scfm-mini"],
     "merge": ["no.zarr", "no.h5ad"],
     "score": ["no.h5ad", "--model", "scfm-mini", "--out", "b.h5ad"],
+    "tokenize": ["no.h5ad", "--model", "scfm-mini", "--out", "b"],
     "status": ["no.zarr"],
 }
 

@@ -125,8 +125,8 @@ class Command:
     """Options that the verb could do without."""
     hidden: tuple[str, ...] = ("copy",)
     """Parameters of the verb that are no options."""
-    families: Literal["all", "scored"] | None = None
-    """Whose options there are: of all families of models, or of those with likelihoods."""
+    families: str | None = None
+    """Whose options there are: of all families of models, or of those with an optional method of the recipe."""
     texts: Mapping[str, str] = field(default_factory=dict)
     """Help that differs from that of other commands."""
 
@@ -157,7 +157,7 @@ class Command:
         found: dict[str, tuple[list[str], Option]] = {}
         for cls in {known[name].options_class: None for name in sorted(known)}:
             owners = [name for name, other in sorted(known.items()) if other.options_class is cls]
-            if self.families == "scored" and not any(known[name].implements("scorer") for name in owners):
+            if self.families not in (None, "all") and not any(known[name].implements(self.families) for name in owners):
                 continue
             kinds, texts = get_type_hints(cls), _texts(cls)
             for one in fields(cls):

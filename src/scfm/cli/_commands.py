@@ -45,6 +45,21 @@ COMMANDS = {
         example="scfm merge embeddings.zarr cells.h5ad",
         positional=("store", "target"),
     ),
+    "tokenize": Command(
+        "Write cells as a tokenised dataset, as Geneformer's tokenizer does.",
+        run="scfm.cli.verbs:written",
+        verb="scfm.tl:tokenize",
+        example="scfm tokenize cells.h5ad --model geneformer-v2-104m --out tokens --obs-columns cell_type donor_id",
+        hidden=(),
+        families="rank_frame",
+        texts={
+            "model": "name or folder of a model that reads ranked genes, as Geneformer or scCello",
+            "out": "folder to write, as `datasets` keeps it, or an .arrow or .parquet file",
+            "overwrite": "replace OUT if it exists",
+            "modality": "modality of an .h5mu file",
+            "dictionaries": "files of gene tables, or folders that hold them, for a model that is not on this machine",
+        },
+    ),
     "gene-embeddings": Command(
         "Write the embedding of every gene in every cell to a zarr group.",
         run="scfm.cli.verbs:with_model",
@@ -61,7 +76,7 @@ COMMANDS = {
         run="scfm.cli.verbs:with_model",
         verb="scfm.tl:score",
         example="scfm score cells.h5ad --model tf-sapiens --out scored.h5ad",
-        families="scored",
+        families="scorer",
     ),
     "marker-genes": Command(
         "Rank the genes that matter for the embedding of each group of cells, by masking.",
@@ -113,7 +128,7 @@ COMMANDS = {
     ),
     "convert": Command(
         "Convert published weights into one folder without pickles.",
-        run="scfm.cli.weights:convert",
+        run="scfm.cli.verbs:written",
         verb="scfm.model:convert",
         example="scfm convert downloads/Geneformer --out geneformer",
         positional=("source",),

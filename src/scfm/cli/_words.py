@@ -31,7 +31,7 @@ TRUTH |= {"auto": "null", "none": "null", "null": "null"}
 COMMANDS_OF = {
     f"{module}.{verb}": f"`scfm {verb.replace('_', '-')}`"
     for module, verbs in {
-        "tl": ("annotate", "embed", "embed_store", "gene_embeddings", "marker_genes", "score"),
+        "tl": ("annotate", "embed", "embed_store", "gene_embeddings", "marker_genes", "score", "tokenize"),
         "model": ("convert", "fetch"),
     }.items()
     for verb in verbs

@@ -10,7 +10,12 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-__all__ = ["annotate", "cellxgene", "marker_genes", "match", "metrics", "with_model"]
+__all__ = ["annotate", "cellxgene", "marker_genes", "match", "metrics", "with_model", "written"]
+
+
+def written(verb: Callable[..., Path], **arguments: Any) -> None:
+    """Run a verb that writes a file or a folder."""
+    print(f"wrote {verb(**arguments)}")
 
 
 def with_model(

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-__all__ = ["cache", "convert", "fetch", "models"]
+__all__ = ["cache", "fetch", "models"]
 
 
 def models() -> None:
@@ -29,11 +29,6 @@ def fetch(verb: Callable[..., Path], models: list[str], **arguments: Any) -> Non
     """
     for model in models:
         print(verb(model, **arguments))
-
-
-def convert(verb: Callable[..., Path], **arguments: Any) -> None:
-    """Convert weights."""
-    print(f"wrote {verb(**arguments)}")
 
 
 def cache(action: Literal["list", "verify", "prune"] = "list", models: list[str] | None = None) -> None:

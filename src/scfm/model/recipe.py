@@ -250,6 +250,9 @@ class Recipe(ABC):
 
     def networks(self, n_layers: int, devices: Sequence[torch.device], dtype: torch.dtype) -> list[torch.nn.Module]:
         """The network with its first ``n_layers`` layers on each of the devices; the last ones made are kept."""
+        if self.tensors is NO_WEIGHTS:
+            msg = f"{self.card.id} was loaded without its weights (load_recipe); load it by scfm.model.load."
+            raise ValueError(msg)
         key = (n_layers, tuple(map(str, devices)), dtype)
         if self._built is None or self._built[0] != key:
             self._built = None  # frees the old ones before the new ones are built

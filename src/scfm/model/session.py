@@ -101,6 +101,11 @@ class Session(ABC):
         self._report(stats, task.empty_rows)
         return stats
 
+    def tokens(self) -> Iterator[TokenBlock]:
+        """Read all cells once and encode them, a block ahead in a thread; nothing is computed of them."""
+        blocks = self.source.blocks(settings.block_rows, max_nnz=settings.block_values)
+        return prefetch(map(self.encoder(), blocks))
+
     def batches(
         self, batch_size: int = 64, *, shuffle: bool = False, seed: int = 0, drop_last: bool = False
     ) -> Iterator[TokenBatch]:
