@@ -32,6 +32,7 @@ COMMANDS = (
     "embed-store",
     "status",
     "merge",
+    "tokenize",
     "gene-embeddings",
     "score",
     "marker-genes",

@@ -169,7 +169,6 @@ def test_states_of_genes_go_to_a_folder(
 
 WRONG: dict[str, tuple[str, list[str], int, str]] = {
     "unknown": ("tiny", ["--bogus", "1"], 2, "unrecognized arguments: --bogus 1"),
-    "genes": ("tiny", ["--emb-type", "cge"], 2, "--emb-type cge is the command `scfm gene-embeddings`"),
     "number": ("tiny", ["--clip-counts", "many"], 2, 'Parser key "clip_counts"'),
     "choice": ("tiny", ["--gene-order", "name"], 2, 'Parser key "gene_order"'),
     "kind": ("tiny", ["--emb-type=both"], 2, "--emb-type both is not known"),
@@ -204,8 +203,7 @@ NEEDLESS = {
     "--batch_size=8": "cells are packed by their length",
     "--oom-dataloader": "files are always read block by block",
     "--oom-dataloader true": "files are always read block by block",
-    "--n-data-workers 4": "files are read while the network computes",
-    "--num-gpus 1": "name the devices, as in --device cuda:0,cuda:1",
+    "--n-data-workers 4": "files are read and encoded in threads while the network computes",
     "--disable-compile-block-mask": "nothing is compiled",
 }
 

@@ -13,6 +13,7 @@ from jsonargparse import ArgumentParser, set_parsing_settings
 
 from scfm.cli._command import Command, Parser
 from scfm.cli._commands import COMMANDS
+from scfm.cli._upstream import from_upstream
 from scfm.cli._words import WrongCall, as_options, known_words
 
 if TYPE_CHECKING:
@@ -24,18 +25,18 @@ __all__ = ["main"]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0 done, 1 an error (told in one line), 2 a wrong call."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    at = next((at for at, word in enumerate(words) if word.replace("_", "-") in COMMANDS), None)
-    name = None if at is None else words[at].replace("_", "-")
-    parser = _parser(name, whole=any(word.startswith("--print") for word in words[:at]))
-    if not words:
-        parser.print_help(sys.stderr)
-        return 2
-    command = COMMANDS["models" if name is None else name]
+    at = next((at for at, word in enumerate(words) if word.replace("_", "-") in COMMANDS), len(words))
+    before, name, after = words[:at], "".join(words[at : at + 1]).replace("_", "-"), words[at + 1 :]
     try:
-        given = words if at is None else [*words[:at], str(name), *known_words(words[at + 1 :], command.flags())]
+        name, after = from_upstream(name, after)
     except WrongCall as error:
-        parser.error(str(error))
-    chosen = parser.parse_args(given)
+        _parser(name, whole=False).error(str(error))
+    parser = _parser(name, whole=any(word.startswith("--print") for word in before))
+    if not words:
+        parser.print_help()
+        return 0
+    command = COMMANDS[name or "models"]
+    chosen = parser.parse_args([*before, *([name] if name else []), *known_words(after, command.flags())])
     values = {name: value for name, value in vars(chosen[chosen.subcommand]).items() if name != "config"}
     return _run(command, values, debug=chosen.debug)
 
@@ -76,7 +77,7 @@ def _reporting() -> Iterator[None]:
         settings.verbosity = said
 
 
-def _parser(name: str | None, *, whole: bool) -> Parser:
+def _parser(name: str, *, whole: bool) -> Parser:
     """Parser of the whole command line, in which only the command ``name`` has its options, or all (``whole``)."""
     import scfm
 
@@ -89,7 +90,7 @@ def _parser(name: str | None, *, whole: bool) -> Parser:
         version=scfm.__version__,
         formatter_class=HelpFormatter,
     )
-    parser.hint = "scfm --help" if name is None else f"scfm {name} --help"
+    parser.hint = f"scfm {name} --help" if name else "scfm --help"
     parser.add_argument("--debug", action="store_true", help="show the whole traceback of an error")
     subcommands = parser.add_subcommands(title="commands", metavar="COMMAND", description=None)
     for known, command in COMMANDS.items():

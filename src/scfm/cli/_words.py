@@ -6,26 +6,13 @@ import re
 import sys
 from typing import TYPE_CHECKING
 
+from scfm._elsewhere import ARGUMENTS, Argument
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-__all__ = ["WrongCall", "as_commands", "as_options", "known_words"]
+__all__ = ["WrongCall", "as_commands", "as_options", "known_words", "split_word"]
 
-RENAMED: dict[str, tuple[str, dict[str, str]]] = {
-    "checkpoint_path": ("model", {}),
-    "gene_col_name": ("gene_key", {}),
-    "model_type": ("family", {}),
-    "precision": ("dtype", {"16-mixed": "bfloat16", "32": "float32"}),
-}
-"""Options of ``transcriptformer inference`` under which ours go, too, and values that are called otherwise."""
-NEEDLESS = {
-    "batch_size": (1, "cells are packed by their length; SCFM_BATCH_TOKENS bounds the tokens of a batch"),
-    "disable_compile_block_mask": (0, "nothing is compiled"),
-    "n_data_workers": (1, "files are read while the network computes"),
-    "num_gpus": (1, "name the devices, as in --device cuda:0,cuda:1"),
-    "oom_dataloader": (0, "files are always read block by block"),
-}
-"""Options of ``transcriptformer inference`` that do nothing here: how many values they take, and why."""
 TRUTH = {"true": "true", "false": "false", "yes": "true", "no": "false", "1": "true", "0": "false"}
 TRUTH |= {"auto": "null", "none": "null", "null": "null"}
 COMMANDS_OF = {
@@ -44,6 +31,14 @@ class WrongCall(Exception):
     """Words that no command takes."""
 
 
+def split_word(word: str) -> tuple[str, str, str]:
+    """Name, equals sign and value of an option, the name with underscores; no name for what is no option."""
+    if not word.startswith("--"):
+        return "", "", ""
+    name, equals, value = word[2:].partition("=")
+    return name.replace("-", "_"), equals, value
+
+
 def known_words(words: Sequence[str], flags: set[str]) -> list[str]:
     """Write the options of a command as its parser knows them.
 
@@ -53,11 +48,6 @@ def known_words(words: Sequence[str], flags: set[str]) -> list[str]:
         What follows the name of the command.
     flags
         Options that may be given without a value.
-
-    Raises
-    ------
-    WrongCall
-        If an option of upstream is another command here.
     """
     return list(_known(list(words), flags))
 
@@ -68,38 +58,25 @@ def _known(words: list[str], flags: set[str]) -> Iterator[str]:
         if word == "--":
             yield from (word, *words)
             return
-        if not word.startswith("--"):
+        name, equals, value = split_word(word)
+        if not name:
             yield "null" if word == "None" else word
             continue
-        name, equals, value = word[2:].partition("=")
-        name = name.replace("-", "_")
-        if name in NEEDLESS:
-            n_values, why = NEEDLESS[name]
-            del words[: n_values if not equals else 0]
-            if not n_values and not equals and words and words[0].lower() in TRUTH:
+        known = ARGUMENTS.get(name, Argument(name))
+        if known.needless:
+            if not equals and words and (known.has_value or words[0].lower() in TRUTH):
                 del words[0]
-            print(f"scfm: --{name.replace('_', '-')} is not needed: {why}.", file=sys.stderr)
-        elif name == "emb_type":
-            _check_type(value if equals else words.pop(0) if words else "")
-        else:
-            name, values = RENAMED.get(name, (name, {}))
-            if name in flags and not equals:
-                value = words.pop(0) if words and words[0].lower() in TRUTH else "true"
-            elif values and not equals and words:
-                value = words.pop(0)
-            value = TRUTH.get(value.lower(), value) if name in flags else values.get(value, value)
-            value = "null" if value == "None" else value
-            joined = equals or name in flags or values
-            yield f"--{name if name in OF_THE_PARSER else name.replace('_', '-')}" + (f"={value}" if joined else "")
-
-
-def _check_type(value: str) -> None:
-    if value == "cge":
-        msg = "--emb-type cge is the command `scfm gene-embeddings`, which takes the same options."
-        raise WrongCall(msg)
-    if value != "cell":
-        msg = f"--emb-type {value} is not known; leave it out for cells, and call `scfm gene-embeddings` for genes."
-        raise WrongCall(msg)
+            print(f"scfm: --{name.replace('_', '-')} is not needed: {known.needless}.", file=sys.stderr)
+            continue
+        name = known.ours
+        if name in flags and not equals:
+            value = words.pop(0) if words and words[0].lower() in TRUTH else "true"
+        elif known.values and not equals and words:
+            value = words.pop(0)
+        value = TRUTH.get(value.lower(), value) if name in flags else known.values.get(value, value)
+        value = "null" if value == "None" else value
+        joined = equals or name in flags or known.values
+        yield f"--{name if name in OF_THE_PARSER else name.replace('_', '-')}" + (f"={value}" if joined else "")
 
 
 def as_options(text: str, names: Sequence[str]) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+from scfm._elsewhere import advice
 from scfm._settings import settings
 from scfm.genes import align
 from scfm.weights.tensors import shapes
@@ -243,6 +244,9 @@ class Recipe(ABC):
         """Options of the family with its defaults; a TypeError for one that it does not have."""
         valid = [f.name for f in fields(self.options_class)]
         unknown = [name for name in given if name not in valid]
+        if unknown and (advised := advice(unknown[0])):
+            msg = f"{unknown[0]!r} is no option of this call: {advised}."
+            raise TypeError(msg)
         if unknown:
             takes = f"the options {', '.join(valid)}" if valid else "no options of its own"
             msg = f"{unknown[0]!r} is no option of this call, and the family {self.family!r} takes {takes}."

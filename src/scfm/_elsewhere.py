@@ -1,0 +1,85 @@
+"""What the models' own packages, and others that run them, call the arguments of scfm, and which of theirs it does not need."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["ARGUMENTS", "Argument", "advice"]
+
+
+class Argument(NamedTuple):
+    """An argument of another package."""
+
+    ours: str = ""
+    """What scfm calls it; empty where it is not needed."""
+    needless: str = ""
+    """Why it is not needed."""
+    has_value: bool = True
+    """Whether a value follows it on a command line."""
+    values: Mapping[str, str] = MappingProxyType({})
+    """Values on a command line that are called otherwise here."""
+
+
+_PACKED = (
+    "cells are packed by their length; scfm.settings.batch_tokens (SCFM_BATCH_TOKENS) bounds the tokens of a batch"
+)
+_AHEAD = "files are read and encoded in threads while the network computes; scfm.settings.threads (SCFM_THREADS) says in how many"
+
+ARGUMENTS = {
+    # transcriptformer inference
+    "checkpoint_path": Argument("model"),
+    "device": Argument("device", values={"auto": "null"}),
+    "gene_col_name": Argument("gene_key"),
+    "model_type": Argument("family"),
+    "precision": Argument("dtype", values={"16-mixed": "bfloat16", "32": "float32"}),
+    "batch_size": Argument(needless=_PACKED),
+    "compile_block_mask": Argument(needless="nothing is compiled"),
+    "disable_compile_block_mask": Argument(needless="nothing is compiled", has_value=False),
+    "n_data_workers": Argument(needless=_AHEAD),
+    "obs_keys": Argument(needless="all columns of obs are kept"),
+    "oom_dataloader": Argument(needless="files are always read block by block", has_value=False),
+    "pad_zeros": Argument(needless="there is no padding"),
+    "pin_memory": Argument(needless=_AHEAD),
+    "use_oom_dataloader": Argument(needless="files are always read block by block"),
+    # transcriptformer download-data
+    "max_retries": Argument(
+        needless="a broken download goes on where it stopped, until five attempts in a row bring nothing"
+    ),
+    "no_metadata": Argument(needless="the metadata of a dataset are in a small JSON file beside it", has_value=False),
+    "output_dir": Argument("out"),
+    "processes": Argument("workers"),
+    # Geneformer
+    "emb_label": Argument(needless="all columns of obs are kept"),
+    "emb_layer": Argument("hidden_layer"),
+    "emb_mode": Argument("pooling"),
+    "forward_batch_size": Argument(needless=_PACKED),
+    "max_ncells": Argument(needless="all cells are embedded; to embed fewer, choose them before"),
+    "model_input_size": Argument("max_tokens"),
+    "model_version": Argument(needless="a model knows its vocabulary and special tokens"),
+    "nproc": Argument(needless=_AHEAD),
+    "token_dictionary_file": Argument("dictionaries"),
+    # Helical
+    "accelerator": Argument(needless="one process runs on all devices that device= names"),
+    "gene_names": Argument("gene_key"),
+    "model_name": Argument("model"),
+}
+"""By the name that the other package gives it, with underscores."""
+
+
+def advice(name: str) -> str:
+    """What to do about an argument that another package has, as the end of a sentence; empty if there is nothing to say.
+
+    Examples
+    --------
+    >>> from scfm._elsewhere import advice
+    >>> advice("emb_layer")
+    'it is called hidden_layer= here'
+    """
+    known = ARGUMENTS.get(name)
+    if known is None or known.ours == name:
+        return ""
+    return f"it is called {known.ours}= here" if known.ours else f"it is not needed: {known.needless}"
