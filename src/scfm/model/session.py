@@ -98,7 +98,7 @@ class Session(ABC):
             progress=settings.progress,
         )
         stats = run(self.source, encode, task, forwards, plan, self.model.max_genes(self.options), spans)
-        self._report(stats, task.empty_rows)
+        self._report(stats, task)
         return stats
 
     def tokens(self) -> Iterator[TokenBlock]:
@@ -172,9 +172,10 @@ class Session(ABC):
         """The description, and how many cells went through, were cut, were empty, or left out."""
         return self.description() | counts_of(stats)
 
-    def _report(self, stats: RunStats, empty: str | None) -> None:
+    def _report(self, stats: RunStats, task: Task) -> None:
         logger.info(
-            "embedded %d cells (%d tokens, %d cells cut to the longest input) on %s in %s: %.1f s, %.0f cells/s",
+            "%s %d cells (%d tokens, %d cells cut to the longest input) on %s in %s: %.1f s, %.0f cells/s",
+            task.done,
             stats.n_cells,
             stats.n_tokens,
             stats.n_truncated,
@@ -183,7 +184,7 @@ class Session(ABC):
             stats.seconds,
             stats.n_cells / max(stats.seconds, 1e-9),
         )
-        for text in self._warnings(stats, empty):
+        for text in self._warnings(stats, task.empty_rows):
             warn(text)
 
     def _warnings(self, stats: RunStats, empty: str | None) -> list[str]:

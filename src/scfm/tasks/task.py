@@ -33,6 +33,8 @@ class Task(ABC):
         Takes the results.
     """
 
+    done: str = "embedded"
+    """What has been done to the cells, for the report."""
     block_rows: int | None = None
     """Most cells that are read at a time; ``None``: as in the settings."""
     batch_tokens: int | None = None
