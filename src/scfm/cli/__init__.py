@@ -90,12 +90,15 @@ def _parser(name: str, *, whole: bool) -> Parser:
         version=scfm.__version__,
         formatter_class=HelpFormatter,
     )
-    parser.hint = f"scfm {name} --help" if name else "scfm --help"
+    if name:
+        command = COMMANDS[name]
+        parser.hint, parser.positional = f"scfm {name} --help", command.positional
+        parser.options = [option.name for option in command.options()]
     parser.add_argument("--debug", action="store_true", help="show the whole traceback of an error")
     subcommands = parser.add_subcommands(title="commands", metavar="COMMAND", description=None)
     for known, command in COMMANDS.items():
         subparser = command.parser() if whole or known == name else ArgumentParser(description=command.summary)
         if isinstance(subparser, Parser):
-            subparser.hint = parser.hint
+            subparser.hint, subparser.options, subparser.positional = parser.hint, parser.options, parser.positional
         subcommands.add_subcommand(known, subparser, help=command.summary)
     return parser

@@ -15,7 +15,6 @@ COMMANDS = {
         families="all",
         texts={
             "data": "file to read, block by block: .h5ad, .h5mu, a zarr store, or a tokenised dataset (.parquet, .arrow)",
-            "device": "cpu, cuda, cuda:1 or mps, or several as cuda:0,cuda:1; by default the fastest there is",
         },
     ),
     "embed-store": Command(
@@ -29,7 +28,6 @@ COMMANDS = {
         texts={
             "source": "file, pattern such as 'atlas/*.h5ad', folder of zarr stores, or address of a zarr store",
             "out": "folder of the store; one that is not complete is continued",
-            "device": "cpu, cuda, cuda:1 or mps, or several as cuda:0,cuda:1; by default the fastest there is",
             "into_source": "add the embeddings to SOURCE at the end, to each file those of its cells",
         },
     ),
@@ -147,7 +145,14 @@ COMMANDS = {
         example="scfm cellxgene --species human --tissue lung --out lung",
         positional=(),
         required=(),
-        texts={"out": "folder to fetch the files into; without it they are listed"},
+        texts={
+            "out": "folder to fetch the files into; without it they are listed",
+            "species": 'species, as human, "Homo sapiens" or NCBITaxon:9606; several may be given, here and below',
+            "tissue": "tissues, as lung or UBERON:0002048",
+            "assay": 'assays, as "10x 3\' v3"',
+            "disease": "diseases, as normal",
+            "suspension_type": "what was sequenced: cell, nucleus or na",
+        },
     ),
     "env": Command(
         "Show versions, devices and settings, for reports of problems.", run="scfm.cli._env:show", positional=()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 import sys
 from typing import TYPE_CHECKING
@@ -11,7 +12,7 @@ from scfm._elsewhere import ARGUMENTS, Argument
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-__all__ = ["WrongCall", "as_commands", "as_options", "known_words", "split_word"]
+__all__ = ["WrongCall", "as_commands", "as_options", "in_short", "known_words", "split_word"]
 
 TRUTH = {"true": "true", "false": "false", "yes": "true", "no": "false", "1": "true", "0": "false"}
 TRUTH |= {"auto": "null", "none": "null", "null": "null"}
@@ -24,7 +25,7 @@ COMMANDS_OF = {
     for verb in verbs
 }
 COMMANDS_OF |= {"pp.match_genes": "`scfm match`", "model.list_models": "`scfm models`"}
-OF_THE_PARSER = ("print_config", "print_completion", "print_shtab")
+OF_THE_PARSER = ("print_completion", "print_shtab")
 
 
 class WrongCall(Exception):
@@ -66,7 +67,7 @@ def _known(words: list[str], flags: set[str]) -> Iterator[str]:
         if known.needless:
             if not equals and words and (known.has_value or words[0].lower() in TRUTH):
                 del words[0]
-            print(f"scfm: --{name.replace('_', '-')} is not needed: {known.needless}.", file=sys.stderr)
+            print(f"scfm: {_option(name)} is not needed: {known.needless}.", file=sys.stderr)
             continue
         name = known.ours
         if name in flags and not equals:
@@ -76,14 +77,53 @@ def _known(words: list[str], flags: set[str]) -> Iterator[str]:
         value = TRUTH.get(value.lower(), value) if name in flags else known.values.get(value, value)
         value = "null" if value == "None" else value
         joined = equals or name in flags or known.values
-        yield f"--{name if name in OF_THE_PARSER else name.replace('_', '-')}" + (f"={value}" if joined else "")
+        yield (f"--{name}" if name in OF_THE_PARSER else _option(name)) + (f"={value}" if joined else "")
+
+
+KINDS = {"<class 'int'>": "a whole number", "<class 'float'>": "a number", "<class 'bool'>": "true or false"}
+
+
+def in_short(message: str, options: Sequence[str], positional: Sequence[str]) -> str:
+    """What the parser says of a wrong call, in one line and in the words of a shell.
+
+    Parameters
+    ----------
+    message
+        Text of argparse or jsonargparse; one of an unknown form is only put on one line.
+    options, positional
+        What the command takes, and what of it goes by its place.
+    """
+    message = " ".join(message.split())
+    if found := re.fullmatch(r"the following arguments are required: (.+)", message):
+        names = [name.rpartition(".")[2] for name in found[1].split(", ")]
+        return f"missing: {', '.join(name.upper() if name in positional else _option(name) for name in names)}"
+    if found := re.fullmatch(r'Parser key "(?:.*\.)?(\w+)": .*Given value: (.*)', message):
+        kinds = [KINDS.get(kind, kind) for kind in re.findall(r"Expected an? (<class '\w+'>)", message)]
+        words = [word for kind in re.findall(r"Literal\[(.*?)\]", message) for word in re.findall(r"'(.*?)'", kind)]
+        known = dict.fromkeys(kind for kind in [*kinds, *words] if "NoneType" not in kind)
+        return f"{_option(found[1])} {found[2]} is not accepted; expected {' or '.join(known)}."
+    if found := re.fullmatch(r"unrecognized arguments: (--([\w-]+).*)", message):
+        return f"there is no option {found[1]}.{_closest(f'--{found[2]}', [_option(name) for name in options])}"
+    if found := re.fullmatch(r"argument COMMAND: invalid choice: '(.*?)' (.*)", message):
+        commands = re.findall(r"'([\w-]+)'", found[2])
+        return f"there is no command {found[1]}.{_closest(found[1], commands)}"
+    return message
+
+
+def _closest(name: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f" Did you mean {close[0]}?" if close else ""
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def as_options(text: str, names: Sequence[str]) -> str:
     """A message about keywords and functions, about options and commands: ``overwrite=True`` becomes ``--overwrite``."""
     for name in names:
-        text = re.sub(rf"\b{name}=(True\b|(?=[\s,.;:)]|$))", f"--{name.replace('_', '-')}", text)
-        text = re.sub(rf"\b(?<!-){name}=", f"--{name.replace('_', '-')}=", text)
+        text = re.sub(rf"\b{name}=(True\b|(?=[\s,.;:)]|$))", _option(name), text)
+        text = re.sub(rf"\b(?<!-){name}=", f"{_option(name)}=", text)
     return as_commands(text)
 
 

@@ -95,7 +95,7 @@ def find_dictionaries(
         listed = ", ".join(f"{path.name} has {size:,} tokens" for path, size in sizes.items())
         msg = (
             f"The weights have {vocab_size:,} tokens, but {listed}: these dictionaries belong to another model. "
-            "Geneformer V1 models and scCello need the gc30M files, V2 models the gc104M files; pass them as dictionaries=."
+            "Geneformer V1 models and scCello need the gc30M files, V2 models the gc104M files; pass them as dictionaries= (in Python, of scfm.model.load)."
         )
         raise ValueError(msg)
     msg = (
