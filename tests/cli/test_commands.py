@@ -145,6 +145,7 @@ def test_errors_name_options_and_commands(text: str, shown: str) -> None:
         ("embed a.h5ad --modle m", "there is no option --modle m. Did you mean --model?"),
         ("embed a.h5ad --model m --out b.h5ad --max-tokens x", "--max-tokens x is not accepted; expected a whole number."),
         ("embed a.h5ad --model m --out b.h5ad --compat old", "--compat old is not accepted; expected upstream."),
+        ("cache all", "ACTION all is not accepted; expected list or verify or prune."),
         ("embd a.h5ad", "there is no command embd. Did you mean embed?"),
     ],
 )  # fmt: skip

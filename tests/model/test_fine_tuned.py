@@ -14,7 +14,10 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import scfm
+from scfm.model import registry
+from scfm.model.registry import card_of
 from scfm.testing import write_geneformer, write_sccello
+from scfm.weights.tensors import sha256
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -176,6 +179,17 @@ def test_adapters_are_merged(beside: bool, use_rslora: bool, tmp_path: Path) -> 
     assert load_file(converted / "head.safetensors").keys() == {"classifier.weight", "classifier.bias"}
     assert scfm.model.load(converted).card.id == "mine"
     np.testing.assert_array_equal(scfm.model.load(converted).embed(adata, hidden_layer=0), values)
+
+
+def test_a_known_model_gives_its_paper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, base, _ = adapted(tmp_path)
+    known = card_of("geneformer-v2-104m").with_(source_sha256=sha256(base / "model.safetensors"))
+    monkeypatch.setitem(registry._cards, known.id, known)
+    plain, tuned = scfm.model.load(base).card, scfm.model.load(folder).card
+    assert (plain.id, plain.paper, plain.license) == (known.id, known.paper, known.license)
+    assert (tuned.id, tuned.paper, tuned.license) == ("adapted", known.paper, known.license)
+    assert tuned.description == "fine-tuned from geneformer-v2-104m"
+    assert tuned.source_sha256 is None
 
 
 def test_adapters_in_the_state_dict(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ COMMANDS_OF = {
     }.items()
     for verb in verbs
 }
-COMMANDS_OF |= {"pp.match_genes": "`scfm match`", "model.list_models": "`scfm models`"}
+COMMANDS_OF |= {"pp.match_genes": "`scfm match`", "model.list_models": "`scfm models`", "model.load": "the command"}
 OF_THE_PARSER = ("print_completion", "print_shtab")
 
 
@@ -97,11 +97,12 @@ def in_short(message: str, options: Sequence[str], positional: Sequence[str]) ->
     if found := re.fullmatch(r"the following arguments are required: (.+)", message):
         names = [name.rpartition(".")[2] for name in found[1].split(", ")]
         return f"missing: {', '.join(name.upper() if name in positional else _option(name) for name in names)}"
-    if found := re.fullmatch(r'Parser key "(?:.*\.)?(\w+)": .*Given value: (.*)', message):
+    if found := re.fullmatch(r'Parser key "(?:.*\.)?(\w+)": .*(?:Given|Got) value: (.*)', message):
         kinds = [KINDS.get(kind, kind) for kind in re.findall(r"Expected an? (<class '\w+'>)", message)]
         words = [word for kind in re.findall(r"Literal\[(.*?)\]", message) for word in re.findall(r"'(.*?)'", kind)]
         known = dict.fromkeys(kind for kind in [*kinds, *words] if "NoneType" not in kind)
-        return f"{_option(found[1])} {found[2]} is not accepted; expected {' or '.join(known)}."
+        name = found[1].upper() if found[1] in positional else _option(found[1])
+        return f"{name} {found[2]} is not accepted; expected {' or '.join(known)}."
     if found := re.fullmatch(r"unrecognized arguments: (--([\w-]+).*)", message):
         return f"there is no option {found[1]}.{_closest(f'--{found[2]}', [_option(name) for name in options])}"
     if found := re.fullmatch(r"argument COMMAND: invalid choice: '(.*?)' (.*)", message):
