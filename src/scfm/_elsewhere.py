@@ -16,8 +16,8 @@ class Argument(NamedTuple):
 
     ours: str = ""
     """What scfm calls it; empty where it is not needed."""
-    needless: str = ""
-    """Why it is not needed."""
+    note: str = ""
+    """Why it is not needed, or what differs."""
     has_value: bool = True
     """Whether a value follows it on a command line."""
     values: Mapping[str, str] = MappingProxyType({})
@@ -36,34 +36,34 @@ ARGUMENTS = {
     "gene_col_name": Argument("gene_key"),
     "model_type": Argument("family"),
     "precision": Argument("dtype", values={"16-mixed": "bfloat16", "32": "float32"}),
-    "batch_size": Argument(needless=_PACKED),
-    "compile_block_mask": Argument(needless="nothing is compiled"),
-    "disable_compile_block_mask": Argument(needless="nothing is compiled", has_value=False),
-    "n_data_workers": Argument(needless=_AHEAD),
-    "obs_keys": Argument(needless="all columns of obs are kept"),
-    "oom_dataloader": Argument(needless="files are always read block by block", has_value=False),
-    "pad_zeros": Argument(needless="there is no padding"),
-    "pin_memory": Argument(needless=_AHEAD),
-    "use_oom_dataloader": Argument(needless="files are always read block by block"),
+    "batch_size": Argument(note=_PACKED),
+    "compile_block_mask": Argument(note="nothing is compiled"),
+    "disable_compile_block_mask": Argument(note="nothing is compiled", has_value=False),
+    "n_data_workers": Argument(note=_AHEAD),
+    "obs_keys": Argument(note="all columns of obs are kept"),
+    "oom_dataloader": Argument(note="files are always read block by block", has_value=False),
+    "pad_zeros": Argument(note="there is no padding"),
+    "pin_memory": Argument(note=_AHEAD),
+    "use_oom_dataloader": Argument(note="files are always read block by block"),
     # transcriptformer download-data
     "max_retries": Argument(
-        needless="a broken download goes on where it stopped, until five attempts in a row bring nothing"
+        note="a broken download goes on where it stopped, until five attempts in a row bring nothing"
     ),
-    "no_metadata": Argument(needless="the metadata of a dataset are in a small JSON file beside it", has_value=False),
+    "no_metadata": Argument(note="the metadata of a dataset are in a small JSON file beside it", has_value=False),
     "output_dir": Argument("out"),
     "processes": Argument("workers"),
     # Geneformer
-    "emb_label": Argument(needless="all columns of obs are kept"),
-    "emb_layer": Argument("hidden_layer"),
+    "emb_label": Argument(note="all columns of obs are kept"),
+    "emb_layer": Argument("hidden_layer", note="0 is the last layer, -1 the one before it"),
     "emb_mode": Argument("pooling"),
-    "forward_batch_size": Argument(needless=_PACKED),
-    "max_ncells": Argument(needless="all cells are embedded; to embed fewer, choose them before"),
+    "forward_batch_size": Argument(note=_PACKED),
+    "max_ncells": Argument(note="all cells are embedded; to embed fewer, choose them before"),
     "model_input_size": Argument("max_tokens"),
-    "model_version": Argument(needless="a model knows its vocabulary and special tokens"),
-    "nproc": Argument(needless=_AHEAD),
+    "model_version": Argument(note="a model knows its vocabulary and special tokens"),
+    "nproc": Argument(note=_AHEAD),
     "token_dictionary_file": Argument("dictionaries"),
     # Helical
-    "accelerator": Argument(needless="one process runs on all devices that device= names"),
+    "accelerator": Argument(note="one process runs on all devices that device= names"),
     "gene_names": Argument("gene_key"),
     "model_name": Argument("model"),
 }
@@ -76,10 +76,12 @@ def advice(name: str) -> str:
     Examples
     --------
     >>> from scfm._elsewhere import advice
-    >>> advice("emb_layer")
-    'it is called hidden_layer= here'
+    >>> advice("emb_mode")
+    'it is called pooling= here'
     """
     known = ARGUMENTS.get(name)
     if known is None or known.ours == name:
         return ""
-    return f"it is called {known.ours}= here" if known.ours else f"it is not needed: {known.needless}"
+    if not known.ours:
+        return f"it is not needed: {known.note}"
+    return f"it is called {known.ours}= here" + (f"; {known.note}" if known.note else "")

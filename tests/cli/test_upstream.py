@@ -153,7 +153,7 @@ def test_an_override_that_is_no_option(capsys: pytest.CaptureFixture[str]) -> No
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("emb_layer", "'emb_layer' is no option of this call: it is called hidden_layer= here."),
+        ("emb_layer", "'emb_layer' is no option of this call: it is called hidden_layer= here; 0 is the last layer"),
         ("batch_size", "'batch_size' is no option of this call: it is not needed: cells are packed by their length"),
         ("max_ncells", "'max_ncells' is no option of this call: it is not needed: all cells are embedded"),
         ("nonsense", "'nonsense' is no option of this call, and the family 'scfm_mini' takes no options of its own."),

@@ -78,7 +78,7 @@ def test_the_layout_of_upstream(model: FoundationModel, tmp_path: Path) -> None:
     (data,) = state["_data_files"]
     with pa.memory_map(str(folder / data["filename"])) as file, pa.ipc.open_stream(file) as stream:
         table = stream.read_all()
-    assert table.schema.field("input_ids").type == pa.list_(pa.int64())
+    assert table.schema.field("input_ids").type == pa.list_(pa.int32())
     assert table.schema.field("length").type == pa.int64()
     assert table["length"].to_pylist() == [len(cell) for cell in table["input_ids"].to_pylist()]
     assert max(table["length"].to_pylist()) == 9

@@ -64,10 +64,10 @@ def _known(words: list[str], flags: set[str]) -> Iterator[str]:
             yield "null" if word == "None" else word
             continue
         known = ARGUMENTS.get(name, Argument(name))
-        if known.needless:
+        if not known.ours:
             if not equals and words and (known.has_value or words[0].lower() in TRUTH):
                 del words[0]
-            print(f"scfm: {_option(name)} is not needed: {known.needless}.", file=sys.stderr)
+            print(f"scfm: {_option(name)} is not needed: {known.note}.", file=sys.stderr)
             continue
         name = known.ours
         if name in flags and not equals:

@@ -43,7 +43,7 @@ def write_tokens(path: Path, blocks: Iterable[TokenBlock], obs: pd.DataFrame, ab
     blocks
         Tokens of the cells.
     obs
-        Columns to write beside ``input_ids`` and ``length`` (both int64), in the order of the cells.
+        Columns to write beside ``input_ids`` (int32) and ``length`` (int64), in the order of the cells.
     about
         How the tokens were made, kept as JSON in the metadata of the schema under ``scfm``.
 
@@ -65,7 +65,7 @@ def write_tokens(path: Path, blocks: Iterable[TokenBlock], obs: pd.DataFrame, ab
         raise ValueError(msg)
     columns = {str(name): _column(obs[name]) for name in obs.columns}
     fields = [
-        (TOKENS, pa.list_(pa.int64())),
+        (TOKENS, pa.list_(pa.int32())),
         (LENGTH, pa.int64()),
         *((n, column.type) for n, column in columns.items()),
     ]
@@ -76,7 +76,7 @@ def write_tokens(path: Path, blocks: Iterable[TokenBlock], obs: pd.DataFrame, ab
             kept = np.flatnonzero(block.n_genes >= 0)
             lengths = np.diff(block.offsets)[kept]  # cells that are left out have no tokens
             offsets = np.concatenate([[0], np.cumsum(lengths)])
-            tokens = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(block.tokens, pa.int64()))
+            tokens = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(block.tokens))
             others = [column.take(pa.array(block.row0 + kept)) for column in columns.values()]
             write(pa.record_batch([tokens, pa.array(lengths, pa.int64()), *others], schema=schema))
             fingerprint.update(block.tokens.tobytes())
