@@ -1,4 +1,4 @@
-"""How likely cells are under a model."""
+"""Log-likelihoods of cells under a model."""
 
 from __future__ import annotations
 
@@ -10,15 +10,13 @@ from scfm.run.sinks import GeneStatesSink
 from scfm.tasks.task import Task
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     import torch
     from numpy.typing import NDArray
     from scipy import sparse
     from torch import Tensor
 
     from scfm._types import TokenBatch
-    from scfm.run.engine import RunStats
+    from scfm.run.engine import Forward, RunStats
 
 __all__ = ["Scorer", "Scores"]
 
@@ -30,11 +28,11 @@ class Scorer(Protocol):
         """Log-likelihood of the count and of the gene of each token, ``(n_tokens, 2)``; NaN where it is no gene."""
 
 
-class MakesScorer(Protocol):
-    """What this task asks of the recipe of a model."""
+class SupportsScoring(Protocol):
+    """Recipe of a model that computes log-likelihoods."""
 
     def scorer(self, options: Any, device: torch.device, dtype: torch.dtype) -> Scorer:
-        """Make the step that computes log-likelihoods."""
+        """Return the function that computes log-likelihoods."""
 
 
 class Scores(Task):
@@ -57,7 +55,7 @@ class Scores(Task):
     empty_rows = "NaN"
 
     def __init__(
-        self, recipe: MakesScorer, options: Any, n_obs: int, gene_tokens: NDArray[np.int32] | None = None
+        self, recipe: SupportsScoring, options: Any, n_obs: int, gene_tokens: NDArray[np.int32] | None = None
     ) -> None:
         self._kept = _Kept(n_obs, 0 if gene_tokens is None else len(gene_tokens))
         sink = _ScoresSink(n_obs, None if gene_tokens is None else GeneStatesSink(gene_tokens, self._kept))
@@ -66,8 +64,8 @@ class Scores(Task):
         """Means by cell, float32, shape ``(n_obs, 2)``; NaN for a cell without a gene."""
         self._recipe, self._options = recipe, options
 
-    def on(self, network: torch.nn.Module, device: torch.device, dtype: torch.dtype) -> Callable[[TokenBatch], Tensor]:
-        """The layers and the heads of the model."""
+    def make_forward(self, network: torch.nn.Module, device: torch.device, dtype: torch.dtype) -> Forward:
+        """Forward pass through the layers and the heads of the model."""
         scorer = self._recipe.scorer(self._options, device, dtype)
         return lambda batch: scorer(network, batch)
 
