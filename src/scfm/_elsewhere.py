@@ -1,4 +1,4 @@
-"""What the models' own packages, and others that run them, call the arguments of scfm, and which of theirs it does not need."""
+"""Names that other packages give to the arguments of scfm, and arguments of theirs that it does not need."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ class Argument(NamedTuple):
     """An argument of another package."""
 
     ours: str = ""
-    """What scfm calls it; empty where it is not needed."""
+    """Its name in scfm; empty if it is not needed."""
     note: str = ""
     """Why it is not needed, or what differs."""
     has_value: bool = True
     """Whether a value follows it on a command line."""
     values: Mapping[str, str] = MappingProxyType({})
-    """Values on a command line that are called otherwise here."""
+    """Values on a command line that have another name in scfm."""
 
 
 _PACKED = (
@@ -46,9 +46,7 @@ ARGUMENTS = {
     "pin_memory": Argument(note=_AHEAD),
     "use_oom_dataloader": Argument(note="files are always read block by block"),
     # transcriptformer download-data
-    "max_retries": Argument(
-        note="a broken download goes on where it stopped, until five attempts in a row bring nothing"
-    ),
+    "max_retries": Argument(note="an interrupted download is resumed, until five attempts in a row bring nothing"),
     "no_metadata": Argument(note="the metadata of a dataset are in a small JSON file beside it", has_value=False),
     "output_dir": Argument("out"),
     "processes": Argument("workers"),
@@ -57,21 +55,21 @@ ARGUMENTS = {
     "emb_layer": Argument("hidden_layer", note="0 is the last layer, -1 the one before it"),
     "emb_mode": Argument("pooling"),
     "forward_batch_size": Argument(note=_PACKED),
-    "max_ncells": Argument(note="all cells are embedded; to embed fewer, choose them before"),
+    "max_ncells": Argument(note="all cells are embedded; to embed fewer, subset the data"),
     "model_input_size": Argument("max_tokens"),
-    "model_version": Argument(note="a model knows its vocabulary and special tokens"),
+    "model_version": Argument(note="each model comes with its vocabulary and special tokens"),
     "nproc": Argument(note=_AHEAD),
     "token_dictionary_file": Argument("dictionaries"),
     # Helical
-    "accelerator": Argument(note="one process runs on all devices that device= names"),
+    "accelerator": Argument(note="device= takes several devices"),
     "gene_names": Argument("gene_key"),
     "model_name": Argument("model"),
 }
-"""By the name that the other package gives it, with underscores."""
+"""Arguments by their name in the other package, with underscores."""
 
 
 def advice(name: str) -> str:
-    """What to do about an argument that another package has, as the end of a sentence; empty if there is nothing to say.
+    """Advice on an argument of another package, as the end of a sentence; empty if there is none.
 
     Examples
     --------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import shlex
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +18,6 @@ from scfm.testing import write_transcriptformer
 from scfm.weights.gene_vectors import write_gene_vectors
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*zarr v[23]:UserWarning", "ignore:Consolidated metadata:UserWarning")
@@ -29,10 +27,8 @@ START = f"--checkpoint-path {MODEL} --data-file {DATA}"
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder to work in as the README assumes; the command sets the verbosity of the session, so take that back."""
-    logger = logging.getLogger("scfm")
-    handlers = list(logger.handlers)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with the files that the README assumes."""
     monkeypatch.chdir(tmp_path)
     scfm.settings.device = "cpu"
     model = write_transcriptformer(tmp_path / MODEL, n_genes=N_GENES, embed_dim=8, gene_width=6, seq_len=29)
@@ -47,9 +43,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (tmp_path / "checkpoints/all_embeddings").mkdir()
     vectors = np.random.default_rng(0).standard_normal((N_GENES, 6))
     write_gene_vectors(tmp_path / "checkpoints/all_embeddings/mus_musculus_gene.h5", mouse, vectors)
-    yield tmp_path
-    scfm.settings.reset()
-    logger.handlers[:] = handlers
+    return tmp_path
 
 
 README: dict[str, tuple[str, dict[str, Any]]] = {
@@ -123,7 +117,7 @@ def test_other_commands_are_left_alone() -> None:
 
 
 WRONG = {
-    "--num-gpus all": "--num-gpus all is no number",
+    "--num-gpus all": "--num-gpus all is not a number",
     "--embedding-layer-index 3": "give --hidden-layer, which counts back from the last layer",
     "--emb-type both": "--emb-type both is not known",
     "--config-override clip_counts": "expected a name, = and a value",
@@ -155,7 +149,10 @@ def test_an_override_that_is_no_option(capsys: pytest.CaptureFixture[str]) -> No
     [
         ("emb_layer", "'emb_layer' is no option of this call: it is called hidden_layer= here; 0 is the last layer"),
         ("batch_size", "'batch_size' is no option of this call: it is not needed: cells are packed by their length"),
-        ("max_ncells", "'max_ncells' is no option of this call: it is not needed: all cells are embedded"),
+        (
+            "max_ncells",
+            "'max_ncells' is no option of this call: it is not needed: all cells are embedded; to embed fewer, subset",
+        ),
         ("nonsense", "'nonsense' is no option of this call, and the family 'scfm_mini' takes no options of its own."),
     ],
 )

@@ -87,7 +87,7 @@ def test_the_encoder_is_that_of_the_peer(
         assert not loaded[1].card.head
         assert not (folder / "head.safetensors").exists()
         return
-    assert f"tuned is fine-tuned; the head of {kind} (classifier: nf, hcm, dcm) is left out" in caplog.text
+    assert f"tuned is fine-tuned; the head of {kind} (classifier: nf, hcm, dcm) is not used" in caplog.text
     assert (loaded[1].card.head, loaded[1].card.labels) == (kind, {"classifier": ["nf", "hcm", "dcm"]})
     kept, state = load_file(folder / "head.safetensors"), peer.state_dict()
     pooler = {"bert.pooler.dense.weight", "bert.pooler.dense.bias"} & state.keys()
@@ -204,7 +204,10 @@ def test_adapters_in_the_state_dict(tmp_path: Path) -> None:
                 name.replace("classifier.", "classifier.modules_to_save.default.")] = one  # fmt: skip
     tensors["base_model.model.classifier.original_module.weight"] = torch.zeros(3, 16)
     save_file(tensors, base / "model.safetensors")
-    with pytest.raises(ValueError, match="have adapters .LoRA., but there is no adapter_config.json beside them"):
+    with pytest.raises(
+        ValueError,
+        match="contain adapters .LoRA., but the adapter_config.json with their scale .lora_alpha. is missing",
+    ):
         scfm.model.load(base)
     shutil.copy(folder / "adapter_config.json", base)
     shutil.copy(folder / "adapter_model.safetensors", base)
@@ -218,7 +221,7 @@ WRONG: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "another method": ({"peft_type": "IA3"}, ValueError, "says peft_type='IA3'.* adapters of peft_type 'LORA' .* can be merged"),
     "no strength": ({"lora_alpha": None}, ValueError, "lora_alpha=None"),
     "strength by layer": ({"alpha_pattern": {"query": 3}}, ValueError, "alpha_pattern="),
-    "no model": ({"base_model_name_or_path": "ctheodoris/Geneformer"}, FileNotFoundError, "adapters of 'ctheodoris/Geneformer', which is no folder here: put its config.json"),
+    "no model": ({"base_model_name_or_path": "ctheodoris/Geneformer"}, FileNotFoundError, "adapters of 'ctheodoris/Geneformer', which is not a folder on this machine: copy its config.json"),
 }  # fmt: skip
 
 

@@ -116,7 +116,7 @@ def test_several_files(model: FoundationModel, tmp_path: Path) -> None:
 WRONG: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "column": ({"obs_columns": ["no"]}, KeyError, "obs_columns: 'no' is not a column of obs; found .*'depth'"),
     "taken": ({"obs_columns": ["length"]}, ValueError, "'length'.* cannot be written: the tokens have a column"),
-    "names": ({"obs_columns": ["cell_id"]}, ValueError, "names of the cells are written as 'cell_id'"),
+    "names": ({"obs_columns": ["cell_id"]}, ValueError, "'cell_id' is the column of cell names"),
     "mixed": ({"obs_columns": ["mixed"]}, ValueError, "'mixed'.* cannot be written: "),
     "there": ({"out": "there"}, FileExistsError, "there exists already; choose another name, or pass overwrite=True"),
     "option": ({"clip_counts": 3}, TypeError, "'clip_counts' is no option"),
@@ -140,9 +140,7 @@ def test_a_wrong_call_leaves_nothing(kind: str, tmp_path: Path) -> None:
 
 def test_a_model_that_reads_counts(tmp_path: Path) -> None:
     folder = write_transcriptformer(tmp_path / "tf")
-    with pytest.raises(
-        TypeError, match="tf reads counts, .*; models of these families read ranked genes: geneformer, "
-    ):
+    with pytest.raises(TypeError, match="tf reads counts, .*; these families read ranked genes: geneformer, "):
         scfm.tl.tokenize(cells(), folder, tmp_path / "out")
 
 

@@ -44,15 +44,15 @@ COMMANDS = {
         positional=("store", "target"),
     ),
     "tokenize": Command(
-        "Write cells as a tokenised dataset, as Geneformer's tokenizer does.",
+        "Write cells as a tokenised dataset, like Geneformer's tokenizer.",
         run="scfm.cli.verbs:written",
         verb="scfm.tl:tokenize",
         example="scfm tokenize cells.h5ad --model geneformer-v2-104m --out tokens --obs-columns cell_type donor_id",
         hidden=(),
         families="rank_frame",
         texts={
-            "model": "name or folder of a model that reads ranked genes, as Geneformer or scCello",
-            "out": "folder to write, as `datasets` keeps it, or an .arrow or .parquet file",
+            "model": "name or folder of a model that reads ranked genes, such as Geneformer or scCello",
+            "out": "folder in the format of `datasets`, .arrow file or .parquet file to write",
             "overwrite": "replace OUT if it exists",
             "modality": "modality of an .h5mu file",
             "dictionaries": "files of gene tables, or folders that hold them, for a model that is not on this machine",

@@ -1,4 +1,4 @@
-"""The command lines of the package transcriptformer, as those of scfm."""
+"""Translates command lines of the package transcriptformer."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ __all__ = ["from_upstream"]
 
 COMMANDS = ("embed", "embed-store", "gene-embeddings", "score", "match", "fetch")
 FOLDER, FILE = "inference_results", "embeddings.h5ad"
-"""Where upstream writes by default."""
+"""Default output of upstream."""
 
 
 @dataclass
 class _Call:
-    """A command line, as far as it has been read."""
+    """A command line that is being translated."""
 
     command: str
     words: list[str] = field(default_factory=list)
@@ -29,12 +29,12 @@ class _Call:
     file: str | None = None
 
     def needs_out(self) -> bool:
-        """Whether it leaves to the defaults of upstream where the results go."""
+        """Whether the output is named as upstream does, or by its default."""
         given = any(split_word(word)[0] == "out" for word in self.words)
         return not given and bool(self.data or self.folder or self.file) and self.command not in ("match", "fetch")
 
     def out(self) -> Path:
-        """File in the folder that upstream would write, which is made if need be, as upstream does."""
+        """The output; its folder is created, as upstream does."""
         folder, name = Path(self.folder or FOLDER), self.file or FILE
         folder.mkdir(parents=True, exist_ok=True)
         if self.command in ("embed", "score"):
@@ -43,7 +43,7 @@ class _Call:
 
 
 def from_upstream(command: str, words: Sequence[str]) -> tuple[str, list[str]]:
-    """Replace options of ``transcriptformer inference`` that take more than another name.
+    """Translate options of ``transcriptformer inference`` that differ in more than their name.
 
     Parameters
     ----------
@@ -54,12 +54,12 @@ def from_upstream(command: str, words: Sequence[str]) -> tuple[str, list[str]]:
 
     Returns
     -------
-    The command, another one where upstream has an option for what is a command here, and what follows it.
+    The command (another one where an option of upstream is a command of scfm), and what follows it.
 
     Raises
     ------
     WrongCall
-        If an option lacks its value, or has one that has no counterpart.
+        If the value of an option is missing, or has no counterpart.
     """
     call, rest = _Call(command), list(words)
     while rest and command in COMMANDS:
@@ -114,9 +114,9 @@ def _layer(call: _Call, value: str) -> list[str]:
 
 
 def _num_gpus(call: _Call, value: str) -> list[str]:
-    """One GPU is the default, where there is one."""
+    """A single GPU is used by default."""
     if not value.removeprefix("-").isdigit():
-        msg = f"--num-gpus {value} is no number; -1 stands for all GPUs."
+        msg = f"--num-gpus {value} is not a number; -1 means all GPUs."
         raise WrongCall(msg)
     number = int(value)
     if number == -1:
@@ -127,7 +127,7 @@ def _num_gpus(call: _Call, value: str) -> list[str]:
 
 
 def _override(call: _Call, value: str) -> list[str]:
-    """``model.data_config.clip_counts=20`` is the option of the last name; numbers count the items of a list."""
+    """``model.data_config.clip_counts=20`` sets the option of the last name; numbers are positions in a list."""
     path, equals, given = value.partition("=")
     names = [name for name in path.split(".") if not name.isdigit()]
     if not equals or not names:
@@ -140,7 +140,7 @@ def _override(call: _Call, value: str) -> list[str]:
 
 
 def _checkpoint_dir(call: _Call, value: str) -> list[str]:
-    msg = f"--checkpoint-dir: models are kept in one folder, which the environment variable names: SCFM_CACHE_DIR={value}."
+    msg = f"--checkpoint-dir: the folder of all models is set by the environment variable SCFM_CACHE_DIR={value}."
     raise WrongCall(msg)
 
 
@@ -155,4 +155,4 @@ CONVERTED: dict[str, Callable[[_Call, str], list[str]]] = {
     "output_filename": _output_filename,
     "output_path": _output_path,
 }
-"""By the name of an option, with underscores: what takes note of its value, and gives the words in its place."""
+"""For each option, with underscores: takes its value and returns the words that replace it."""

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 __all__ = ["Checkpoint", "read_checkpoint"]
 
 HEADS = ("classifier.", "classification_heads.", "attention_pool.")
-"""What names of heads begin with: of classifiers of cells and genes, and of Geneformer's multi-task models."""
+"""Prefixes of heads: classifiers of cells and genes, and Geneformer's multi-task models."""
 CLASSIFIER = "classifier.weight"
 POOLER = "bert.pooler."
-"""Belongs to the head where there is one."""
+"""Part of the head, if there is one."""
 RENAMED = (
     (r"^((module|_orig_mod|base_model\.model)\.)+", ""),
     (r"^(?=(embeddings|encoder|pooler)\.)", "bert."),
@@ -26,15 +26,15 @@ RENAMED = (
     (r"\.modules_to_save(\.default)?\.", "."),
     (r"\.lora_([AB])(\.\w+)?\.weight$", r".lora_\1"),
 )
-"""How names are written: as in ``BertForMaskedLM``, whatever was wrapped around it (DDP, torch.compile, peft)."""
+"""Patterns and replacements that give names as in ``BertForMaskedLM``, without what DDP, torch.compile and peft add."""
 REPLACED = ".original_module."
-"""Part of names of tensors in whose place peft trained others."""
+"""Marks tensors that peft trained a copy of, which is stored, too."""
 LORA_A, LORA_B = ".lora_A", ".lora_B"
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A published state dict, taken apart."""
+    """A published state dict, split into network and head."""
 
     network: Mapping[str, Tensor]
     """Tensors of the network by published name, adapters merged into them."""
@@ -43,18 +43,18 @@ class Checkpoint:
     labels: Mapping[str, list[str]] = field(default_factory=dict)
     """Labels of each output of the head, in order, by the name of its layer."""
     is_whole: bool = True
-    """Whether these are all tensors of the file, as they are there."""
+    """Whether ``network`` is the whole file, unchanged."""
 
 
 def read_checkpoint(
     tensors: Mapping[str, Tensor], config: Mapping[str, Any], adapter: Mapping[str, Any] | None
 ) -> Checkpoint:
-    """Take the state dict of a pretrained or fine-tuned model apart.
+    """Split the state dict of a pretrained or fine-tuned model into network and head, and merge adapters.
 
     Parameters
     ----------
     tensors
-        Tensors by the names in the file. Those of a model that was not fine-tuned stay as they are, and are not read.
+        Tensors by the names in the file. A pretrained model is returned as it is; none of its tensors is read.
     config
         Content of ``config.json``, whose ``id2label`` names the labels.
     adapter
@@ -81,10 +81,12 @@ def _plain(name: str) -> str:
 
 
 def _merged(tensors: dict[str, Tensor], adapter: Mapping[str, Any] | None) -> dict[str, Tensor]:
-    """Add the product of every pair of adapters to the weight that it belongs to, in float32."""
+    """Add the product of each pair of LoRA matrices to its weight, in float32."""
     layers = [name.removesuffix(LORA_A) for name in tensors if name.endswith(LORA_A)]
     if layers and adapter is None:
-        msg = "The weights have adapters (LoRA), but there is no adapter_config.json beside them, which says how strong they are."
+        msg = (
+            "The weights contain adapters (LoRA), but the adapter_config.json with their scale (lora_alpha) is missing."
+        )
         raise ValueError(msg)
     if not layers or adapter is None:
         return tensors
@@ -99,12 +101,12 @@ def _merged(tensors: dict[str, Tensor], adapter: Mapping[str, Any] | None) -> di
             shapes = " and ".join(str(tuple(one.shape)) for one in (up, down))
             msg = f"The adapters of {layer}, {shapes}, do not fit its weight, {tuple(weight.shape)}."
             raise ValueError(msg)
-        tensors[names[0]] = weight + _strength(adapter, len(down)) * (up @ down)
+        tensors[names[0]] = weight + _scale(adapter, len(down)) * (up @ down)
     return tensors
 
 
-def _strength(adapter: Mapping[str, Any], rank: int) -> float:
-    """What a product of adapters is multiplied by."""
+def _scale(adapter: Mapping[str, Any], rank: int) -> float:
+    """Factor of the product of two LoRA matrices."""
     other = [key for key in ("alpha_pattern", "fan_in_fan_out", "use_dora") if adapter.get(key)]
     alpha = adapter.get("lora_alpha")
     if adapter.get("peft_type") != "LORA" or other or not isinstance(alpha, int | float):
@@ -115,7 +117,7 @@ def _strength(adapter: Mapping[str, Any], rank: int) -> float:
 
 
 def _labels(head: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Labels by layer of the head: numbers, except of the one layer that the config names the labels of."""
+    """Labels by layer of the head: those that the config names for the classifier, numbers for others."""
     named = config.get("id2label")
     named = named if isinstance(named, dict) else {}
     found = {}

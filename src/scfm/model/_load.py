@@ -40,8 +40,8 @@ def load(
     ----------
     model
         Id or alias of :func:`scfm.model.list_models`, or the path of a folder that :func:`scfm.model.convert` wrote
-        or that holds published weights, also fine-tuned ones (classifiers of cells or genes, adapters of peft), of which
-        the head is left out. A model that was loaded already is returned as it is.
+        or that holds published weights, also fine-tuned ones (classifiers of cells or genes, adapters of peft), whose
+        head is not used. A model that was loaded already is returned as it is.
     family
         Family of published weights; recognised from their ``config.json`` by default.
     dictionaries
@@ -82,7 +82,7 @@ def load(
         loaded = PublishedFolder(folder, family).open(dictionaries)
     if loaded.card.head:
         sizes = ", ".join(f"{name}: {some(labels)}" for name, labels in loaded.card.labels.items())
-        logger.info("%s is fine-tuned; the head of %s (%s) is left out", loaded.card.id, loaded.card.head, sizes)
+        logger.info("%s is fine-tuned; the head of %s (%s) is not used", loaded.card.id, loaded.card.head, sizes)
     return loaded
 
 

@@ -32,15 +32,15 @@ class PublishedFolder:
     Parameters
     ----------
     folder
-        Folder with ``config.json`` and the weights, or with adapters of peft; the model that these belong to is beside
-        them, or in the folder that they name.
+        Folder with ``config.json`` and the weights, or with adapters of peft; their base model is expected in the same
+        folder, or in the one that ``adapter_config.json`` names.
     family
         Family; recognised from ``config.json`` by default.
 
     Raises
     ------
     FileNotFoundError
-        If ``config.json`` is missing, or there are adapters without the model that they belong to.
+        If ``config.json`` or the base model of adapters is missing.
     ValueError
         If no family recognises it, or the family has no published folders.
     """
@@ -73,13 +73,13 @@ class PublishedFolder:
 
     @property
     def files(self) -> list[Path]:
-        """All files of tensors: the weights, and adapters that belong to them."""
+        """All files of tensors: the weights, then adapters."""
         adapters = [] if self.adapter is None else [_first(self.adapter, ADAPTER_WEIGHTS, "adapters")]
         return [self.weights, *adapters]
 
     @cached_property
     def checkpoint(self) -> Checkpoint:
-        """The tensors, taken apart into those of the network and those of a head."""
+        """The tensors, split into network and head."""
         tensors = open_tensors(self.files[0])
         for path in self.files[1:]:
             tensors = {**tensors, **open_tensors(path)}
@@ -103,7 +103,7 @@ class PublishedFolder:
         return model
 
     def _architecture(self) -> str:
-        """Class of the model that was saved."""
+        """Class of the saved model."""
         found = self.config.get("architectures")
         return str(found[0]) if isinstance(found, list) and found else "a classifier"
 
@@ -136,15 +136,15 @@ class PublishedFolder:
 
 
 def _base(folder: Path, adapter: Mapping[str, Any]) -> Path:
-    """Folder of the model that adapters belong to."""
+    """Folder of the base model of adapters."""
     if (folder / "config.json").exists():
         return folder
     named = adapter.get("base_model_name_or_path")
     base = Path(named).expanduser() if isinstance(named, str) else folder
     if not (base / "config.json").exists():
         msg = (
-            f"{folder} holds adapters of {named!r}, which is no folder here: put its config.json and weights into "
-            f"{folder}, beside {ADAPTER_CONFIG}."
+            f"{folder} holds adapters of {named!r}, which is not a folder on this machine: copy its config.json and weights "
+            f"into {folder}."
         )
         raise FileNotFoundError(msg)
     return base
@@ -169,7 +169,7 @@ def _taken_from(card: ModelCard, known: ModelCard) -> ModelCard:
 
 
 def _tuned_from(card: ModelCard, known: ModelCard) -> ModelCard:
-    """The card of a model that was tuned from a known one: its own name, paper and licence of the other."""
+    """The card of a model fine-tuned from a known one: its own name, with paper and licence of the other."""
     return card.with_(
         species=known.species,
         license=known.license,

@@ -46,7 +46,7 @@ class Published(ABC):
     def checkpoint(
         self, tensors: Mapping[str, Tensor], config: Mapping[str, Any], adapter: Mapping[str, Any] | None
     ) -> Checkpoint:
-        """Take published tensors apart into network and head; by default all are the network's.
+        """Split published tensors into network and head; by default all belong to the network.
 
         Parameters
         ----------
@@ -107,7 +107,7 @@ class PublishedBert(Published):
     def checkpoint(
         self, tensors: Mapping[str, Tensor], config: Mapping[str, Any], adapter: Mapping[str, Any] | None
     ) -> Checkpoint:
-        """Take a classifier's head off, and merge adapters."""
+        """Separate the head of a fine-tuned model, and merge adapters."""
         return read_checkpoint(tensors, config, adapter)
 
     def read_vocabulary(self, card: ModelCard, dictionaries: Dictionaries) -> Vocabulary:

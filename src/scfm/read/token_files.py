@@ -1,4 +1,4 @@
-"""Write tokenised cells as Hugging Face ``datasets`` keeps them."""
+"""Write tokenised cells in the format of Hugging Face ``datasets``."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ STATE: dict[str, Any] = {
 
 
 def write_tokens(path: Path, blocks: Iterable[TokenBlock], obs: pd.DataFrame, about: Mapping[str, Any]) -> int:
-    """Write cells block by block, in their order; those that an option of the model leaves out are not written.
+    """Write cells block by block, in their order, without those that an option of the model drops.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ def write_tokens(path: Path, blocks: Iterable[TokenBlock], obs: pd.DataFrame, ab
     obs
         Columns to write beside ``input_ids`` (int32) and ``length`` (int64), in the order of the cells.
     about
-        How the tokens were made, kept as JSON in the metadata of the schema under ``scfm``.
+        Provenance of the tokens, stored as JSON in the metadata of the schema under ``scfm``.
 
     Returns
     -------
@@ -56,7 +56,7 @@ def write_tokens(path: Path, blocks: Iterable[TokenBlock], obs: pd.DataFrame, ab
     ImportError
         If pyarrow is not installed.
     ValueError
-        If a column has a name that is taken, or values that Arrow cannot hold.
+        If the name of a column is taken, or Arrow cannot store its values.
     """
     pa = arrow()
     taken = [name for name in (TOKENS, LENGTH) if name in obs.columns]
@@ -74,7 +74,7 @@ def write_tokens(path: Path, blocks: Iterable[TokenBlock], obs: pd.DataFrame, ab
     with _writer(path, schema) as write:
         for block in blocks:
             kept = np.flatnonzero(block.n_genes >= 0)
-            lengths = np.diff(block.offsets)[kept]  # cells that are left out have no tokens
+            lengths = np.diff(block.offsets)[kept]  # dropped cells have no tokens
             offsets = np.concatenate([[0], np.cumsum(lengths)])
             tokens = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(block.tokens))
             others = [column.take(pa.array(block.row0 + kept)) for column in columns.values()]
@@ -95,13 +95,13 @@ def _column(values: pd.Series) -> Any:
         found = pa.array(values, from_pandas=True)
         return found.dictionary_decode() if pa.types.is_dictionary(found.type) else found
     except pa.ArrowException as error:
-        msg = f"obs[{values.name!r}] cannot be written: {error}. Leave it out, or make it one type."
+        msg = f"obs[{values.name!r}] cannot be written: {error}. Leave it out, or convert it to one type."
         raise ValueError(msg) from error
 
 
 @contextmanager
 def _writer(path: Path, schema: Any) -> Iterator[Any]:
-    """What writes a record batch to a file of the kind that the name asks for."""
+    """A function that appends a record batch to a file, in the format of its suffix."""
     pa = arrow()
     with ExitStack() as stack:
         if path.suffix == ".parquet":

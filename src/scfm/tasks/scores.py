@@ -36,10 +36,10 @@ class SupportsScoring(Protocol):
 
 
 class Scores(Task):
-    """Log-likelihoods of counts and of genes: means over the genes of each cell and, if asked for, of each gene in it.
+    """Log-likelihoods of counts and of genes: means over the genes of each cell and, on request, the values of each gene.
 
-    The forward pass gives two values a token. The means go to :attr:`values`; of chosen genes the values themselves are
-    kept, as states of two features would be.
+    The forward pass returns two values per token. Their means go to :attr:`values`; the values of chosen genes are
+    collected by the sink of gene states, as states with two features.
 
     Parameters
     ----------
@@ -70,12 +70,12 @@ class Scores(Task):
         return lambda batch: scorer(network, batch)
 
     def by_gene(self) -> list[sparse.csr_matrix]:
-        """The two values of each gene in each cell, float32, shape ``(n_obs, n_genes)``; no entry where it was not read."""
+        """The two values of each gene in each cell, float32, shape ``(n_obs, n_genes)``; no entry for genes not read."""
         return self._kept.matrices()
 
 
 class _ScoresSink:
-    """Averages the values of the genes of each cell, and hands them on."""
+    """Averages the values of the genes of each cell, and passes them on."""
 
     def __init__(self, n_obs: int, genes: GeneStatesSink | None) -> None:
         self.values: NDArray[np.float32] = np.full((n_obs, 2), np.nan, dtype=np.float32)
@@ -94,13 +94,13 @@ class _ScoresSink:
             self._genes.write(batch, output)
 
     def end_block(self, stop: int, stats: RunStats) -> None:
-        """Hand on what was read of the block."""
+        """Pass on the values of the block."""
         if self._genes is not None:
             self._genes.end_block(stop, stats)
 
 
 class _Kept:
-    """Values of genes in cells, collected in the order of the cells."""
+    """Collects values of genes, in the order of the cells."""
 
     def __init__(self, n_cells: int, n_genes: int) -> None:
         self._shape = n_cells, n_genes

@@ -67,7 +67,7 @@ def score(
         ``"upstream"``: as upstream, which takes the last gene of a cell that fills the longest input for the end of
         the sequence, with a count of 1. The sign stays.
     per_gene
-        Keep the scores of every gene in every cell, too.
+        Also store the scores of every gene in every cell.
     key_added
         Name that takes the place of the family in all results.
     %(copy)s
@@ -82,7 +82,7 @@ def score(
     ``.obs['<family>_gene_llh']`` : float32
         Mean log-probability of the genes. Both are NaN for a cell without a gene of the model.
     ``.layers['<family>_count_llh']`` and ``.layers['<family>_gene_llh']`` : sparse float32, shape ``(n_obs, n_vars)``
-        With ``per_gene``: the same for each gene, of which those above are the means; no entry where a gene was not read.
+        With ``per_gene``: the log-likelihoods of each gene, whose means are in ``obs``; no entry for genes not read.
     ``.uns['<family>_score']['params']`` : dict
         Everything needed to repeat the run.
 

@@ -30,7 +30,7 @@ logger = logging.getLogger("scfm")
 
 CELL_ID = "cell_id"
 OF_TOKENS = ("model", "family", "revision", "max_tokens", "compat", "options", "matrix", "genes", "files", "versions")
-"""What of the description of a run concerns the tokens."""
+"""Entries of the description of a run that concern the tokens."""
 
 
 @with_parameters
@@ -50,11 +50,11 @@ def tokenize(
     dictionaries: str | Path | Sequence[str | Path] | None = None,
     **options: Any,
 ) -> Path:
-    """Write cells as a tokenised dataset, as Hugging Face ``datasets`` keeps them (needs the extra ``arrow``).
+    """Write cells as a tokenised dataset in the format of Hugging Face ``datasets`` (needs the extra ``arrow``).
 
-    The layout is that of Geneformer's tokenizer: a cell a row, its tokens in ``input_ids``, their number in ``length``.
-    ``datasets.load_from_disk`` opens the folder, and :func:`scfm.tl.embed_tokenized` gives the embedding that
-    :func:`scfm.tl.embed` gives of the counts. No weights are needed, and no more than a block of cells is in memory.
+    The layout is that of Geneformer's tokenizer: one row per cell, its tokens in ``input_ids``, their number in
+    ``length``. ``datasets.load_from_disk`` opens the folder, and :func:`scfm.tl.embed_tokenized` returns the same embedding
+    as :func:`scfm.tl.embed` does from counts. Weights are not needed, and memory is bounded by a block of cells.
 
     Parameters
     ----------
@@ -62,9 +62,9 @@ def tokenize(
     model
         Id, alias, folder, or a loaded model, of a family that reads ranked genes, as Geneformer.
     out
-        Folder to write, or an ``.arrow`` or ``.parquet`` file. It appears when it is complete.
+        Folder, ``.arrow`` file or ``.parquet`` file to write. It appears when it is complete.
     obs_columns
-        Columns of ``obs`` to write, too. The names of the cells are always written, as ``cell_id``.
+        Further columns to write, from ``obs``. The names of the cells are always written, as ``cell_id``.
     overwrite
         Replace ``out`` if it exists.
     %(matrix)s
@@ -76,7 +76,7 @@ def tokenize(
 
     Returns
     -------
-    The path ``out``. Cells that an option leaves out are not in it; one without a gene of the model is, with no gene.
+    The path ``out``. Cells that an option drops are not written; a cell without genes of the model is written without genes.
 
     Raises
     ------
@@ -111,12 +111,12 @@ def tokenize(
     )
     check_new(out, overwrite=overwrite, hint="pass overwrite=True")
     if CELL_ID in obs_columns:
-        msg = f"obs_columns: the names of the cells are written as {CELL_ID!r}; rename the column of obs."
+        msg = f"obs_columns: {CELL_ID!r} is the column of cell names; rename the column of obs."
         raise ValueError(msg)
     recipe = load_recipe(model, dictionaries)
     if not recipe.implements("rank_frame"):
         families = ", ".join(families_with("rank_frame"))
-        msg = f"{recipe.card.id} reads counts, which a tokenised dataset does not hold; models of these families read ranked genes: {families}."
+        msg = f"{recipe.card.id} reads counts, which a tokenised dataset does not contain; these families read ranked genes: {families}."
         raise TypeError(msg)
     with recipe.session(data, arguments) as session:
         source = session.source
