@@ -25,7 +25,7 @@ class SupportsForward(Protocol):
 
 
 class Task(ABC):
-    """What is computed for each cell; :func:`scfm.run.run` handles batches, memory, devices and progress.
+    """What is computed for each cell; ``scfm.run.run`` handles batches, memory, devices and progress.
 
     Parameters
     ----------
