@@ -30,6 +30,7 @@ LEVELS = (
         "_docs",
         "_elsewhere",
         "_warn",
+        "_lock",
         "_compat",
         "_package",
         "_settings",
@@ -46,7 +47,7 @@ LEVELS = (
     ("model",),
     ("train",),
     ("datasets", "get", "pl", "pp", "tl", "_write"),
-    ("accessor", "_console", "cli", "testing", "__init__"),
+    ("accessor", "cli", "testing", "__init__"),
 )
 RANK = {name: rank for rank, level in enumerate(LEVELS) for name in level}
 WITHOUT_TORCH = {"read", "genes", "encode", "batch"}

@@ -51,7 +51,8 @@ def anndata(n_vars: int = N_GENES) -> ad.AnnData:
     adata.obsm["X_pca"] = rng.random((N_OBS, 2))
     adata.varm["PCs"] = rng.random((n_vars, 2))
     adata.obsp["distances"] = sparse.csr_matrix(rng.random((N_OBS, N_OBS)))
-    adata.uns = {"colors": np.array(["red", "blue"]), "geneformer": {"old": 1}, "nested": {"a": {"b": 2.5}}}
+    adata.uns = {"colors": np.array(["red", "blue"]), "nested": {"a": {"b": 2.5}}}
+    adata.uns["geneformer"] = {"params": {"function": "scfm.tl.embed"}}
     return adata
 
 
@@ -331,3 +332,16 @@ def test_convert(dictionaries: bool, folder: Path, tmp_path: Path, capsys: pytes
     found = scfm.model.load(tmp_path / "out").embed(anndata())
     np.testing.assert_array_equal(found, scfm.model.load(folder).embed(anndata()))
     assert main(["convert", str(source), "--out", str(tmp_path / "out"), *more]) == 1
+
+
+def test_shared_genes(tmp_path: Path) -> None:
+    cells = scfm.datasets.pbmc68k()[:20]
+    cells.write_h5ad(tmp_path / "a.h5ad")
+    cells[:, 100:].write_h5ad(tmp_path / "b.h5ad")
+    cells[:, :300].write_h5ad(tmp_path / "c.h5ad")
+    out = tmp_path / "out.h5ad"
+    files = [str(tmp_path / "b.h5ad"), str(tmp_path / "c.h5ad")]
+    call = ["embed", str(tmp_path / "a.h5ad"), "--model", "scfm-mini", "--device", "cpu", "--out", str(out)]
+    assert main([*call, "--shared-with", *files]) == 0
+    expected = scfm.model.load("scfm-mini").embed(cells[:, 100:300].copy(), device="cpu")
+    np.testing.assert_allclose(ad.read_h5ad(out).obsm["X_scfm_mini"], expected, atol=5e-6)

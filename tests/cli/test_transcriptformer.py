@@ -55,7 +55,7 @@ def anndata(genes: list[str] = IDS) -> ad.AnnData:
     rng = np.random.default_rng(5)
     x = sparse.csr_matrix(rng.poisson(1, (N_OBS, N_GENES)).astype(np.float32) * 9 + np.eye(N_OBS, N_GENES, dtype="f4"))
     obs = pd.DataFrame(
-        {"assay": pd.Categorical(["10x 3' v3", "Smart-seq v4", "other"] * 3), "note": list("abcdefghi")},
+        {"assay": pd.Categorical(["10x 3' v3", "Smart-seq v4", "unknown"] * 3), "note": list("abcdefghi")},
         index=pd.Index([f"cell-{i}" for i in range(N_OBS)], name="barcode"),
     )
     var = pd.DataFrame(

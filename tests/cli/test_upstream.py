@@ -38,6 +38,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, ids in (("human", genes), ("mouse", mouse)):
         adata = scfm.datasets.synthetic(5, N_GENES, genes_per_cell=6)
         adata.var["ensembl_id"] = ids
+        adata.var_names = [str(i) for i in range(N_GENES)]
         adata.obs["cell_type"] = "B"
         adata.write_h5ad(tmp_path / DATA.replace("human", name))
     (tmp_path / "checkpoints/all_embeddings").mkdir()

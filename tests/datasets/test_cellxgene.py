@@ -616,6 +616,15 @@ def test_the_official_host(server: FileServer, monkeypatch: pytest.MonkeyPatch, 
     assert calls == [(url, (".cziscience.com",))]
 
 
+def test_a_password_of_the_endpoint_is_not_repeated(server: FileServer, tmp_path: Path) -> None:
+    found = table()
+    scfm.settings.cellxgene_endpoint = "https://me:secret@mirror.invalid"
+    for call in (table, lambda: cellxgene.fetch(found, tmp_path)):
+        with pytest.raises(ValueError, match="has a user name or a password in it") as caught:
+            call()
+        assert "secret" not in str(caught.value)
+
+
 def test_a_redirect_to_another_host(server: FileServer, tmp_path: Path) -> None:
     found = table()
     server.always = Fault(status=302, headers={"Location": "https://elsewhere.invalid/file"})

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:From 0.4:FutureWarning")
 
 N_OBS, N_GENES, N_LAYERS = 10, 40, 2
 IDS = [f"ENSG{i:011d}" for i in range(1, N_GENES + 1)]
-EXPECTS_HUMAN = r"expects human Ensembl ids such as \['ENSG.*gene_key=.*orthologs"
+EXPECTS_HUMAN = r"expects human Ensembl ids such as \['ENSG.*gene_key="
 
 
 Errors = type[Exception] | tuple[type[Exception], ...]
@@ -145,7 +145,7 @@ def test_no_gene_is_known(v2: FoundationModel, kind: str) -> None:
         scfm.pp.match_genes(anndata(genes=genes), v2)
 
 
-def test_no_genes_at_all(v2: FoundationModel) -> None:
+def test_not_genes_at_all(v2: FoundationModel) -> None:
     refused(anndata(counts()[:, :0], []), v2, ValueError, "No gene.*the data has no genes")
 
 
@@ -178,20 +178,35 @@ def test_normalised_values_give_a_warning_that_names_the_counts(v2: FoundationMo
     adata = anndata(np.log1p(counts()))
     adata.layers["counts"] = sparse.csr_matrix(counts())
     with pytest.warns(UserWarning, match=r"log-transformed.*not counts.*layer='counts'"):
-        scfm.tl.embed(adata, v2)
+        scfm.tl.embed(adata, v2, use_raw=False)
     without = anndata(np.log1p(counts()))
     with pytest.warns(UserWarning, match=r"not counts.*put the counts into a layer"):
         scfm.tl.embed(without, v2)
     np.testing.assert_array_equal(adata.obsm["X_geneformer"], without.obsm["X_geneformer"])
 
 
-def test_counts_in_raw_are_found_and_named(v2: FoundationModel, caplog: pytest.LogCaptureFixture) -> None:
+def test_counts_in_raw_or_a_layer_are_found_and_named(v2: FoundationModel) -> None:
     adata = anndata(np.log1p(counts()))
-    adata.raw = anndata()
-    with caplog.at_level(logging.INFO, "scfm"):
+    adata.layers["counts"] = counts()
+    with pytest.warns(UserWarning, match=r"X holds log-.*reading layers\['counts'\]") as caught:
         scfm.tl.embed(adata, v2)
-    assert "reading raw.X" in caplog.text
+    assert [warning.filename for warning in caught] == [__file__]
+    assert adata.uns["geneformer"]["params"]["matrix"] == "layers['counts']"
+    adata.raw = anndata()
+    with pytest.warns(UserWarning, match=r"X holds log-.*reading raw\.X"):
+        scfm.tl.embed(adata, v2)
     assert adata.uns["geneformer"]["params"]["matrix"] == "raw.X"
+    np.testing.assert_array_equal(adata.obsm["X_geneformer"], v2.embed(anndata()))
+
+
+def test_normalised_cells_behind_the_sample_are_counted(v2: FoundationModel) -> None:
+    values = np.zeros((1200, N_GENES), np.float32)
+    values[:, :2] = 1
+    values[300:310, 1] = 0.5
+    with pytest.warns(UserWarning, match="10 of 1200 cells hold values that are not whole numbers, and the others"):
+        params = v2.run(anndata(values)).params
+    assert params["n_cells_fractional"] == 10
+    assert "n_cells_fractional" not in v2.run(anndata(values[:300])).params
 
 
 BAD_VALUES = {
@@ -207,7 +222,7 @@ def test_values_that_are_no_counts_are_refused_early(v2: FoundationModel, kind: 
     value, text = BAD_VALUES[kind]
     adata = anndata()
     adata.X[6, 3] = value
-    match = rf"X of AnnData holds {text} for cell 'cell6' \(row 6\), gene '{IDS[3]}'.*finite and not negative.*layer"
+    match = rf"X of AnnData holds {text} for cell 'cell6' \(row 6\), gene '{IDS[3]}'.*finite and not negative.*leave the cell out"
     refused(adata, v2, ValueError, match)
 
 
@@ -248,8 +263,11 @@ BAD_ARGUMENTS: dict[str, tuple[dict[str, Any], Errors, str]] = {
     "compat": ({"compat": "legacy"}, ValueError, "compat='legacy' is not known; use 'upstream'"),
     "n_counts": ({"compat": "upstream"}, KeyError, r"obs\['n_counts'\], which is missing.*compat=None"),
     "option": ({"n_batches": 3}, TypeError, "'n_batches' is no option of this call.*'geneformer' takes no options"),
+    "gene key in a list": ({"gene_key": ["a"]}, TypeError, r"gene_key=\['a'\] is a list; pass one name"),
+    "modality in a list": ({"modality": ["rna"]}, TypeError, r"modality=\['rna'\] is a list; pass one name"),
     "slash": ({"key_added": "a/b"}, ValueError, "key_added='a/b' cannot be stored.*without '/'"),
     "empty key": ({"key_added": ""}, ValueError, "key_added='' cannot be stored"),
+    "number as key": ({"key_added": 5}, TypeError, r"key_added must be a string, got 5 \(int\)"),
 }
 
 
@@ -292,7 +310,7 @@ def test_mudata_needs_a_known_modality(v2: FoundationModel, modality: str | None
 def test_existing_results_are_overwritten(v2: FoundationModel, caplog: pytest.LogCaptureFixture) -> None:
     adata = anndata()
     adata.obsm["X_geneformer"] = np.zeros((N_OBS, 2))
-    adata.uns["geneformer"] = {"other": 1}
+    adata.uns["geneformer"] = {"params": {"function": "scfm.tl.embed"}, "other": 1}
     with caplog.at_level(logging.INFO, "scfm"):
         scfm.tl.embed(adata, v2)
     assert "overwriting .obsm['X_geneformer']" in caplog.text

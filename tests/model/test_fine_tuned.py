@@ -184,7 +184,7 @@ def test_adapters_are_merged(beside: bool, use_rslora: bool, tmp_path: Path) -> 
 def test_a_known_model_gives_its_paper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, base, _ = adapted(tmp_path)
     known = card_of("geneformer-v2-104m").with_(source_sha256=sha256(base / "model.safetensors"))
-    monkeypatch.setitem(registry._cards, known.id, known)
+    monkeypatch.setitem(registry.known_cards, known.id, known)
     plain, tuned = scfm.model.load(base).card, scfm.model.load(folder).card
     assert (plain.id, plain.paper, plain.license) == (known.id, known.paper, known.license)
     assert (tuned.id, tuned.paper, tuned.license) == ("adapted", known.paper, known.license)

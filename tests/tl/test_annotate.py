@@ -14,6 +14,7 @@ from scipy import sparse
 from sklearn.metrics import roc_auc_score
 
 import scfm
+from scfm.genes import Vocabulary, align
 from scfm.ontology import CellOntology
 from scfm.tl._annotate import annotate
 
@@ -100,6 +101,67 @@ def test_params() -> None:
     assert list(query.obs["mine"].cat.categories) == [*LABELS, "unknown"]
     assert query.uns["mine_colors"][-1] == "#d3d3d3"
     assert query.obs["mine_score"].notna().all()
+
+
+def of_genes(adata: ad.AnnData, genes: slice) -> ad.AnnData:
+    """The same, with an embedding that says it was made of some of 100 genes."""
+    vocabulary = Vocabulary.of_names([f"ENSG{i:011d}" for i in range(100)], [])
+    report = align(pd.DataFrame(index=vocabulary.genes[genes]), vocabulary).report
+    adata.uns["scfm_mini"]["params"]["genes"] = report.as_dict()
+    return adata
+
+
+@pytest.mark.parametrize("method", ["knn", "logistic"])
+def test_embeddings_of_different_genes(method: Any) -> None:
+    query = of_genes(made(40, 1), slice(40, 70))
+    counts = "30 in data, 60 in the reference, 20 in both"
+    with pytest.warns(UserWarning, match=f"based on different genes: {counts}.*shared_with=reference") as caught:
+        annotate(query, of_genes(made(), slice(60)), method=method, **HOW)
+    assert len(caught) == 1
+
+
+def test_embeddings_of_the_same_or_nearly_the_same_genes() -> None:
+    for genes in (slice(60), slice(3, 63), slice(8, 60)):
+        annotate(of_genes(made(40, 1), slice(60)), of_genes(made(), genes), **HOW)
+
+
+def test_files_of_different_genes(tmp_path: Path) -> None:
+    of_genes(made(40, 1), slice(40, 70)).write_h5ad(tmp_path / "query.h5ad")
+    of_genes(made(), slice(60)).write_h5ad(tmp_path / "reference.h5ad")
+    with pytest.warns(UserWarning, match="based on different genes"):
+        annotate(tmp_path / "query.h5ad", tmp_path / "reference.h5ad", out=tmp_path / "out.h5ad", **HOW)
+
+
+def test_labels_come_back_with_shared_genes() -> None:
+    """The case that the warning describes, in small."""
+    cells = scfm.datasets.pbmc68k()
+    order = np.random.default_rng(0).permutation(700)
+    reference = cells[order[:300]].copy()
+    query = cells[order[300:400], np.random.default_rng(1).permutation(765)[:250]].copy()
+    how: dict[str, Any] = {"labels_key": "bulk_labels", "use_rep": "X_scfm_mini"}
+
+    def accuracy() -> float:
+        annotate(query, reference, **how)
+        return float((query.obs["annotation"].astype(str) == query.obs["bulk_labels"].astype(str)).mean())
+
+    model = scfm.model.load("scfm-mini")
+    for one in (reference, query):
+        scfm.tl.embed(one, model)
+    with pytest.warns(UserWarning, match="based on different genes"):
+        apart = accuracy()
+    scfm.tl.embed(query, model, shared_with=reference)
+    scfm.tl.embed(reference, model, shared_with=query)
+    assert accuracy() > apart + 0.05
+
+
+def test_a_column_of_labels_that_is_there_twice() -> None:
+    reference, query = made(), made(40, 1)
+    reference.obs = pd.concat([reference.obs, reference.obs[["cell_type"]]], axis=1)
+    annotate(query, reference, **HOW)
+    assert right(query) > 0.9
+    reference.obs = pd.concat([made().obs, made(seed=2).obs[["cell_type"]].set_axis(reference.obs_names)], axis=1)
+    with pytest.raises(ValueError, match="obs has 2 columns named 'cell_type', which differ"):
+        annotate(query, reference, **HOW)
 
 
 def test_a_copy() -> None:

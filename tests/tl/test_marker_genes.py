@@ -174,6 +174,7 @@ def test_chosen_cells_and_genes(model: FoundationModel) -> None:
     assert np.count_nonzero(np.diff(adata.layers["five"].indptr)) == 5
 
 
+@pytest.mark.filterwarnings("ignore:X holds .* reading raw")
 def test_raw_backed_and_copies(tmp_path: Path) -> None:
     model = scfm.model.load(write_geneformer(tmp_path / "m", n_genes=N_GENES))
     raw = cells()

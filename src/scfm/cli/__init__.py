@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser, set_parsing_settings
 
+from scfm._text import masked
 from scfm.cli._command import Command, Parser
 from scfm.cli._commands import COMMANDS
 from scfm.cli._upstream import from_upstream
 from scfm.cli._words import WrongCall, as_options, known_words
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
 __all__ = ["main"]
 
@@ -31,7 +32,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         name, after = from_upstream(name, after)
     except WrongCall as error:
         _parser(name, whole=False).error(str(error))
-    parser = _parser(name, whole=any(word.startswith("--print") for word in before))
+    try:
+        parser = _parser(name, whole=any(word.startswith("--print") for word in before))
+    except Exception as error:
+        if "--debug" in words:
+            raise
+        return _failed(error)
     if not words:
         parser.print_help()
         return 0
@@ -53,26 +59,33 @@ def _run(command: Command, values: dict[str, object], *, debug: bool) -> int:
     except Exception as error:
         if debug:
             raise
-        text = error.args[0] if isinstance(error, KeyError) and error.args else error
-        print(f"scfm: {type(error).__name__}: {as_options(str(text), list(values))}", file=sys.stderr)
-        return 1
+        return _failed(error, values)
     return 0
+
+
+def _failed(error: Exception, options: Iterable[str] = ()) -> int:
+    """Say in one line what is wrong; the exit code."""
+    text = error.args[0] if isinstance(error, KeyError) and error.args else error
+    print(f"scfm: {type(error).__name__}: {masked(as_options(str(text), list(options)))}", file=sys.stderr)
+    return 1
 
 
 @contextmanager
 def _reporting() -> Iterator[None]:
-    """Show progress, what is done, and warnings as one line, without the place in the code."""
-    from scfm._console import console_bar
-    from scfm._settings import settings
-    from scfm.run.progress import use_bar
+    """Show what is done, and warnings as one line, without the place in the code."""
+    from scfm._settings import console, settings
 
     said = settings.verbosity
-    settings.verbosity = said if "SCFM_VERBOSITY" in os.environ else "info"
-    shown, warnings.formatwarning = warnings.formatwarning, lambda message, *_, **__: f"scfm: warning: {message}\n"
+    settings.verbosity = said if os.environ.get("SCFM_VERBOSITY") else "info"
+    shown, warnings.formatwarning = (
+        warnings.formatwarning,
+        lambda message, *_, **__: f"scfm: warning: {masked(message)}\n",
+    )
+    console.always = True
     try:
-        with use_bar(console_bar):
-            yield
+        yield
     finally:
+        console.always = False
         warnings.formatwarning = shown
         settings.verbosity = said
 

@@ -40,6 +40,7 @@ SHELL: dict[str, tuple[Any, str]] = {
         "with --method ontology: types to choose from, as names or ids such as CL:0000084",
     ),
     "ontology": (str | None, "Cell Ontology to find the labels in: an .obo or .owl file, or bundled"),
+    "shared_with": (list[str] | None, "files of cells to compare with; only genes that match in all of them are used"),
     "source": (str, "folder or archive of published weights"),
     "family": (str | None, "family of the weights, where their folder does not tell: transcriptformer or esm2ce"),
     "dictionaries": (list[str] | None, "files of gene tables, or folders that hold them, for weights without them"),

@@ -7,6 +7,7 @@ from importlib.metadata import PackageNotFoundError
 
 from scfm._package import version_of
 from scfm._settings import settings
+from scfm._text import masked
 
 __all__ = ["show"]
 
@@ -32,9 +33,9 @@ PACKAGES = (
 
 
 def show() -> None:
-    """Print versions, devices and settings."""
+    """Print versions, devices and settings, without passwords."""
     for name, value in _environment().items():
-        print(f"{name}: {value}")
+        print(f"{name}: {masked(value)}")
 
 
 def _environment() -> dict[str, str]:

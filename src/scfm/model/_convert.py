@@ -8,17 +8,17 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scfm._paths import atomic, check_new
+from scfm._lock import hold
+from scfm._paths import atomic, check_new, link_or_copy
 from scfm.genes.vocabulary import vocabulary_files
+from scfm.model._cache import lock_path, models_folder
 from scfm.model._published_folder import WEIGHTS_FILE, PublishedFolder
 from scfm.weights.archive import unpack
 from scfm.weights.card import CARD_FILE
-from scfm.weights.tensors import sha256
+from scfm.weights.tensors import check_finite, save_tensors, sha256
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from torch import Tensor
+    from collections.abc import Sequence
 
     from scfm.model.published import Dictionaries
     from scfm.weights import ModelCard
@@ -67,7 +67,12 @@ def convert(
     ValueError, FileNotFoundError
         As :func:`scfm.model.load`.
     """
-    return convert_known(Path(source), Path(out), family, dictionaries, None, name)
+    out = Path(out).expanduser()
+    with ExitStack() as stack:
+        if out.absolute().parent == models_folder():
+            out.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(hold(lock_path(out)))
+        return convert_known(Path(source), out, family, dictionaries, None, name)
 
 
 def convert_known(
@@ -80,7 +85,8 @@ def convert_known(
 ) -> Path:
     """As :func:`convert`, for the weights of a known model if ``known`` is given."""
     out = out.expanduser()
-    check_new(out, overwrite=out.is_dir() and not any(out.iterdir()), parents=True)
+    empty = out.is_dir() and not any(out.iterdir())
+    check_new(out, overwrite=empty, parents=True, replaces=lambda _: False)
     folder = source.expanduser()
     if (folder / CARD_FILE).exists():
         msg = f"{folder} is a converted model already; load it as it is."
@@ -108,20 +114,15 @@ def _write(
     with atomic(out) as work:
         work.mkdir()
         if published.weights.suffix == ".safetensors" and checkpoint.is_whole:
-            shutil.copyfile(published.weights, work / WEIGHTS_FILE)
+            for tensor_name, tensor in checkpoint.network.items():
+                check_finite(tensor_name, tensor)
+            put = shutil.copyfile if known is None else link_or_copy
+            put(published.weights, work / WEIGHTS_FILE)
         else:
-            _save(checkpoint.network, work / WEIGHTS_FILE)
+            save_tensors(checkpoint.network, work / WEIGHTS_FILE)
         if checkpoint.head:
-            _save(checkpoint.head, work / HEAD_FILE)
+            save_tensors(checkpoint.head, work / HEAD_FILE)
         model.vocabulary.save(work)
         hashes = {"weights_sha256": sha256(work / WEIGHTS_FILE), "vocabulary_sha256": sha256(*vocabulary_files(work))}
         model.card.with_(**hashes, id=model.card.id if name is None else name).write(work)
         work.chmod(0o755)
-
-
-def _save(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Write tensors as safetensors, each with memory of its own (tied ones share it in a PyTorch file)."""
-    from safetensors.torch import save_file
-
-    save_file({name: tensor.clone().contiguous() for name, tensor in tensors.items()}, path, metadata={"format": "pt"})
-    path.chmod(0o644)

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from scfm._lock import hold
 from scfm._paths import atomic
 from scfm._settings import settings
+from scfm.model._cache import check_cached, lock_path
 from scfm.model._convert import convert_known
-from scfm.model.registry import card_of, family_class
+from scfm.model.registry import card_of, family_class, revised
 from scfm.weights.archive import unpack
 from scfm.weights.card import ModelCard
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from scfm.weights.download import RemoteFile
+    from scfm.weights.transport import RemoteFile
 
 __all__ = ["fetch", "fetch_gene_vectors", "fetch_tables", "remote_files"]
 
@@ -34,8 +35,8 @@ HUB_HOSTS = (".huggingface.co", ".hf.co", ".xethub.hf.co")
 def fetch(model: str, *, revision: str | None = None) -> Path:
     """Download the weights of a model by name, check and convert them, unless that is done already.
 
-    :func:`load` does the same where it is given a name. An interrupted download goes on where it stopped. What is on this
-    machine stays there, whatever the network does.
+    :func:`load` does the same where it is given a name. Files of the Hugging Face hub are downloaded into its
+    shared cache, unless they are there already. What is on this machine stays there, whatever the network does.
 
     Parameters
     ----------
@@ -52,7 +53,8 @@ def fetch(model: str, *, revision: str | None = None) -> Path:
     Raises
     ------
     ValueError
-        If the name is not known, a hash is wrong, or a file is not what it should be.
+        If the name is not known, the revision is no name of a commit, branch or tag, a hash is wrong, a file is not what it
+        should be, or there is another model in its place in the cache.
     FileNotFoundError
         If the weights are not on this machine and ``scfm.settings.offline`` is set, or the address has no such file.
     OSError
@@ -65,10 +67,12 @@ def fetch(model: str, *, revision: str | None = None) -> Path:
     'scfm-mini'
     """
     named = card_of(model)
-    card = _revised(card_of(family_class(named.family).weights_id(named)), revision)
+    card = revised(card_of(family_class(named.family).weights_id(named)), revision)
     folder = family_class(card.family).local_folder(card)
     remedy = f"call scfm.model.convert(folder, {str(folder)!r}, dictionaries=...)"
-    return _once(folder, card, lambda files: _fetch(card, files, folder), remedy)
+    found = _once(folder, card, lambda files: _fetch(card, files, folder), remedy)
+    check_cached(found)
+    return found
 
 
 def fetch_gene_vectors() -> Path:
@@ -110,8 +114,6 @@ def fetch_gene_vectors() -> Path:
 
 def _once(folder: Path, card: ModelCard, make: Callable[[Mapping[str, RemoteFile]], None], remedy: str) -> Path:
     """Make a folder of files that are fetched, unless it is there; of several processes one does, and the others wait."""
-    from filelock import FileLock
-
     if folder.is_dir():
         return folder
     files = remote_files(card)
@@ -123,7 +125,7 @@ def _once(folder: Path, card: ModelCard, make: Callable[[Mapping[str, RemoteFile
         )
         raise FileNotFoundError(msg)
     _make(folder.parent)
-    with FileLock(folder.parent / f".{folder.name}.lock"):
+    with hold(lock_path(folder)):
         if not folder.is_dir():
             logger.info("%s is not on this machine yet; it goes to %s", card.id, folder)
             make(files)
@@ -138,7 +140,7 @@ def remote_files(card: ModelCard) -> dict[str, RemoteFile]:
     ValueError
         If the card names no repository.
     """
-    from scfm.weights.download import RemoteFile
+    from scfm.weights.transport import HubPlace, RemoteFile
 
     if not card.source or not card.source_file:
         msg = f"The card of {card.id} says neither where its weights are nor how the file is called (source, source_file)."
@@ -150,9 +152,9 @@ def remote_files(card: ModelCard) -> dict[str, RemoteFile]:
     hashes = {card.source_file: card.source_sha256, config: None, **card.dictionaries}
     found = {}
     for name, sha256 in hashes.items():
-        source, revision, path = _place(card, name)
-        address = f"{settings.hub_endpoint.rstrip('/')}/{source}/resolve/{revision or 'main'}/{path}"
-        found[name] = RemoteFile(address, sha256 or None, HUB_HOSTS)
+        hub = HubPlace(*_place(card, name), settings.hub_endpoint.rstrip("/"))
+        address = f"{hub.endpoint}/{hub.repository}/resolve/{hub.revision or 'main'}/{hub.path}"
+        found[name] = RemoteFile(address, sha256 or None, HUB_HOSTS, hub)
     return found
 
 
@@ -163,16 +165,6 @@ def _place(card: ModelCard, name: str) -> tuple[str, str | None, str]:
         return card.source, card.revision, name
     source, _, revision = repository.partition("@")
     return source, revision, path
-
-
-def _revised(card: ModelCard, revision: str | None) -> ModelCard:
-    if revision is None or revision == card.revision:
-        return card
-    if "://" in card.source:
-        msg = f"revision={revision!r}: {card.id} comes from {card.source}, which has no revisions."
-        raise ValueError(msg)
-    tables = {path: known if ":" in path else "" for path, known in card.dictionaries.items()}
-    return card.with_(id=f"{card.id}@{revision}", revision=revision, source_sha256=None, dictionaries=tables)
 
 
 def fetch_tables(card: ModelCard) -> list[Path]:
@@ -213,7 +205,7 @@ def _target(card: ModelCard, name: str) -> Path:
     """Where a file is downloaded to: by the path that it has in its repository."""
     source, revision, path = _place(card, name)
     folder = source.rpartition("://")[2].replace("/", "--")
-    return settings.cache_dir / "downloads" / folder / (revision or "latest") / path
+    return settings.cache_dir / "downloads" / folder / (revision or "latest").replace("/", "@") / path
 
 
 def _folders(card: ModelCard) -> list[Path]:
@@ -227,28 +219,10 @@ def _download(card: ModelCard, files: Mapping[str, RemoteFile]) -> dict[str, str
     found: dict[str, str] = {}
     for path, remote in files.items():
         target = _target(card, path)
-        if not target.exists() and not _from_hub_cache(card, path, remote, target):
+        if not target.exists():
             logger.info("fetching %s", remote.url)
         found[path] = download(remote, target, offline=settings.offline, progress=settings.progress)
     return found
-
-
-def _from_hub_cache(card: ModelCard, path: str, remote: RemoteFile, target: Path) -> bool:
-    """Take a file that another tool has downloaded from the hub already, if its hash is known and right."""
-    from huggingface_hub import try_to_load_from_cache
-
-    from scfm.weights.tensors import sha256
-
-    source, revision, within = _place(card, path)
-    if remote.sha256 is None or revision is None:
-        return False
-    cached = try_to_load_from_cache(source, within, revision=revision)
-    if not isinstance(cached, str) or sha256(Path(cached)) != remote.sha256:
-        return False
-    _make(target.parent)
-    with atomic(target) as work:
-        shutil.copyfile(cached, work)
-    return True
 
 
 def _make(folder: Path) -> None:

@@ -14,6 +14,8 @@ from scfm.weights.tensors import open_tensors, sha256
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from torch import Tensor
+
     from scfm.genes import Vocabulary
     from scfm.model._base import FoundationModel
     from scfm.model.published import Checkpoint, Dictionaries
@@ -80,7 +82,7 @@ class PublishedFolder:
     @cached_property
     def checkpoint(self) -> Checkpoint:
         """The tensors, split into network and head."""
-        tensors = open_tensors(self.files[0])
+        tensors: Mapping[str, Tensor] = open_tensors(self.files[0])
         for path in self.files[1:]:
             tensors = {**tensors, **open_tensors(path)}
         return self._reader.checkpoint(tensors, self.config, self.adapter_config)
@@ -94,10 +96,11 @@ class PublishedFolder:
         """Open the weights with their vocabulary; a model whose hash is registered, or that is known, gets its card."""
         checkpoint = self.checkpoint
         card, vocabulary = self.read(dictionaries)
-        card = self._identify(card) if known is None else _taken_from(card, known)
+        found = sha256(self.weights)
+        card = self._identify(card, found) if known is None else _taken_from(card, known)
         if checkpoint.head:
             card = card.with_(head=self._architecture(), labels=dict(checkpoint.labels))
-        card = card.with_(weights_sha256=sha256(*self.files))
+        card = card.with_(weights_sha256=found if self.adapter is None else sha256(*self.files))
         model = self.cls(card, vocabulary, checkpoint.network)
         model.validate_weights()
         return model
@@ -116,9 +119,8 @@ class PublishedFolder:
             raise ValueError(msg)
         return fitting[0]
 
-    def _identify(self, card: ModelCard) -> ModelCard:
+    def _identify(self, card: ModelCard, found: str) -> ModelCard:
         """Take the card of the registered model with the same hash; a registered name with another hash is an error."""
-        found = sha256(self.weights)
         for known in _registered(self.cls.family):
             if known.source_sha256 == found:
                 return _taken_from(card, known) if self.adapter is None else _tuned_from(card, known)

@@ -13,7 +13,7 @@ from scfm.run.device import default_batch_tokens
 from scfm.tasks import MaskedGenes
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     import pandas as pd
@@ -57,8 +57,8 @@ def score_markers(
     genes: Sequence[str] | None,
     n_cells: int | None,
     seed: int,
-) -> tuple[sparse.csr_matrix, pd.Index, dict[str, Any]]:
-    """Scores, shape ``(n_obs, n_vars)`` of the source, the names of its genes, and what goes to ``uns``."""
+) -> tuple[sparse.csr_matrix, Callable[[pd.Index], np.ndarray], dict[str, Any]]:
+    """Scores, shape ``(n_obs, n_vars)`` of the source, what finds its columns by names, and what goes to ``uns``."""
     check_masks(loaded)
     with loaded.count_session(data, arguments) as session:
         if session.options.pooling == "gene":
@@ -79,9 +79,9 @@ def score_markers(
         scores = task.scores(source.n_obs)
     params |= {"method": "masking", "reference": "rest", "use_raw": False, "n_cells_scored": len(cells), "seed": seed}
     if labels is None:
-        return scores, names, {PARAMS: params}
+        return scores, session.columns_for, {PARAMS: params}
     params |= {"groupby": groupby}
-    return scores, names, {PARAMS: params, **ranked_table(scores[cells], labels[cells], names)}
+    return scores, session.columns_for, {PARAMS: params, **ranked_table(scores[cells], labels[cells], names)}
 
 
 def _spans(cells: np.ndarray) -> list[tuple[int, int]]:

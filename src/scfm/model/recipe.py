@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import UserDict
 from dataclasses import dataclass, fields
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from scfm._elsewhere import advice
@@ -32,7 +32,14 @@ __all__ = ["DROPS_CELLS", "NO_WEIGHTS", "NoOptions", "Recipe", "RunOptions"]
 
 DROPS_CELLS = {"drops_cells": True}
 """Metadata of the field of an option that leaves cells out: ``field(default=0, metadata=DROPS_CELLS)``."""
-NO_WEIGHTS: Mapping[str, Any] = MappingProxyType({})
+
+
+class _NoWeights(UserDict[str, Any]):
+    def __reduce__(self) -> str:
+        return "NO_WEIGHTS"
+
+
+NO_WEIGHTS: Mapping[str, Any] = _NoWeights()
 """Stands for the weights of a model that was loaded without them."""
 
 
@@ -98,6 +105,10 @@ class Recipe(ABC):
         self.tensors = tensors
         """Weights by published name; read when they are looked up."""
         self._built: tuple[tuple[Any, ...], list[torch.nn.Module]] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy, or a model that is sent to another process, has: everything but the networks, which it builds anew."""
+        return self.__dict__ | {"_built": None}
 
     def __repr__(self) -> str:
         sizes = (self.card.architecture.get(name, "?") for name in ("n_layers", "hidden_size"))

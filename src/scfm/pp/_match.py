@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from scfm._types import Compat
     from scfm.genes import MatchReport
     from scfm.model import FoundationModel
+    from scfm.model.arguments import SharedWith
 
 __all__ = ["match_genes"]
 
@@ -32,6 +33,7 @@ def match_genes(
     use_raw: bool | None = None,
     gene_key: str | None = None,
     compat: Compat | None = None,
+    shared_with: SharedWith = None,
     dictionaries: str | Path | Sequence[str | Path] | None = None,
     **options: Any,
 ) -> MatchReport:
@@ -43,18 +45,20 @@ def match_genes(
     %(model)s
     %(matrix)s
     %(compat)s
+    %(shared_with)s
     dictionaries
         Published gene dictionaries (files, or folders that hold them), for a model that is not on this machine.
     %(options)s
 
     Returns
     -------
-    Numbers of matched, unmatched and merged genes, and by which route; ``print`` it for a sentence.
+    Numbers of matched, unmatched and merged genes, by which route, and of what is left out; shown as a sentence.
 
     Raises
     ------
     ValueError
-        If no gene matches; the message says what the ids look like and what the model expects.
+        If no gene matches, no feature is a gene, or the genes are of a species that the model does not know; the
+        message says what was found, what the model expects, and which models know the species.
 
     Examples
     --------
@@ -64,6 +68,12 @@ def match_genes(
     True
     """
     arguments = Arguments(
-        modality=modality, layer=layer, use_raw=use_raw, gene_key=gene_key, compat=compat, options=options
+        modality=modality,
+        layer=layer,
+        use_raw=use_raw,
+        gene_key=gene_key,
+        compat=compat,
+        shared_with=shared_with,
+        options=options,
     )
     return load_recipe(model, dictionaries).match_report(data, arguments)

@@ -107,7 +107,7 @@ def protein_vectors(
         if value < 1:
             msg = f"{name}={value} must be 1 or more."
             raise ValueError(msg)
-    check_new(out, overwrite=overwrite and not out.is_dir(), hint="replace a file with overwrite=True")
+    check_new(out, overwrite=overwrite, hint="replace a file with overwrite=True")
     proteins = _read_fasta(Path(fasta).expanduser(), max_residues, first=combine == "first")
     genes = list(dict.fromkeys(gene for gene, _ in proteins))
     check_gene_names(genes)

@@ -48,7 +48,7 @@ class RunPlan:
     padded: bool = False
     """Whether the network pads a batch to its longest cell."""
     progress: bool | None = None
-    """Show a progress bar; ``None``: on terminals and in notebooks."""
+    """Show a progress bar; ``None``: on terminals and in notebooks, and a line now and then elsewhere."""
 
 
 @dataclass
@@ -65,6 +65,8 @@ class RunStats:
     """Cells without a model gene."""
     n_dropped: int = 0
     """Cells that an option of the model left out."""
+    n_fractional: int = 0
+    """Cells with a count that is not a whole number."""
     batch_tokens: int = 0
     """Token budget at the end; lower than planned if memory ran out."""
     seconds: float = 0.0
@@ -103,6 +105,7 @@ def run(
     plan: RunPlan,
     max_genes: int,
     spans: Sequence[tuple[int, int]] | None = None,
+    done_before: int = 0,
 ) -> RunStats:
     """Send the cells of a source through a network.
 
@@ -126,6 +129,8 @@ def run(
         Genes of a cell that the encoder keeps; cells with more count as truncated.
     spans
         Consecutive ranges of cells; no block or batch crosses their borders. All cells by default.
+    done_before
+        Number of further cells that an earlier run has done; the progress shown includes them.
     """
     stats = RunStats(batch_tokens=plan.batch_tokens)
     began = time.perf_counter()
@@ -133,8 +138,8 @@ def run(
     blocks = chain.from_iterable(
         source.blocks(plan.block_rows, start=start, stop=stop, max_nnz=plan.block_values) for start, stop in spans
     )
-    total = sum(stop - start for start, stop in spans)
-    with cells_bar(total, plan.progress) as advance, ThreadPoolExecutor(len(forwards)) as pool:
+    total = done_before + sum(stop - start for start, stop in spans)
+    with cells_bar(total, plan.progress, done_before) as advance, ThreadPoolExecutor(len(forwards)) as pool:
         for block in prefetch(map(encode, prefetch(blocks))):
             done = 0
             for edited in job.edit(block):
@@ -150,6 +155,7 @@ def run(
             advance(block.n_cells - done)
             stats.n_cells += block.n_cells
             stats.n_truncated += int(np.count_nonzero(block.n_genes > max_genes))
+            stats.n_fractional += block.n_fractional
             stats.n_dropped += int(np.count_nonzero(block.n_genes < 0))
             stats.n_empty += int(np.count_nonzero(block.n_genes == 0))
             job.sink.end_block(block.row0 + block.n_cells, stats)

@@ -11,10 +11,10 @@ from scfm.run.store import COUNTED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from contextlib import ExitStack
     from pathlib import Path
 
     import sparse
-    from filelock import FileLock
     from numpy.typing import NDArray
     from torch import Tensor
 
@@ -120,7 +120,7 @@ class ShardSink:
         self._store = store
         self._waiting = list(shards)
         self._wait = wait
-        self._lock: FileLock | None = None
+        self._lock: ExitStack | None = None
         self._before = dict.fromkeys(COUNTED, 0)
         self._values = self._empty()
 
@@ -130,7 +130,7 @@ class ShardSink:
 
     def __exit__(self, *args: object) -> None:
         if self._lock is not None:
-            self._lock.release()
+            self._lock.close()
 
     def write(self, batch: TokenBatch, output: Tensor) -> None:
         """Keep one vector per cell, shape ``(n_cells, n_features)``."""

@@ -18,11 +18,14 @@ import numpy as np
 
 from scfm._checks import is_int
 from scfm._keys import PARAMS, Keys
+from scfm._lock import hold
 from scfm._paths import atomic, read_json
 from scfm.read.paths import is_url
+from scfm.read.remote import open_url
 
 if TYPE_CHECKING:
-    from filelock import FileLock
+    from contextlib import ExitStack
+
     from numpy.typing import NDArray
 
     from scfm.read import Source
@@ -41,7 +44,7 @@ CHUNK_ROWS = 1024
 """Rows of a chunk of a store; shards are whole chunks."""
 UNSHARDED = {"shards": None}
 """Explicit, because anndata is about to change its default."""
-COUNTED = ("n_cells", "n_truncated", "n_empty", "n_dropped")
+COUNTED = ("n_cells", "n_truncated", "n_empty", "n_dropped", "n_fractional")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +88,7 @@ def fingerprint(source: str | Path) -> dict[str, int | str]:
     Of a file, or of all files of a folder: bytes, and ns of the last change. Of an address: hash of its metadata.
     """
     if is_url(source):
-        from zarr import open_group
-
-        metadata = open_group(str(source), mode="r").metadata.to_dict()
+        metadata = open_url(str(source)).metadata.to_dict()
         return {"metadata_sha256": hashlib.sha256(json.dumps(metadata, default=str).encode()).hexdigest()}
     path = Path(source)
     files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
@@ -270,28 +271,24 @@ class EmbeddingStore:
         for name, value in values.items():
             write_elem(root[f"uns/{self.keys.uns}/{PARAMS}"], name, value, dataset_kwargs=UNSHARDED)
 
-    def lock(self, shard: Shard | None, wait: float = 0) -> FileLock:
-        """Keep other processes from computing a shard, or for ``None`` other clusters from filling the store.
+    def lock(self, shard: Shard | None, wait: float = 0) -> ExitStack:
+        """Keep other processes from computing a shard, or for ``None`` other clusters from filling the store, until it is closed.
 
         Raises
         ------
         RuntimeError
             If it is locked, and still is after ``wait`` seconds. A lock ends with its process at the latest.
         """
-        from filelock import FileLock, Timeout
-
         file = self._markers / "cluster.lock" if shard is None else self._marker(shard).with_suffix(".lock")
-        lock = FileLock(file, timeout=wait)
         try:
-            lock.acquire()
-        except Timeout as error:
+            return hold(file, wait)
+        except TimeoutError as error:
             which = "" if shard is None else f" (cells {shard.start} to {shard.stop})"
             msg = (
                 f"Another process is filling {self.path}{which}. Wait for it, or give each process shards of its own "
                 "with shard=."
             )
             raise RuntimeError(msg) from error
-        return lock
 
 
 def _write_empty(

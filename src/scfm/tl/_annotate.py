@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from mudata import MuData
 
+from scfm._checks import entry_of
 from scfm._docs import with_parameters
 from scfm._keys import PARAMS, AnnotationKeys, annotation_keys, colors_key, provenance_keys
 from scfm._package import version_of
@@ -144,6 +145,11 @@ def annotate(
         If the embeddings come from different models, a label is no term of the ontology (the message names it), or an
         argument is out of range or place; nothing is stored then.
 
+    Warns
+    -----
+    UserWarning
+        If the embeddings are based on different genes, or most cells are rejected.
+
     See Also
     --------
     scanpy.tl.ingest : Labels of the nearest cells in a PCA of the reference.
@@ -172,7 +178,8 @@ def annotate(
     if source is query and key_added == labels_key:
         msg = f"key_added={key_added!r} would overwrite the labels of the reference; choose another name."
         raise ValueError(msg)
-    target.check_own(key_added, "method")
+    columns = (keys.label, keys.score, keys.novelty, keys.term)
+    target.check_free(keys.uns, *(("obs", name) for name in columns), ("obsm", keys.probabilities))
     cells = Cells.of(query, source, labels_key, use_rep, batch_key)
     graph = _ontology(ontology)
     labels = cells.reference.labels if names is None else names
@@ -320,7 +327,7 @@ def _results(
     if n_rejected > MANY * len(cells.rows):
         warn(
             f"{n_rejected} of {len(cells.rows)} cells were rejected: they are unlike the reference as a whole, not one by "
-            "one. Do both have the same genes (embed both with those that they share)? Does the reference have "
+            "one. Do both have the same genes (embed both with shared_with=)? Does the reference have "
             "batches (batch_key=)? metric='cosine' and reject=None show what the labels would be."
         )
     counts = {
@@ -349,7 +356,7 @@ def _spread(values: NDArray[np.float32], cells: Cells, n_obs: int) -> NDArray[np
 
 def _known_colors(adata: AnnData, labels_key: str) -> dict[str, str]:
     """Colours that labels already have."""
-    column, stored = adata.obs[labels_key], adata.uns.get(colors_key(labels_key))
+    column, stored = entry_of(adata.obs, labels_key, "obs"), adata.uns.get(colors_key(labels_key))
     if stored is None or not isinstance(column.dtype, pd.CategoricalDtype):
         return {}
     return dict(zip(map(str, column.cat.categories), map(str, stored), strict=False))

@@ -130,14 +130,11 @@ def drug_response(
     """
     _check_options(regressor, split, test_share)
     key = result_keys("drug_response", key_added).uns
-    if key in (ic50_key, use_rep):
-        msg = f"key_added={key!r} would overwrite obsm[{key!r}], which is read; choose another name."
-        raise ValueError(msg)
     if not isinstance(data, AnnData | str | PathLike):
         msg = f"tl.drug_response takes an AnnData of cell lines or the path of one, got {type(data).__name__}."
         raise TypeError(msg)
     target = target_of(data, "drug_response", out=out, overwrite=overwrite, copy=copy)
-    target.check_own(key, "ic50_key")
+    target.check_free(key, ("obsm", key))
     adata = target.frame((use_rep, ic50_key), ())
     response = entry_of(adata.obsm, ic50_key, "obsm")
     if not isinstance(response, pd.DataFrame):

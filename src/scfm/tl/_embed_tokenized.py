@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from scfm._docs import with_parameters
-from scfm._keys import PARAMS, result_keys
+from scfm._keys import PARAMS, made_by, result_keys
 from scfm._paths import atomic, check_new
 from scfm.model import load
 from scfm.model.arguments import Arguments
@@ -123,5 +123,5 @@ def _embedded(
         params = session.params(session.run(Embed(session.model, session.options, sink)))
     keys = result_keys(loaded.family, key_added)
     adata.obsm[keys.obsm] = sink.values
-    adata.uns[keys.uns] = {PARAMS: params}
+    adata.uns[keys.uns] = {PARAMS: made_by("embed") | params}
     return adata

@@ -112,8 +112,12 @@ def gene_embeddings(
     )
     target = None if out is None else Path(out).expanduser()
     if target is not None:
-        replaceable = overwrite and (target / "zarr.json").exists()
-        check_new(target, overwrite=replaceable, hint="replace a zarr group with overwrite=True")
+        check_new(
+            target,
+            overwrite=overwrite,
+            hint="replace an earlier result with overwrite=True",
+            replaces=lambda folder: (folder / "states" / "zarr.json").exists(),
+        )
     with load(model).count_session(data, arguments) as session:
         columns = session.columns_of(genes)
         if target is None:

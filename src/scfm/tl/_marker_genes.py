@@ -9,7 +9,6 @@ import numpy as np
 from scfm._docs import with_parameters
 from scfm._keys import MARKER_GENES, check_key
 from scfm._write import Results
-from scfm.genes import first_index
 from scfm.model import FoundationModel, load
 from scfm.model.arguments import Arguments
 from scfm.model.masking import check_family_masks, score_markers
@@ -20,13 +19,13 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    import pandas as pd
     import torch
     from anndata import AnnData
     from mudata import MuData
     from scipy import sparse
 
     from scfm._types import Compat
+    from scfm.model.arguments import SharedWith
     from scfm.run.device import Device
 
 __all__ = ["marker_genes"]
@@ -53,6 +52,7 @@ def marker_genes(
     device: Device | Sequence[Device] | None = None,
     dtype: str | torch.dtype | None = None,
     compat: Compat | None = None,
+    shared_with: SharedWith = None,
     key_added: str = MARKER_GENES,
     copy: bool = False,
     **options: Any,
@@ -84,6 +84,7 @@ def marker_genes(
     %(device)s
     %(dtype)s
     %(compat)s
+    %(shared_with)s
     key_added
         Name of all results.
     %(copy)s
@@ -131,32 +132,29 @@ def marker_genes(
         device=device,
         dtype=dtype,
         compat=compat,
+        shared_with=shared_with,
         options=options,
     )
     check_key(key_added)
     target = target_of(data, "marker_genes", modality=modality, out=out, overwrite=overwrite, copy=copy)
-    if target.has("layers", key_added) and not target.has("uns", key_added):
-        msg = f"key_added={key_added!r} would overwrite layers[{key_added!r}]; choose another name."
-        raise ValueError(msg)
-    target.check_own(key_added, "n_cells_scored")
+    target.check_free(key_added, ("layers", key_added))
     card = None if isinstance(model, FoundationModel) else find_card(str(model))
     if card is not None:
         check_family_masks(card)
-    scores, names, result = score_markers(
+    scores, columns_for, result = score_markers(
         load(model), target.data, arguments, groupby=groupby, genes=genes, n_cells=n_cells, seed=seed
     )
-    layer = _in_order_of(scores, names, target.var_names)
+    layer = _picked(scores, columns_for(target.var_names))
     return target.store(Results(layers={key_added: layer}, uns={key_added: result}))
 
 
-def _in_order_of(scores: sparse.csr_matrix, names: pd.Index, wanted: pd.Index) -> sparse.csr_matrix:
-    """Scores for the genes of the data: those of ``raw`` may be more, or in another order."""
-    if names.equals(wanted):
+def _picked(scores: sparse.csr_matrix, columns: np.ndarray) -> sparse.csr_matrix:
+    """Scores in other columns; nothing for −1."""
+    if np.array_equal(columns, np.arange(scores.shape[1])):
         return scores
     from scipy import sparse
 
-    at = first_index(names, wanted)
-    found = np.flatnonzero(at >= 0)
-    picked = scores[:, at[found]].tocoo()
-    shape = (scores.shape[0], len(wanted))
+    found = np.flatnonzero(columns >= 0)
+    picked = scores[:, columns[found]].tocoo()
+    shape = (scores.shape[0], len(columns))
     return sparse.csr_matrix((picked.data, (picked.row, found[picked.col])), shape=shape)

@@ -13,6 +13,7 @@ from scfm._paths import atomic, check_new
 from scfm.model import load_recipe
 from scfm.model.arguments import Arguments
 from scfm.model.registry import families_with
+from scfm.read import is_tokenized
 from scfm.read.token_files import write_tokens
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def tokenize(
     KeyError
         If a column is not in ``obs``.
     FileExistsError
-        If ``out`` exists and is not to be replaced.
+        If ``out`` exists and is not to be replaced, or is a folder of something else.
     ValueError
         If a column cannot be stored, or as :func:`scfm.tl.embed`.
 
@@ -109,7 +110,7 @@ def tokenize(
         compat=compat,
         options=options,
     )
-    check_new(out, overwrite=overwrite, hint="pass overwrite=True")
+    check_new(out, overwrite=overwrite, hint="pass overwrite=True", replaces=is_tokenized)
     if CELL_ID in obs_columns:
         msg = f"obs_columns: {CELL_ID!r} is the column of cell names; rename the column of obs."
         raise ValueError(msg)
