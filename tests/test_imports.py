@@ -21,7 +21,20 @@ ROOT = Path(__file__).parents[1]
 
 # Lowest first. A module imports from its own level and from the ones before it, at module level and inside functions.
 LEVELS = (
-    ("_types", "_keys", "_paths", "_text", "_checks", "_docs", "_warn", "_lock", "_compat", "_settings"),
+    (
+        "_types",
+        "_keys",
+        "_paths",
+        "_text",
+        "_checks",
+        "_docs",
+        "_elsewhere",
+        "_warn",
+        "_lock",
+        "_compat",
+        "_package",
+        "_settings",
+    ),
     ("read",),
     ("genes",),
     ("encode",),

@@ -31,6 +31,7 @@ COMMANDS = (
     "embed-store",
     "status",
     "merge",
+    "tokenize",
     "gene-embeddings",
     "score",
     "marker-genes",
@@ -129,6 +130,33 @@ def test_errors_name_options_and_commands(text: str, shown: str) -> None:
     assert as_options(text, ["overwrite", "out", "max_tokens", "gene_key", "pooling"]) == shown
 
 
+@pytest.mark.parametrize(
+    ("call", "text"),
+    [
+        ("embed", "missing: DATA, --model, --out"),
+        ("fetch", "missing: MODELS"),
+        ("embed a.h5ad --modle m", "there is no option --modle m. Did you mean --model?"),
+        ("embed a.h5ad --model m --out b.h5ad --max-tokens x", "--max-tokens x is not accepted; expected a whole number."),
+        ("embed a.h5ad --model m --out b.h5ad --compat old", "--compat old is not accepted; expected upstream."),
+        ("cache all", "ACTION all is not accepted; expected list or verify or prune."),
+        ("embd a.h5ad", "there is no command embd. Did you mean embed?"),
+    ],
+)  # fmt: skip
+def test_a_wrong_call_is_told_in_two_lines(call: str, text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(call.split())
+    name = call.split()[0]
+    asked = f"scfm {name} --help" if name in COMMANDS else "scfm --help"
+    assert capsys.readouterr().err.splitlines() == [f"scfm: {text}", f"`{asked}` explains what can be given."]
+
+
+def test_without_words_it_prints_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    shown = capsys.readouterr()
+    assert "Embed the cells of a file" in shown.out
+    assert not shown.err
+
+
 def test_listing_loads_no_torch() -> None:
     code = (
         "import sys; from scfm.cli import main; main(['models'])\n"
@@ -156,6 +184,7 @@ FAILURES = [
     ["metrics", "no.h5ad", "--use_rep", "X_a", "--labels_key", "a"],
     ["score", "no.h5ad", "--model", "scfm-mini", "--out", "b.h5ad"],
     ["status", "no.zarr"],
+    ["tokenize", "no.h5ad", "--model", "scfm-mini", "--out", "b"],
 ]
 
 
@@ -258,7 +287,7 @@ def test_options_from_a_file(cells: Path, tmp_path: Path, capsys: pytest.Capture
     folder, out = write_geneformer(tmp_path / "model", n_genes=40), tmp_path / "out.h5ad"
     call = ["embed", str(cells), "--model", str(folder), "--out", str(out), "--max-tokens", "7", "--device", "cpu"]
     with pytest.raises(SystemExit):
-        main([*call, "--print_config"])
+        main([*call, "--print-config"])
     options: dict[str, Any] = yaml.safe_load(capsys.readouterr().out)
     assert options["max_tokens"] == 7
     (tmp_path / "run.yaml").write_text(yaml.safe_dump({"max_tokens": 7, "device": "cpu", "model": str(folder)}))

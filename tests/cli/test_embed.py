@@ -288,11 +288,6 @@ def test_a_wrong_call_exits_with_2(arguments: list[str], capsys: pytest.CaptureF
     assert len(text.splitlines()) == 2
 
 
-def test_without_a_command_help_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([]) == 2
-    assert "usage: scfm" in capsys.readouterr().err
-
-
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as error:
         main(["--version"])
@@ -304,6 +299,24 @@ def test_models_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["models"]) == 0
     text = capsys.readouterr().out
     assert all(name in text for name in scfm.model.list_models().index)
+
+
+def test_a_published_folder_without_its_dictionaries(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tables, out = tmp_path / "tables", tmp_path / "out.h5ad"
+    model = Path(shutil.copytree(folder, tmp_path / "alone" / "model"))
+    tables.mkdir()
+    for path in model.glob("*.pkl"):
+        path.replace(tables / path.name)
+    adata = scfm.datasets.synthetic(5, 50, genes_per_cell=9)
+    adata.var_names = [f"ENSG{i:011d}" for i in range(1, 51)]
+    adata.write_h5ad(tmp_path / "in.h5ad")
+    call = ["embed", str(tmp_path / "in.h5ad"), "--model", str(model), "--out", str(out), "--device", "cpu"]
+    assert main(call) == 1
+    assert "Pass the folder or the files as --dictionaries of the command: token_dictionary" in capsys.readouterr().err
+    assert main([*call, "--dictionaries", str(tables)]) == 0
+    assert ad.read_h5ad(out).uns["geneformer"]["params"]["model"] == "model"
 
 
 @pytest.mark.parametrize("dictionaries", [False, True])

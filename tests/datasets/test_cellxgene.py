@@ -899,6 +899,9 @@ def test_the_command(server: FileServer, tmp_path: Path, capsys: pytest.CaptureF
     assert all(name in text for name in found.index)
     assert f"{len(found)} datasets, {found['cells'].sum():,} cells" in text
     name = found.index[0]
+    assert main(["cellxgene", "--species", "human,homo sapiens", "--output-dir", str(tmp_path / "more"), "--processes", "2",
+                 "--max-retries", "3", "--no-metadata"]) == 0  # fmt: skip
+    assert capsys.readouterr().out.split() == [str(path) for path in sorted((tmp_path / "more").glob("*.h5ad"))]
     assert main(["cellxgene", "--ids", name, "--out", str(tmp_path / "files")]) == 0
     assert capsys.readouterr().out.split() == [str(tmp_path / "files" / f"{name}.h5ad")]
     assert (tmp_path / "files" / f"{name}.h5ad").read_bytes() == BODIES[name]

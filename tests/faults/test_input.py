@@ -262,7 +262,7 @@ BAD_ARGUMENTS: dict[str, tuple[dict[str, Any], Errors, str]] = {
     "absent device": ({"device": "cuda:99"}, ValueError, "cannot be used here; available: cpu.*device=None"),
     "compat": ({"compat": "legacy"}, ValueError, "compat='legacy' is not known; use 'upstream'"),
     "n_counts": ({"compat": "upstream"}, KeyError, r"obs\['n_counts'\], which is missing.*compat=None"),
-    "option": ({"batch_size": 3}, TypeError, "'batch_size' is no option of this call.*'geneformer' takes no options"),
+    "option": ({"n_batches": 3}, TypeError, "'n_batches' is no option of this call.*'geneformer' takes no options"),
     "gene key in a list": ({"gene_key": ["a"]}, TypeError, r"gene_key=\['a'\] is a list; pass one name"),
     "modality in a list": ({"modality": ["rna"]}, TypeError, r"modality=\['rna'\] is a list; pass one name"),
     "slash": ({"key_added": "a/b"}, ValueError, "key_added='a/b' cannot be stored.*without '/'"),

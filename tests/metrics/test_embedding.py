@@ -339,5 +339,5 @@ def test_without_scib_metrics(
     points: NDArray[np.float32], types: NDArray[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "scib_metrics", None)
-    with pytest.raises(ImportError, match=r'pip install "scfm\[metrics\]"'):
+    with pytest.raises(ImportError, match=r'pip install "scfm-tools\[metrics\]"'):
         metrics.silhouette_label(points, types)

@@ -13,11 +13,13 @@ import numpy as np
 import pytest
 
 import scfm
+from scfm.cli import main
 from scfm.model import _fetch, registry
 from scfm.model.registry import card_of
 from scfm.nn import BertConfig, ScCelloConfig
 from scfm.testing import write_geneformer, write_sccello, write_transcriptformer
 from scfm.weights import ModelCard
+from scfm.weights.gene_vectors import write_gene_vectors
 
 from ..weights.server import Fault, FileServer
 
@@ -139,6 +141,33 @@ def test_every_transcriptformer(name: str, server: FileServer, tmp_path: Path, m
     assert kept.id == name.replace("esm2ce", "tf")
     scfm.model.fetch(name)
     assert len(server.seen) == 1
+
+
+def test_gene_vectors(server: FileServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = tmp_path / "all_embeddings"
+    made.mkdir()
+    names = [f"{name}_gene.h5" for name in ("mus_musculus", "sus_scrofa")]
+    for name in names:
+        write_gene_vectors(made / name, ["gene1", "gene2"], np.ones((2, 3)))
+    with tarfile.open(tmp_path / "a.tar.gz", "w:gz") as tar:
+        tar.add(made, made.name)
+    server.files["/weights/all_embeddings.tar.gz"] = (tmp_path / "a.tar.gz").read_bytes()
+    folder = scfm.model.fetch_gene_vectors()
+    assert sorted(path.name for path in folder.iterdir()) == names
+    assert sorted(path.name for path in folder.parent.iterdir() if path.name[0] != ".") == [folder.name, "downloads"]
+    assert not [path for path in (folder.parent / "downloads").rglob("*") if path.suffix == ".gz"]
+    assert main(["fetch", "all-embeddings"]) == 0
+    assert capsys.readouterr().out.splitlines() == [str(folder)]
+    assert len(server.seen) == 1
+    scfm.settings.cache_dir, scfm.settings.offline = tmp_path / "empty", True
+    with pytest.raises(FileNotFoundError, match=r"bring http\S+/weights/all_embeddings.tar.gz here and unpack it as"):
+        scfm.model.fetch_gene_vectors()
+
+
+def test_all_models(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(scfm.model, "fetch", lambda model, revision=None: f"folder of {model}")
+    assert main(["fetch", "all"]) == 0
+    assert capsys.readouterr().out.splitlines() == [f"folder of {model}" for model in scfm.model.list_models().index]
 
 
 @pytest.mark.parametrize("weights", ["model.safetensors", "pytorch_model.bin"])

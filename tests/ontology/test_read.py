@@ -260,7 +260,7 @@ def test_cut_or_changed_anywhere(tmp_path_factory: pytest.TempPathFactory, data:
 
 def test_without_obonet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "obonet", None)
-    with pytest.raises(ImportError, match=r"pip install 'scfm\[ontology\]'"):
+    with pytest.raises(ImportError, match=r'pip install "scfm-tools\[ontology\]"'):
         read_ontology(write(tmp_path, OBO))
     with pytest.raises(ImportError, match="obonet"):
         scfm.ontology.bundled()

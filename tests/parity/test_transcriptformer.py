@@ -169,7 +169,7 @@ class Collected:
 class ByGene(Embed):
     """Scores of the genes of each cell, before they are averaged."""
 
-    def on(self, network: torch.nn.Module, device: torch.device, dtype: torch.dtype) -> Any:
+    def make_forward(self, network: torch.nn.Module, device: torch.device, dtype: torch.dtype) -> Any:
         scorer = cast("Scorer", cast("TranscriptFormer", self._recipe).scorer(self._options, device, dtype))
         return partial(scorer.by_gene, network)
 

@@ -288,5 +288,5 @@ def test_a_tokenizer_of_another_model(pair: Pair, tmp_path: Path) -> None:
 
 def test_without_transformers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(ImportError, match=r'pip install "scfm\[esm\]"'):
+    with pytest.raises(ImportError, match=r'pip install "scfm-tools\[esm\]"'):
         protein_vectors(write_fasta(tmp_path / "a.fa"), tmp_path / "a.h5")

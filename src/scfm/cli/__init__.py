@@ -14,6 +14,7 @@ from jsonargparse import ArgumentParser, set_parsing_settings
 from scfm._text import masked
 from scfm.cli._command import Command, Parser
 from scfm.cli._commands import COMMANDS
+from scfm.cli._upstream import from_upstream
 from scfm.cli._words import WrongCall, as_options, known_words
 
 if TYPE_CHECKING:
@@ -25,23 +26,23 @@ __all__ = ["main"]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0 done, 1 an error (told in one line), 2 a wrong call."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    at = next((at for at, word in enumerate(words) if word.replace("_", "-") in COMMANDS), None)
-    name = None if at is None else words[at].replace("_", "-")
+    at = next((at for at, word in enumerate(words) if word.replace("_", "-") in COMMANDS), len(words))
+    before, name, after = words[:at], "".join(words[at : at + 1]).replace("_", "-"), words[at + 1 :]
     try:
-        parser = _parser(name, whole=any(word.startswith("--print") for word in words[:at]))
+        name, after = from_upstream(name, after)
+    except WrongCall as error:
+        _parser(name, whole=False).error(str(error))
+    try:
+        parser = _parser(name, whole=any(word.startswith("--print") for word in before))
     except Exception as error:
         if "--debug" in words:
             raise
         return _failed(error)
     if not words:
-        parser.print_help(sys.stderr)
-        return 2
-    command = COMMANDS["models" if name is None else name]
-    try:
-        given = words if at is None else [*words[:at], str(name), *known_words(words[at + 1 :], command.flags())]
-    except WrongCall as error:
-        parser.error(str(error))
-    chosen = parser.parse_args(given)
+        parser.print_help()
+        return 0
+    command = COMMANDS[name or "models"]
+    chosen = parser.parse_args([*before, *([name] if name else []), *known_words(after, command.flags())])
     values = {name: value for name, value in vars(chosen[chosen.subcommand]).items() if name != "config"}
     return _run(command, values, debug=chosen.debug)
 
@@ -89,7 +90,7 @@ def _reporting() -> Iterator[None]:
         settings.verbosity = said
 
 
-def _parser(name: str | None, *, whole: bool) -> Parser:
+def _parser(name: str, *, whole: bool) -> Parser:
     """Parser of the whole command line, in which only the command ``name`` has its options, or all (``whole``)."""
     import scfm
 
@@ -102,13 +103,15 @@ def _parser(name: str | None, *, whole: bool) -> Parser:
         version=scfm.__version__,
         formatter_class=HelpFormatter,
     )
-    if name is not None:
-        parser.hint, parser.command, parser.places = f"scfm {name} --help", name, COMMANDS[name].positional
+    if name:
+        command = COMMANDS[name]
+        parser.hint, parser.positional = f"scfm {name} --help", command.positional
+        parser.options = [option.name for option in command.options()]
     parser.add_argument("--debug", action="store_true", help="show the whole traceback of an error")
     subcommands = parser.add_subcommands(title="commands", metavar="COMMAND", description=None)
     for known, command in COMMANDS.items():
         subparser = command.parser() if whole or known == name else ArgumentParser(description=command.summary)
         if isinstance(subparser, Parser):
-            subparser.hint = parser.hint
+            subparser.hint, subparser.options, subparser.positional = parser.hint, parser.options, parser.positional
         subcommands.add_subcommand(known, subparser, help=command.summary)
     return parser

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import platform
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError
 
+from scfm._package import version_of
 from scfm._settings import settings
 from scfm._text import masked
 
@@ -44,7 +45,7 @@ def _environment() -> dict[str, str]:
     found = {"python": platform.python_version(), "platform": platform.platform()}
     for name in PACKAGES:
         try:
-            found[name] = version(name)
+            found[name] = version_of(name)
         except PackageNotFoundError:
             continue
     devices = [f"cuda:{i} {torch.cuda.get_device_name(i)}" for i in range(torch.cuda.device_count())]

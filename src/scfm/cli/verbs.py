@@ -10,7 +10,12 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-__all__ = ["annotate", "cellxgene", "marker_genes", "match", "metrics", "with_model"]
+__all__ = ["annotate", "cellxgene", "marker_genes", "match", "metrics", "with_model", "written"]
+
+
+def written(verb: Callable[..., Path], **arguments: Any) -> None:
+    """Run a verb that writes a file or a folder."""
+    print(f"wrote {verb(**arguments)}")
 
 
 def with_model(
@@ -126,6 +131,8 @@ def cellxgene(
     if ids is not None and (out is None or filtered):
         msg = "--ids names datasets to fetch: it goes with --out, and without filters."
         raise ValueError(msg)
+    if filters["species"] is not None:  # transcriptformer download-data separates them by commas
+        filters["species"] = [name.strip() for names in filters["species"] for name in names.split(",")]
     wanted: Any = ids
     if ids is None:
         wanted = verb(**filters)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from scfm._package import pip_install
+
 if TYPE_CHECKING:
     from types import ModuleType
 
@@ -29,7 +31,7 @@ def import_scib() -> ModuleType:
             warnings.simplefilter("ignore", ImportWarning)  # umap says on import that it could do more with TensorFlow
             import scib_metrics
     except ImportError as error:
-        msg = f'The metrics need scib-metrics ({error}). Install it with: pip install "scfm[metrics]"'
+        msg = f"The metrics need scib-metrics ({error}): {pip_install('metrics')}."
         raise ImportError(msg) from error
     return scib_metrics
 

@@ -15,7 +15,7 @@ from scfm.model._joined import FileFacts, GeneMaps, JoinedSession
 from scfm.model._matching import Matching
 from scfm.model._tokenized import tokenized_session
 from scfm.model.arguments import Arguments
-from scfm.model.recipe import NO_WEIGHTS, Recipe
+from scfm.model.recipe import Recipe
 from scfm.model.session import CountSession, Session
 from scfm.read import JoinedSource, expand, is_tokenized, open_tokenized
 from scfm.run import ArraySink
@@ -153,9 +153,6 @@ class FoundationModel(Recipe):
     @contextmanager
     def session(self, data: Data, arguments: Arguments = DEFAULTS) -> Iterator[Session]:
         """Check all arguments, open the counts and match the genes."""
-        if self.tensors is NO_WEIGHTS:
-            msg = f"{self.card.id} was loaded without its weights (load_recipe); load it by scfm.model.load."
-            raise ValueError(msg)
         options = arguments.resolved(self)
         devices = resolve_devices(arguments.device)
         dtype = resolve_dtype(arguments.dtype, devices[0])

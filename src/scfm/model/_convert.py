@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from scfm.model.published import Dictionaries
     from scfm.weights import ModelCard
 
-__all__ = ["convert", "convert_known"]
+__all__ = ["HEAD_FILE", "convert", "convert_known"]
 
+HEAD_FILE = "head.safetensors"
 ARCHIVES = (".tar", ".tar.gz", ".tgz")
 
 
@@ -34,20 +35,26 @@ def convert(
     *,
     family: str | None = None,
     dictionaries: str | Path | Sequence[str | Path] | None = None,
+    name: str | None = None,
 ) -> Path:
     """Convert published weights and gene dictionaries into one folder without pickles.
 
     The folder holds ``model.safetensors`` (a copy, where the source has one), ``vocabulary.tsv``, ``aliases.tsv`` and
     ``card.json``, and :func:`scfm.model.load` takes it without further arguments. It appears only when it is complete.
 
+    The head of a fine-tuned model is put into ``head.safetensors``, which embeddings do not need; the names of its labels
+    are in the card. Adapters (LoRA) are merged into the weights.
+
     Parameters
     ----------
     source
-        Folder of published weights with their ``config.json``, or the ``.tar`` or ``.tar.gz`` that holds one.
+        Folder of published or fine-tuned weights with their ``config.json``, or the ``.tar`` or ``.tar.gz`` that holds one.
     out
         Folder to write; it must not exist, or be empty.
     family, dictionaries
         As in :func:`scfm.model.load`.
+    name
+        Name of the model in results and their provenance. By default that of the published model, or of the folder.
 
     Returns
     -------
@@ -65,11 +72,16 @@ def convert(
         if out.absolute().parent == models_folder():
             out.parent.mkdir(parents=True, exist_ok=True)
             stack.enter_context(hold(lock_path(out)))
-        return convert_known(Path(source), out, family, dictionaries, None)
+        return convert_known(Path(source), out, family, dictionaries, None, name)
 
 
 def convert_known(
-    source: Path, out: Path, family: str | None, dictionaries: Dictionaries, known: ModelCard | None
+    source: Path,
+    out: Path,
+    family: str | None,
+    dictionaries: Dictionaries,
+    known: ModelCard | None,
+    name: str | None = None,
 ) -> Path:
     """As :func:`convert`, for the weights of a known model if ``known`` is given."""
     out = out.expanduser()
@@ -90,22 +102,27 @@ def convert_known(
         if packed:
             room = stack.enter_context(tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent))
             folder = unpack(folder, Path(room))
-        _write(PublishedFolder(folder, family), dictionaries, known, out)
+        _write(PublishedFolder(folder, family), dictionaries, known, name, out)
     return out
 
 
-def _write(published: PublishedFolder, dictionaries: Dictionaries, known: ModelCard | None, out: Path) -> None:
+def _write(
+    published: PublishedFolder, dictionaries: Dictionaries, known: ModelCard | None, name: str | None, out: Path
+) -> None:
     model = published.open(dictionaries, known)
+    checkpoint = published.checkpoint
     with atomic(out) as work:
         work.mkdir()
-        if published.weights.suffix == ".safetensors":
-            for name, tensor in model.tensors.items():
-                check_finite(name, tensor)
+        if published.weights.suffix == ".safetensors" and checkpoint.is_whole:
+            for tensor_name, tensor in checkpoint.network.items():
+                check_finite(tensor_name, tensor)
             put = shutil.copyfile if known is None else link_or_copy
             put(published.weights, work / WEIGHTS_FILE)
         else:
-            save_tensors(model.tensors, work / WEIGHTS_FILE)
+            save_tensors(checkpoint.network, work / WEIGHTS_FILE)
+        if checkpoint.head:
+            save_tensors(checkpoint.head, work / HEAD_FILE)
         model.vocabulary.save(work)
         hashes = {"weights_sha256": sha256(work / WEIGHTS_FILE), "vocabulary_sha256": sha256(*vocabulary_files(work))}
-        model.card.with_(**hashes).write(work)
+        model.card.with_(**hashes, id=model.card.id if name is None else name).write(work)
         work.chmod(0o755)

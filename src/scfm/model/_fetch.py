@@ -7,23 +7,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scfm._lock import hold
+from scfm._paths import atomic
 from scfm._settings import settings
 from scfm.model._cache import check_cached, lock_path
 from scfm.model._convert import convert_known
 from scfm.model.registry import card_of, family_class, revised
+from scfm.weights.archive import unpack
 from scfm.weights.card import ModelCard
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from scfm.weights.transport import RemoteFile
 
-__all__ = ["fetch", "fetch_tables", "remote_files"]
+__all__ = ["fetch", "fetch_gene_vectors", "fetch_tables", "remote_files"]
 
 logger = logging.getLogger("scfm")
 
 OTHER_NAMES = {"model.safetensors": "pytorch_model.bin"}
 """How the hub calls weights that are not where they were expected."""
+GENE_VECTORS = "weights/all_embeddings.tar.gz"
+"""Beside the weights of TranscriptFormer: gene vectors of all species."""
 HUB_HOSTS = (".huggingface.co", ".hf.co", ".xethub.hf.co")
 """Where the Hugging Face hub keeps its files."""
 
@@ -65,24 +69,66 @@ def fetch(model: str, *, revision: str | None = None) -> Path:
     named = card_of(model)
     card = revised(card_of(family_class(named.family).weights_id(named)), revision)
     folder = family_class(card.family).local_folder(card)
+    remedy = f"call scfm.model.convert(folder, {str(folder)!r}, dictionaries=...)"
+    found = _once(folder, card, lambda files: _fetch(card, files, folder), remedy)
+    check_cached(found)
+    return found
+
+
+def fetch_gene_vectors() -> Path:
+    """Download the gene vectors of 24 species that come with TranscriptFormer, unless they are on this machine.
+
+    They serve as ``pretrained_embedding=`` for cells of a species that a checkpoint does not know.
+
+    Returns
+    -------
+    Folder with a file for each species, as ``mus_musculus_gene.h5``, in ``scfm.settings.cache_dir``.
+
+    Raises
+    ------
+    ValueError
+        If the archive is damaged, or not what it should be.
+    FileNotFoundError
+        If it is not on this machine and ``scfm.settings.offline`` is set, or the address has no such file.
+    OSError
+        If the network, the server or the disk fails for good.
+
+    Examples
+    --------
+    >>> import scfm
+    >>> folder = scfm.model.fetch_gene_vectors()  # doctest: +SKIP
+    >>> mouse = folder / "mus_musculus_gene.h5"  # doctest: +SKIP
+    """
+    card = card_of("tf-sapiens").with_(id="all_embeddings", source_file=GENE_VECTORS)
+    folder = settings.cache_dir / card.id
+
+    def make(files: Mapping[str, RemoteFile]) -> None:
+        _download(card, files)
+        archive = _target(card, GENE_VECTORS)
+        with atomic(folder) as work:
+            unpack(archive, work.with_name("unpacked")).rename(work)
+        archive.unlink()
+
+    return _once(folder, card, make, f"unpack it as {folder}")
+
+
+def _once(folder: Path, card: ModelCard, make: Callable[[Mapping[str, RemoteFile]], None], remedy: str) -> Path:
+    """Make a folder of files that are fetched, unless it is there; of several processes one does, and the others wait."""
     if folder.is_dir():
-        check_cached(folder)
         return folder
     files = remote_files(card)
     if settings.offline:
         parts = ", ".join(remote.url for remote in files.values())
         msg = (
             f"{card.id} is not on this machine (looked in {folder}), and scfm is offline (SCFM_OFFLINE, HF_HUB_OFFLINE). "
-            f"Fetch it once with a network, or bring {parts} here and call "
-            f"scfm.model.convert(folder, {str(folder)!r}, dictionaries=...)."
+            f"Fetch it once with a network, or bring {parts} here and {remedy}."
         )
         raise FileNotFoundError(msg)
     _make(folder.parent)
     with hold(lock_path(folder)):
         if not folder.is_dir():
             logger.info("%s is not on this machine yet; it goes to %s", card.id, folder)
-            _fetch(card, files, folder)
-    check_cached(folder)
+            make(files)
     return folder
 
 

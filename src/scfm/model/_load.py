@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from scfm._text import some
 from scfm.genes import Vocabulary
 from scfm.genes.vocabulary import vocabulary_files
 from scfm.model._base import FoundationModel
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = ["load", "load_recipe"]
 
+logger = logging.getLogger("scfm")
+
 
 def load(
     model: str | Path | FoundationModel,
@@ -37,7 +41,8 @@ def load(
     ----------
     model
         Id or alias of :func:`scfm.model.list_models`, or the path of a folder that :func:`scfm.model.convert` wrote
-        or that holds published weights. A model that was loaded already is returned as it is.
+        or that holds published weights, also fine-tuned ones (classifiers of cells or genes, adapters of peft), whose
+        head is not used. A model that was loaded already is returned as it is.
     family
         Family of published weights; recognised from their ``config.json`` by default.
     dictionaries
@@ -73,10 +78,14 @@ def load(
         if dictionaries is not None:
             msg = f"{folder} is a converted model and brings its own vocabulary: leave dictionaries= out."
             raise ValueError(msg)
-        return _load_converted(folder, family)
-    opened = PublishedFolder(folder, family).open(dictionaries)
-    check_cached(folder, opened.card.with_(family=opened.weights_family or opened.family))
-    return opened
+        loaded = _load_converted(folder, family)
+    else:
+        loaded = PublishedFolder(folder, family).open(dictionaries)
+        check_cached(folder, loaded.card.with_(family=loaded.weights_family or loaded.family))
+    if loaded.card.head:
+        sizes = ", ".join(f"{name}: {some(labels)}" for name, labels in loaded.card.labels.items())
+        logger.info("%s is fine-tuned; the head of %s (%s) is not used", loaded.card.id, loaded.card.head, sizes)
+    return loaded
 
 
 def load_recipe(

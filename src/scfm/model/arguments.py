@@ -96,7 +96,7 @@ class Arguments:
             msg = f"compat={self.compat!r} is not known; use 'upstream' to do as the model's own code does, or None."
             raise ValueError(msg)
         pooling = card.pooling if self.pooling is None else self.pooling
-        usable = [name for name in recipe.poolings if name != "cls" or recipe.has_cls]
+        usable = recipe.usable_poolings
         if pooling not in usable:
             msg = f"pooling={pooling!r} is not known to {card.id}; use one of {', '.join(map(repr, usable))}."
             raise ValueError(msg)

@@ -7,6 +7,7 @@ from collections import UserDict
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+from scfm._elsewhere import advice
 from scfm._settings import settings
 from scfm.genes import align
 from scfm.weights.tensors import shapes
@@ -231,6 +232,11 @@ class Recipe(ABC):
         return options.max_tokens
 
     @property
+    def usable_poolings(self) -> tuple[str, ...]:
+        """Poolings for which this model has the tokens and weights."""
+        return tuple(name for name in self.poolings if name != "cls" or self.has_cls)
+
+    @property
     def has_cls(self) -> bool:
         """Whether every cell, even one without genes, has special tokens."""
         return "<cls>" in self.vocabulary.special_tokens
@@ -249,6 +255,9 @@ class Recipe(ABC):
         """Options of the family with its defaults; a TypeError for one that it does not have."""
         valid = [f.name for f in fields(self.options_class)]
         unknown = [name for name in given if name not in valid]
+        if unknown and (advised := advice(unknown[0])):
+            msg = f"{unknown[0]!r} is no option of this call: {advised}."
+            raise TypeError(msg)
         if unknown:
             takes = f"the options {', '.join(valid)}" if valid else "no options of its own"
             msg = f"{unknown[0]!r} is no option of this call, and the family {self.family!r} takes {takes}."
@@ -257,6 +266,9 @@ class Recipe(ABC):
 
     def networks(self, n_layers: int, devices: Sequence[torch.device], dtype: torch.dtype) -> list[torch.nn.Module]:
         """The network with its first ``n_layers`` layers on each of the devices; the last ones made are kept."""
+        if self.tensors is NO_WEIGHTS:
+            msg = f"{self.card.id} was loaded without its weights (load_recipe); load it by scfm.model.load."
+            raise ValueError(msg)
         key = (n_layers, tuple(map(str, devices)), dtype)
         if self._built is None or self._built[0] != key:
             self._built = None  # frees the old ones before the new ones are built

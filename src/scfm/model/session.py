@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from scfm._checks import is_int
+from scfm._package import version_of
 from scfm._settings import settings
 from scfm._warn import warn
 from scfm.batch import fixed_size_batches, prefetch, row_ranges
@@ -115,8 +115,13 @@ class Session(ABC):
         )
         max_genes = self.model.max_genes(self.options)
         stats = run(self.source, encode, task, forwards, plan, max_genes, spans, done_before)
-        self._report(stats, task.empty_rows)
+        self._report(stats, task)
         return stats
+
+    def tokens(self) -> Iterator[TokenBlock]:
+        """Read all cells once and encode them, a block ahead in a thread; nothing is computed of them."""
+        blocks = self.source.blocks(settings.block_rows, max_nnz=settings.block_values)
+        return prefetch(map(self.encoder(), blocks))
 
     def batches(
         self, batch_size: int = 64, *, shuffle: bool = False, seed: int = 0, drop_last: bool = False
@@ -174,7 +179,7 @@ class Session(ABC):
             "matrix": self.source.matrix,
             "device": self._devices_text(),
             "dtype": str(self.dtype).removeprefix("torch."),
-            "versions": {name: version(name) for name in ("scfm", "anndata", "numpy", "torch")},
+            "versions": {name: version_of(name) for name in ("scfm", "anndata", "numpy", "torch")},
         }
 
     def _devices_text(self) -> str:
@@ -184,9 +189,10 @@ class Session(ABC):
         """The description, and how many cells went through, were cut, were empty, or left out."""
         return self.description() | counts_of(stats)
 
-    def _report(self, stats: RunStats, empty: str | None) -> None:
+    def _report(self, stats: RunStats, task: Task) -> None:
         logger.info(
-            "embedded %d cells (%d tokens, %d cells cut to the longest input) on %s in %s: %.1f s, %.0f cells/s",
+            "%s %d cells (%d tokens, %d cells cut to the longest input) on %s in %s: %.1f s, %.0f cells/s",
+            task.done,
             stats.n_cells,
             stats.n_tokens,
             stats.n_truncated,
@@ -195,7 +201,7 @@ class Session(ABC):
             stats.seconds,
             stats.n_cells / max(stats.seconds, 1e-9),
         )
-        for text in self._warnings(stats, empty):
+        for text in self._warnings(stats, task.empty_rows):
             warn(text)
 
     def _warnings(self, stats: RunStats, empty: str | None) -> list[str]:

@@ -28,7 +28,7 @@ def read_ontology(path: str | Path, *, edges: Relation = "is_a") -> CellOntology
     Parameters
     ----------
     path
-        File in OBO, or in OWL as RDF/XML. OBO needs the extra ``scfm[ontology]``.
+        File in OBO, or in OWL as RDF/XML. OBO needs the extra ``ontology``.
     edges
         ``"is_a"``: subclass relations. ``"upstream"``: edges as scCello finds them, all triples between two terms
         (also replacements, alternative ids and disjoint classes), with the terms that have any. OWL only.

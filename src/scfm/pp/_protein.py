@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
+from scfm._package import pip_install
 from scfm._paths import check_new
 from scfm.run.device import resolve_device
 from scfm.weights.archive import GZIP, read_head
@@ -51,7 +52,7 @@ def protein_vectors(
 
     The defaults follow the published recipe of TranscriptFormer: the state after layer 33 of the 36 of ESM-2 3B,
     averaged over the first 1,022 residues of the first protein of each gene. The default model takes 11 GB to download
-    and about as much memory. Needs ``pip install "scfm[esm]"``.
+    and about as much memory. Needs the extra ``esm``.
 
     Parameters
     ----------
@@ -182,7 +183,7 @@ def _load(model: str | Path | tuple[Any, Any], layer: int) -> tuple[Any, Any]:
     try:
         import transformers
     except ImportError as error:
-        msg = 'Protein vectors need transformers: pip install "scfm[esm]".'
+        msg = f"Protein vectors need transformers: {pip_install('esm')}."
         raise ImportError(msg) from error
     if isinstance(model, str | Path):
         folder = Path(model).expanduser()

@@ -13,7 +13,7 @@ import numpy as np
 
 from scfm._settings import settings
 
-try:  # twice as fast, and installed by scfm[fast]
+try:  # twice as fast, and installed by the extra `fast`
     from isal import isal_zlib as zlib
 except ImportError:
     import zlib  # type: ignore[no-redef]

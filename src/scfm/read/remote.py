@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from scfm._package import pip_install
 from scfm._text import masked
 
 __all__ = ["open_url"]
@@ -36,7 +37,7 @@ def open_url(url: str) -> Any:
     try:
         return zarr.open_group(url, mode="r", storage_options=_options(url))
     except ImportError as error:
-        msg = f'{url} needs another package: {error}. pip install "scfm[remote]" has what http, https and s3 need.'
+        msg = f"{url} needs another package: {error}. For http, https and s3: {pip_install('remote')}."
         raise ImportError(masked(msg)) from error
     except (FileNotFoundError, ValueError) as error:
         kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError

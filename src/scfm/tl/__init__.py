@@ -10,6 +10,7 @@ from scfm.tl._embed_tokenized import embed_tokenized
 from scfm.tl._gene_embeddings import gene_embeddings
 from scfm.tl._marker_genes import marker_genes
 from scfm.tl._score import score
+from scfm.tl._tokenize import tokenize
 
 __all__ = [
     "annotate",
@@ -20,4 +21,5 @@ __all__ = [
     "gene_embeddings",
     "marker_genes",
     "score",
+    "tokenize",
 ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from importlib.metadata import version
 from itertools import cycle
 from os import PathLike
 from pathlib import Path
@@ -17,6 +16,7 @@ from mudata import MuData
 from scfm._checks import entry_of
 from scfm._docs import with_parameters
 from scfm._keys import PARAMS, AnnotationKeys, annotation_keys, colors_key, provenance_keys
+from scfm._package import version_of
 from scfm._warn import warn
 from scfm._write import Results, is_mudata_file, read_frame
 from scfm.annotate import Metric, Prediction, predict, predict_types
@@ -337,7 +337,7 @@ def _results(
         "n_empty": cells.n_empty + n_unsaid,
     }
     made_by = {name: value for name, value in provenance(adata, choices["use_rep"]).items() if name in EMBEDDING}
-    versions = {name: version(name) for name in ("scfm", "scikit-learn", "torch")}
+    versions = {name: version_of(name) for name in ("scfm", "scikit-learn", "torch")}
     params = {**choices, **counts, "labels": np.array(labels, dtype=object), "embedding": made_by, "versions": versions}
     logger.info("annotated %d cells, rejected %d of them", len(cells.rows), n_rejected)
     return Results(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import random
-from importlib.metadata import version
 from itertools import pairwise
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -16,6 +15,7 @@ from anndata import AnnData
 from scfm._checks import entry_of
 from scfm._docs import with_parameters
 from scfm._keys import PARAMS, result_keys
+from scfm._package import version_of
 from scfm._write import Results
 from scfm.tl._target import target_of
 
@@ -164,7 +164,7 @@ def drug_response(
         "n_drugs": len(np.unique(pairs.drug)),
         "n_train": int((~test).sum()),
         "n_test": int(test.sum()),
-        "versions": {name: version(name) for name in ("scfm", "scikit-learn")},
+        "versions": {name: version_of(name) for name in ("scfm", "scikit-learn")},
     }
     scores = _scores(pairs, test, means, predicted, response.columns)
     logger.info("Pearson r %.3f", scores["pearson"])

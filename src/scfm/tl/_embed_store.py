@@ -97,7 +97,7 @@ def embed_store(
         HDF5 file is completed in a copy that takes its place in one step, which needs room for both.
     client
         A dask client, whose workers then compute the shards. Each loads the model once; all of them must reach
-        ``source``, ``out`` and the model under the same paths. Needs ``pip install "scfm[cluster]"``.
+        ``source``, ``out`` and the model under the same paths. Needs the extra ``cluster``.
     %(matrix)s
     pooling
         As for :func:`scfm.tl.embed`, except ``"gene"``.

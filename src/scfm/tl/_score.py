@@ -42,6 +42,7 @@ def score(
     device: Device | Sequence[Device] | None = None,
     dtype: str | torch.dtype | None = None,
     compat: Compat | None = None,
+    per_gene: bool = False,
     key_added: str | None = None,
     copy: bool = False,
     **options: Any,
@@ -65,6 +66,8 @@ def score(
     compat
         ``"upstream"``: as upstream, which takes the last gene of a cell that fills the longest input for the end of
         the sequence, with a count of 1. The sign stays.
+    per_gene
+        Also store the scores of every gene in every cell.
     key_added
         Name that takes the place of the family in all results.
     %(copy)s
@@ -78,6 +81,8 @@ def score(
         Mean log-likelihood of the counts of the genes, given that they are expressed (zero-truncated Poisson).
     ``.obs['<family>_gene_llh']`` : float32
         Mean log-probability of the genes. Both are NaN for a cell without a gene of the model.
+    ``.layers['<family>_count_llh']`` and ``.layers['<family>_gene_llh']`` : sparse float32, shape ``(n_obs, n_vars)``
+        With ``per_gene``: the log-likelihoods of each gene, whose means are in ``obs``; no entry for genes not read.
     ``.uns['<family>_score']['params']`` : dict
         Everything needed to repeat the run.
 
@@ -113,7 +118,8 @@ def score(
     target = target_of(data, "score", modality=modality, out=out, overwrite=overwrite, copy=copy)
     loaded = load(model)
     keys = score_keys(loaded.family, key_added)
-    target.check_free(keys.uns, ("obs", keys.count_llh), ("obs", keys.gene_llh))
-    values, params = scores_of(loaded, target.data, arguments)
-    columns = dict(zip((keys.count_llh, keys.gene_llh), values.T, strict=True))
-    return target.store(Results(obs=columns, uns={keys.uns: {PARAMS: params}}))
+    names = (keys.count_llh, keys.gene_llh)
+    target.check_free(keys.uns, *((slot, name) for slot in ("obs", "layers")[: 1 + per_gene] for name in names))
+    values, by_gene, params = scores_of(loaded, target.data, arguments, target.var_names if per_gene else None)
+    columns, layers = dict(zip(names, values.T, strict=True)), dict(zip(names, by_gene, strict=False))
+    return target.store(Results(obs=columns, layers=layers, uns={keys.uns: {PARAMS: params}}))

@@ -82,6 +82,10 @@ class ModelCard:
     """One line on the training data."""
     n_parameters: int | None = None
     """Number of weights, tied ones once."""
+    head: str = ""
+    """For a fine-tuned model: class of the model that its ``head.safetensors`` belongs to, as its ``config.json`` says."""
+    labels: dict[str, list[str]] = field(default_factory=dict)
+    """Labels of each output of that head, in order, by the name of its layer."""
     weights_sha256: str | None = None
     """Hash of the ``model.safetensors`` beside a ``card.json``."""
     vocabulary_sha256: str | None = None
@@ -173,9 +177,9 @@ def read_cards(path: Path, family: str) -> tuple[ModelCard, ...]:
     return tuple(found)
 
 
-_TEXT = ("id", "family", "pooling", "species", "source", "source_file", "license", "paper", "description")
+_TEXT = ("id", "family", "pooling", "species", "source", "source_file", "license", "paper", "description", "head")
 _TEXT_OR_NONE = ("revision", "source_sha256", "weights_sha256", "vocabulary_sha256")
-_TABLES = ("architecture", "special_tokens", "dictionaries", "aux_tokens")
+_TABLES = ("architecture", "special_tokens", "dictionaries", "aux_tokens", "labels")
 
 
 def _check_types(values: dict[str, Any], path: Path, remedy: str) -> None:
@@ -206,5 +210,7 @@ def _wrong_tokens(values: dict[str, Any]) -> list[str]:
 
 def _wrong_texts(values: dict[str, Any]) -> list[str]:
     """Lists and tables of texts that hold something else."""
+    labels = values.get("labels", {}).values()
     parts = {"aliases": values.get("aliases", []), "dictionaries": values.get("dictionaries", {}).values()}
+    parts["labels"] = [label for part in labels for label in (part if isinstance(part, list) else [None])]
     return [name for name, part in parts.items() if not all(isinstance(text, str) for text in part)]
