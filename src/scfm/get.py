@@ -8,14 +8,14 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from scfm._keys import MARKER_GENES
+from scfm._keys import MARKER_GENES, PARAMS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 __all__ = ["marker_genes_df", "table_of"]
 
-COLUMNS = ("names", "scores", "means", "pts")
+COLUMNS = ("names", "scores", "logfoldchanges", "means", "pct_nz_group")
 
 
 def marker_genes_df(
@@ -37,14 +37,14 @@ def marker_genes_df(
     key
         ``key_added`` of :func:`scfm.tl.marker_genes`.
     n_genes
-        Genes of each group; all by default.
+        Genes of each group; by default all that have a score.
     gene_symbols
         Column of ``var`` to add.
 
     Returns
     -------
-    A row for each gene of each group, highest score first, with the columns ``group`` (unless one group was asked for by
-    its name), ``names``, ``scores``, ``means``, ``pts`` and ``gene_symbols``.
+    A row for each gene that has a score, and each group, highest score first, with the columns ``group`` (unless one group was asked for by
+    its name), ``names``, ``scores``, ``logfoldchanges``, ``means``, ``pct_nz_group`` and ``gene_symbols``.
 
     Raises
     ------
@@ -55,7 +55,7 @@ def marker_genes_df(
     --------
     >>> import scfm
     >>> adata = scfm.datasets.pbmc68k()
-    >>> scfm.tl.marker_genes(adata, "scfm-mini", groupby="bulk_labels", n_cells=1, genes=["NKG7", "CD79A", "LYZ"])
+    >>> scfm.tl.marker_genes(adata, "scfm-mini", groupby="bulk_labels", n_cells=5, genes=["NKG7", "CD79A", "LYZ"])
     >>> len(scfm.get.marker_genes_df(adata, n_genes=1))
     10
     """
@@ -86,7 +86,9 @@ def table_of(
 ) -> pd.DataFrame:
     """Ranked genes of groups, all by default, one below the other."""
     groups = list(result["names"].dtype.names if groups is None else groups)
-    tables = [pd.DataFrame({name: result[name][group][:n_genes] for name in COLUMNS}) for group in groups]
+    n_scored = int(result[PARAMS]["n_genes_scored"])
+    rows = slice(n_scored if n_genes is None else min(n_genes, n_scored))
+    tables = [pd.DataFrame({name: result[name][group][rows] for name in COLUMNS}) for group in groups]
     table = pd.concat(tables, ignore_index=True)
     codes = np.repeat(np.arange(len(groups)), [len(part) for part in tables])
     table["group"] = pd.Categorical.from_codes(codes, pd.Index(groups))

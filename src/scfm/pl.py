@@ -51,7 +51,7 @@ def marker_genes(
     --------
     >>> import scfm
     >>> adata = scfm.datasets.pbmc68k()
-    >>> scfm.tl.marker_genes(adata, "scfm-mini", groupby="bulk_labels", n_cells=1, genes=["NKG7", "CD79A", "LYZ"])
+    >>> scfm.tl.marker_genes(adata, "scfm-mini", groupby="bulk_labels", n_cells=5, genes=["NKG7", "CD79A", "LYZ"])
     >>> axes = scfm.pl.marker_genes(adata, ["CD56+ NK"], show=False)
     """
     import scanpy as sc

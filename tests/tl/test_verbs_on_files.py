@@ -41,6 +41,7 @@ def cells() -> ad.AnnData:
     adata.var_names = [f"ENSG{i:011d}" for i in range(1, N_GENES + 1)]
     rng = np.random.default_rng(1)
     adata.obs["type"] = pd.Categorical(["a", "b", "c"] * (N_OBS // 3))
+    adata.obs["half"] = pd.Categorical(["x", "y"] * (N_OBS // 2))
     adata.obs["label"] = pd.Categorical(["T", "B", "T", "B"] * 2 + [None] * (N_OBS - 8))
     adata.obsm["X_own"] = rng.normal(size=(N_OBS, 3))
     adata.obsm["ic50"] = pd.DataFrame(rng.normal(size=(N_OBS, 2)), adata.obs_names, ["drug A", "drug B"])
@@ -52,7 +53,7 @@ VERBS: dict[str, tuple[Callable[..., Any], str, dict[str, Any]]] = {
     "embed": (scfm.tl.embed, "g", {}),
     "embed genes": (scfm.tl.embed, "g", {"pooling": "gene", "groupby": "type", "key_added": "genes"}),
     "score": (scfm.tl.score, "t", {"clip_counts": 9}),
-    "marker genes": (scfm.tl.marker_genes, "g", {"groupby": "type", "n_cells": 2}),
+    "marker genes": (scfm.tl.marker_genes, "g", {"groupby": "half", "n_cells": 5}),
     "annotate": (scfm.tl.annotate, "", {"labels_key": "label", "use_rep": "X_own", "n_neighbors": 3, "reject": 0.2}),
     "drug response": (
         scfm.tl.drug_response,

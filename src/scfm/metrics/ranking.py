@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
 __all__ = ["cells_of_groups", "ranked_table"]
 
+PSEUDOSCORE = 1e-9
+"""Added to both means of a fold change, as scanpy does."""
+
 
 def cells_of_groups(labels: pd.Categorical | None, n_obs: int, n_cells: int | None, seed: int) -> NDArray[np.int64]:
     """Positions of at most ``n_cells`` cells of each group, drawn at random, in order; cells without a label are left out.
@@ -35,7 +38,9 @@ def cells_of_groups(labels: pd.Categorical | None, n_obs: int, n_cells: int | No
 
 
 def ranked_table(scores: sparse.csr_matrix, labels: pd.Categorical, names: pd.Index) -> dict[str, Any]:
-    """Genes of each group, highest first, as record arrays with a field for each group.
+    """Genes of each group as record arrays with a field for each group, in the layout of scanpy.
+
+    The highest score comes first. Genes without a score in any cell are the last ones.
 
     Parameters
     ----------
@@ -48,23 +53,26 @@ def ranked_table(scores: sparse.csr_matrix, labels: pd.Categorical, names: pd.In
     """
     from scipy import sparse
 
-    found = np.flatnonzero(np.bincount(scores.indices, minlength=scores.shape[1]))
     present = np.unique(labels.codes)
     groups = [str(labels.categories[code]) for code in present]
     member = sparse.csr_matrix((labels.codes[:, None] == present).T.astype(np.float64))
-    sums = (member @ scores)[:, found].toarray()
+    sums = (member @ scores).toarray()
     stored = sparse.csr_matrix((np.ones_like(scores.data), scores.indices, scores.indptr), shape=scores.shape)
     sizes = np.asarray(member.sum(axis=1)).reshape(-1, 1)
     others = np.maximum(len(labels) - sizes, 1)
     means = sums / sizes
+    rest = (sums.sum(axis=0) - sums) / others
     columns = {
-        "scores": means - (sums.sum(axis=0) - sums) / others,
+        "scores": means - rest,
+        "logfoldchanges": np.log2((means + PSEUDOSCORE) / (rest + PSEUDOSCORE)),
         "means": means,
-        "pts": (member @ stored)[:, found].toarray() / sizes,
+        "pct_nz_group": (member @ stored).toarray() / sizes,
     }
-    order = np.argsort(-columns["scores"], axis=1, kind="stable")
-    kept = names.to_numpy(dtype=object)[found].astype(str)
-    table = {"names": _records(groups, [kept[row] for row in order])}
+    columns["pvals"] = columns["pvals_adj"] = np.full_like(means, np.nan)
+    scored = columns["pct_nz_group"].any(axis=0)
+    order = np.argsort(-np.where(scored, columns["scores"], -np.inf), axis=1, kind="stable")
+    texts = names.to_numpy(dtype=object).astype(str)
+    table = {"names": _records(groups, [texts[row] for row in order])}
     for name, values in columns.items():
         table[name] = _records(groups, np.take_along_axis(values, order, axis=1).astype(np.float32))
     return table

@@ -224,6 +224,11 @@ class Recipe(ABC):
         return "<cls>" in self.vocabulary.special_tokens
 
     @property
+    def has_mask(self) -> bool:
+        """Whether there is a token that stands for a masked gene."""
+        return "<mask>" in self.vocabulary.special_tokens
+
+    @property
     def embeds_empty(self) -> bool:
         """Whether a cell without genes has an embedding."""
         return self.has_cls

@@ -7,13 +7,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scfm._docs import with_parameters
-from scfm._keys import MARKER_GENES, check_key
+from scfm._keys import MARKER_GENES, PARAMS, check_key
+from scfm._text import some
+from scfm._warn import warn
 from scfm._write import Results
 from scfm.genes import first_index
+from scfm.metrics.ranking import cells_of_groups, ranked_table
 from scfm.model import FoundationModel, load
 from scfm.model.arguments import Arguments
-from scfm.model.masking import check_family_masks, score_markers
-from scfm.model.registry import find_card
+from scfm.model.registry import families_with, family_class, find_card
+from scfm.run.device import default_batch_tokens
+from scfm.tasks import MaskedGenes
 from scfm.tl._target import target_of
 
 if TYPE_CHECKING:
@@ -27,9 +31,14 @@ if TYPE_CHECKING:
     from scipy import sparse
 
     from scfm._types import Compat
+    from scfm.model.session import CountSession
     from scfm.run.device import Device
+    from scfm.weights import ModelCard
 
 __all__ = ["marker_genes"]
+
+FEWEST_CELLS = 5
+"""With fewer cells, the ranking of a group is mostly chance."""
 
 
 @with_parameters
@@ -97,11 +106,13 @@ def marker_genes(
         Scores, 0 to 2. What is stored was computed; genes that a cell does not express, or that did not fit into its
         input, have no score. Genes that share a token share the score.
     ``.uns['marker_genes' | key_added]`` : dict
-        With ``groupby``, ranked genes as :func:`scanpy.tl.rank_genes_groups` stores them (but without fold changes and
-        p-values, which some of scanpy's plots ask for), a record array with a field for each group: ``names``, ``scores`` (mean score of the group minus that of the other cells; genes without a score
-        count as 0), ``means`` (mean score of the group) and ``pts`` (share of its cells in which the gene has a score).
-        ``params`` holds everything needed to repeat the run. :func:`scfm.get.marker_genes_df` and
-        :func:`scfm.pl.marker_genes` read it.
+        With ``groupby``, ranked genes in the layout of :func:`scanpy.tl.rank_genes_groups`, which scanpy's functions
+        for its results read with ``key="marker_genes"``: record arrays with a field for each group and all genes,
+        highest score first, those without any score (``params["n_genes_scored"]`` have one) last. ``names``;
+        ``scores``, the mean score in the group minus that in the other cells, where genes without a score count as 0;
+        ``logfoldchanges``, log2 of the ratio of these two means, each plus 1e-9; ``pvals`` and ``pvals_adj``, which are
+        NaN, since scores are not tested; ``means``, the mean score in the group; ``pct_nz_group``, the share of its
+        cells in which the gene has a score. ``params`` holds everything needed to repeat the run.
 
     Raises
     ------
@@ -116,9 +127,9 @@ def marker_genes(
     --------
     >>> import scfm
     >>> adata = scfm.datasets.pbmc68k()
-    >>> scfm.tl.marker_genes(adata, "scfm-mini", groupby="bulk_labels", n_cells=2, genes=["NKG7", "CD79A"])
+    >>> scfm.tl.marker_genes(adata, "scfm-mini", groupby="bulk_labels", n_cells=5, genes=["NKG7", "CD79A"])
     >>> scfm.get.marker_genes_df(adata, "CD56+ NK").columns.tolist()
-    ['names', 'scores', 'means', 'pts']
+    ['names', 'scores', 'logfoldchanges', 'means', 'pct_nz_group']
     """
     arguments = Arguments(
         modality=modality,
@@ -141,12 +152,70 @@ def marker_genes(
     target.check_own(key_added, "n_cells_scored")
     card = None if isinstance(model, FoundationModel) else find_card(str(model))
     if card is not None:
-        check_family_masks(card)
-    scores, names, result = score_markers(
-        load(model), target.data, arguments, groupby=groupby, genes=genes, n_cells=n_cells, seed=seed
-    )
+        _check_masks(card)
+    loaded = load(model)
+    _check_masks(loaded.card)
+    if not loaded.has_mask:
+        msg = f"The vocabulary of {loaded.card.id} has no <mask>: marker genes need a model whose vocabulary has it."
+        raise TypeError(msg)
+    with loaded.count_session(target.data, arguments) as session:
+        if session.options.pooling == "gene":
+            msg = "pooling='gene' gives no embedding of cells; leave pooling out, or use 'cls' or 'mean'."
+            raise ValueError(msg)
+        names, n_obs = session.source.var.index, session.source.n_obs
+        tokens = _masked_tokens(session, genes)
+        labels = None if groupby is None else session.groups(groupby)
+        cells = cells_of_groups(labels, n_obs, n_cells, seed)
+        if labels is not None:
+            _warn_of_small_groups(labels[cells])
+        task = MaskedGenes(session.model, session.options, tokens, default_batch_tokens(session.device))
+        params = session.params(session.run(task, _spans(cells)))
+    scores = task.scores(n_obs)
+    params |= {"method": "masking", "reference": "rest", "use_raw": False, "n_cells_scored": len(cells), "seed": seed}
+    result: dict[str, Any] = {PARAMS: params}
+    if labels is not None:
+        params |= {"groupby": groupby, "n_genes_scored": len(np.unique(scores.indices))}
+        result |= ranked_table(scores[cells], labels[cells], names)
     layer = _in_order_of(scores, names, target.var_names)
     return target.store(Results(layers={key_added: layer}, uns={key_added: result}))
+
+
+def _check_masks(card: ModelCard) -> None:
+    """Raise a TypeError unless models of the family were trained with masked genes."""
+    if not family_class(card.family).implements("masked_outputs"):
+        names = ", ".join(families_with("masked_outputs"))
+        msg = (
+            f"{card.id} was not trained with masked genes; marker genes take a model of one of these families: {names}."
+        )
+        raise TypeError(msg)
+
+
+def _masked_tokens(session: CountSession, genes: Sequence[str] | None) -> np.ndarray:
+    """Token of each column whose gene is to be masked, −1 for the others."""
+    columns = session.columns_of(genes)
+    if not len(columns):
+        msg = "genes is empty, so there is nothing to mask; leave it out to mask all genes."
+        raise ValueError(msg)
+    tokens = np.full_like(session.genes.tokens, -1)
+    tokens[columns] = session.genes.tokens[columns]
+    return tokens
+
+
+def _warn_of_small_groups(labels: pd.Categorical) -> None:
+    sizes = labels.value_counts()
+    small = [f"{group!r} ({n})" for group, n in sizes.items() if 0 < n < FEWEST_CELLS]
+    if small:
+        warn(
+            f"{len(small)} groups have fewer than {FEWEST_CELLS} cells to rank genes from: {some(small)}. Their first "
+            "genes are largely chance; draw more cells (n_cells=), or join or leave out these groups."
+        )
+
+
+def _spans(cells: np.ndarray) -> list[tuple[int, int]]:
+    """Runs of neighbouring cells."""
+    borders = np.flatnonzero(np.diff(cells, prepend=-2) > 1)
+    stops = np.append(borders[1:], len(cells))[: len(borders)]
+    return [(int(cells[start]), int(cells[stop - 1]) + 1) for start, stop in zip(borders, stops, strict=True)]
 
 
 def _in_order_of(scores: sparse.csr_matrix, names: pd.Index, wanted: pd.Index) -> sparse.csr_matrix:

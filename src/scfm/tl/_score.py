@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from scfm._docs import with_parameters
@@ -9,7 +10,8 @@ from scfm._keys import PARAMS, score_keys
 from scfm._write import Results
 from scfm.model import load
 from scfm.model.arguments import Arguments
-from scfm.model.scores import scores_of
+from scfm.model.registry import families_with
+from scfm.tasks import Scores
 from scfm.tl._target import target_of
 
 if TYPE_CHECKING:
@@ -112,7 +114,15 @@ def score(
     score_keys("check", key_added)
     target = target_of(data, "score", modality=modality, out=out, overwrite=overwrite, copy=copy)
     loaded = load(model)
-    values, params = scores_of(loaded, target.data, arguments)
+    if not loaded.implements("scorer"):
+        msg = (
+            f"{loaded.card.id} has no likelihood; models of these families have: {', '.join(families_with('scorer'))}."
+        )
+        raise TypeError(msg)
+    with loaded.session(target.data, replace(arguments, pooling="gene", hidden_layer=0)) as session:
+        task = Scores(session.model, session.options, session.source.n_obs)
+        params = session.params(session.run(task))
+    del params["pooling"]
     keys = score_keys(loaded.family, key_added)
-    columns = dict(zip((keys.count_llh, keys.gene_llh), values.T, strict=True))
+    columns = dict(zip((keys.count_llh, keys.gene_llh), task.values.T, strict=True))
     return target.store(Results(obs=columns, uns={keys.uns: {PARAMS: params}}))
