@@ -1,4 +1,4 @@
-"""Results as tables."""
+"""Results in the forms in which they are looked at."""
 
 from __future__ import annotations
 
@@ -8,14 +8,68 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from scfm._keys import MARKER_GENES, PARAMS
+from scfm._checks import entry_of
+from scfm._keys import MARKER_GENES, PARAMS, provenance_keys
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["marker_genes_df", "table_of"]
+__all__ = ["gene_adata", "marker_genes_df", "table_of"]
 
 COLUMNS = ("names", "scores", "logfoldchanges", "means", "pct_nz_group")
+
+
+def gene_adata(adata: AnnData, key: str, group: str | None = None) -> AnnData:
+    """Embeddings of genes as an AnnData of genes × features, for neighbours, clusters and a UMAP of genes.
+
+    Parameters
+    ----------
+    adata
+        With the result of ``scfm.tl.embed(adata, model, pooling="gene")``.
+    key
+        Key of the embeddings in ``varm``.
+    group
+        Of embeddings that were averaged by group (``groupby=``): the group.
+
+    Returns
+    -------
+    A new AnnData. ``X``: float32, shape ``(n_genes, n_features)``, of the genes that have an embedding. ``obs``: ``var`` of
+    these genes. ``uns``: how the embeddings were made.
+
+    Raises
+    ------
+    KeyError
+        If ``key`` is not in ``varm``, or ``group`` is not one of the groups.
+    TypeError
+        If an argument has the wrong type.
+    ValueError
+        If the embeddings are by group and ``group`` is missing, or the other way round.
+
+    Examples
+    --------
+    >>> import scanpy as sc, scfm
+    >>> adata = scfm.datasets.pbmc68k()
+    >>> scfm.tl.embed(adata, "scfm-mini", pooling="gene")
+    >>> genes = scfm.get.gene_adata(adata, "X_scfm_mini")
+    >>> sc.pp.neighbors(genes, use_rep="X")
+    >>> "LYZ" in genes.obs_names
+    True
+    """
+    values = np.asarray(entry_of(adata.varm, key, "varm"))
+    uns = {name: adata.uns[name] for name in provenance_keys(key) if name in adata.uns}
+    if (values.ndim == 3) != (group is not None):
+        how = "one embedding a gene: leave group out" if values.ndim < 3 else "embeddings by group: give group="
+        msg = f"varm[{key!r}] holds {how}."
+        raise ValueError(msg)
+    if group is not None:
+        groups = [str(name) for made in uns.values() for name in made[PARAMS]["groups"]]
+        if group not in groups:
+            msg = f"group={group!r} is not one of the groups of varm[{key!r}]; found {groups}."
+            raise KeyError(msg)
+        values = values[:, groups.index(group)]
+    known = ~np.isnan(values).any(axis=1)
+    features = pd.DataFrame(index=pd.RangeIndex(values.shape[1]).astype(str))
+    return AnnData(values[known], obs=adata.var[known].copy(), var=features, uns=uns)
 
 
 def marker_genes_df(

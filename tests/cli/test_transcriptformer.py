@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-import zarr
 from anndata.tests.helpers import assert_equal
 from scipy import sparse
 
@@ -24,11 +23,12 @@ from scfm.model.families.transcriptformer import TranscriptFormer
 from scfm.testing import write_geneformer, write_transcriptformer
 from scfm.weights.gene_vectors import write_gene_vectors
 
+from ..families import dense_states
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from numpy.typing import NDArray
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*zarr v[23]:UserWarning", "ignore:Consolidated metadata:UserWarning")
 N_OBS, N_GENES = 9, 30
@@ -158,10 +158,12 @@ def test_states_of_genes_go_to_a_folder(
 ) -> None:
     more = [f"--model-type={family}", "--clip-counts", "9"]
     assert embed(source, folders["tiny"], *more, out="states", command="gene_embeddings") == 0
-    assert f"wrote {source.with_name('states')}\n" in capsys.readouterr().out
+    assert f"wrote {source.with_name('states')}; read it in Python with anndata.read_zarr(" in capsys.readouterr().out
     model = scfm.model.load(folders["tiny"], family=family)
     wanted: Any = scfm.tl.gene_embeddings(source, model, clip_counts=9)
-    np.testing.assert_array_equal(np.nan_to_num(dense(source.with_name("states"), model.n_features)), wanted.todense())
+    found = ad.read_zarr(source.with_name("states"))
+    np.testing.assert_array_equal(found.X, wanted.X)
+    pd.testing.assert_frame_equal(found.obs, wanted.obs)
     assert embed(source, folders["tiny"], *more, out="states", command="gene-embeddings") == 1
     assert "exists already; choose another name" in capsys.readouterr().err
     assert embed(source, folders["tiny"], *more, "--overwrite", out="states", command="gene-embeddings") == 0
@@ -253,17 +255,6 @@ def test_warnings_are_single_lines(folders: dict[str, Path], source: Path) -> No
     assert lines[1].startswith("scfm: warning: 7 of 9 cells express more than the 29 genes that the model takes")
 
 
-def dense(path: Path, n_features: int) -> NDArray[np.float32]:
-    """States in a zarr group as an array, NaN where there is none."""
-    root: Any = zarr.open_group(path, mode="r")
-    indptr = root["indptr"][:]
-    states = np.full((root["obs_names"].size, root["gene_names"].size, n_features), np.nan, np.float32)
-    for cell in range(len(states)):
-        part = slice(indptr[cell], indptr[cell + 1])
-        states[cell, root["genes"][part]] = root["states"][part]
-    return states
-
-
 @pytest.mark.filterwarnings("ignore:.*cells hold no gene of the model", "ignore:Variable names are not unique")
 @pytest.mark.parametrize("name", ["transcriptformer", "esm2ce", "scfm-mini"])
 def test_states_of_genes_are_the_same_however_they_come(name: str, folders: dict[str, Path], tmp_path: Path) -> None:
@@ -281,10 +272,14 @@ def test_states_of_genes_are_the_same_however_they_come(name: str, folders: dict
         scfm.settings.batch_tokens = 20
         second: Any = scfm.tl.gene_embeddings(adata, model, genes=chosen, gene_key="ids")
         path = scfm.tl.gene_embeddings(adata, model, genes=chosen, gene_key="ids", out=tmp_path / str(chosen)[:6])
-        states = dense(path, model.n_features)
-        assert (first.dtype, first.shape) == ("float32", (N_OBS, len(columns), model.n_features))
-        np.testing.assert_allclose(second.todense(), first.todense(), rtol=0, atol=5e-6)
-        np.testing.assert_array_equal(second.todense(), np.nan_to_num(states))
+        written = ad.read_zarr(path)
+        states = dense_states(written)
+        assert (first.X.dtype, states.shape) == ("float32", (N_OBS, len(columns), model.n_features))
+        np.testing.assert_allclose(second.X, first.X, rtol=0, atol=5e-6)
+        np.testing.assert_array_equal(second.X, written.X)
+        for name in ("obs", "var"):
+            pd.testing.assert_frame_equal(getattr(written, name), getattr(second, name))
+        assert second.obs["cell"].cat.codes.is_monotonic_increasing
         seen: Any = ~np.isnan(states).all(axis=(0, 2))
         assert set(np.array(columns)[~seen]) == {5, 30} & set(columns)
         np.testing.assert_allclose(np.nanmean(states[:, seen], axis=0), means[columns][seen], rtol=0, atol=5e-6)
@@ -383,9 +378,9 @@ def test_states_that_cannot_be_written(
         scfm.tl.gene_embeddings(source, folders["tiny"], out=source.parent / name, **arguments)
     assert sorted((path, path.stat().st_mtime_ns) for path in source.parent.rglob("*")) == before
     monkeypatch.undo()
-    old = dense(group, 8)
+    old = ad.read_zarr(group).X
     scfm.tl.gene_embeddings(source, folders["tiny"], clip_counts=1, out=group, overwrite=True)
-    assert not np.array_equal(dense(group, 8), old, equal_nan=True)
+    assert not np.array_equal(ad.read_zarr(group).X, old)
 
 
 @pytest.mark.parametrize("kind", ["h5ad", "zarr"])

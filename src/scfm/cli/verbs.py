@@ -26,7 +26,8 @@ def with_model(
 
     named = family is None and dictionaries is None
     out = verb(model=model if named else load(model, family=family, dictionaries=dictionaries), **arguments)
-    print(f"wrote {out}")
+    reader = f"; read it in Python with anndata.read_zarr({str(out)!r})" if out.is_dir() else ""
+    print(f"wrote {out}{reader}")
     return out
 
 
