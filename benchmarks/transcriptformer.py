@@ -294,7 +294,7 @@ class Ours:
         for block, which in zip(blocks, is_gene, strict=True):
             which[block.offsets[:-1]] = which[block.offsets[:-1] + 1] = False  # assay and start
         tokens = np.concatenate([block.tokens[which] for block, which in zip(blocks, is_gene, strict=True)])
-        counts = [block.counts[which] for block, which in zip(blocks, is_gene, strict=True) if block.counts is not None]
+        counts = [block.values[which] for block, which in zip(blocks, is_gene, strict=True) if block.values is not None]
         np.savez(out, tokens=tokens, counts=np.concatenate(counts))
         return {"seconds": seconds, "matched": matched}
 

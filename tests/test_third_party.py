@@ -36,22 +36,27 @@ adata = scfm.datasets.synthetic(20, 40, genes_per_cell=8)
 adata.var_names = [f"ENSG{i:011d}" for i in range(1, 41)]
 scfm.tl.embed(adata, model="bog", scale=2.0, device="cpu")
 params = adata.uns["bag"]["params"]
-calls = {"binned": {}, "cut": {"max_tokens": 3}, "sampled": {}, "other": {"seed": 1}}
+calls = {"binned": {}, "sampled": {}, "other": {"seed": 1}}
 apart = adata.copy()  # each gene in a second column, to be added to the first
 apart.var_names += ".1"
 apart = anndata.concat([adata, apart], axis="var", merge="same")
 adata.X = adata.X * 2
 for key, arguments in calls.items():
-    model = "binned-values" if key in ("binned", "cut") else "sampled-genes"
+    model = "binned-values" if key == "binned" else "sampled-genes"
     for data in (adata, apart):
         scfm.tl.embed(data, model, key_added=key, device="cpu", **arguments)
     np.testing.assert_array_equal(adata.obsm[key], apart.obsm[key])
 adata.X = adata.X / 2
+try:
+    scfm.tl.embed(adata, "binned-values", max_tokens=20)
+except ValueError as error:
+    refused = str(error)
 adata.write_h5ad(before)
 said("embed", before, "--model", "bog", "--out", after, "--scale", "3", "--key-added", "three", "--device", "cpu")
 print(json.dumps({
     "listed": scfm.model.list_models()["family"].to_dict(),
     "model": params["model"],
+    "refused": refused,
     "options": params["options"],
     "matched": scfm.pp.match_genes(adata, "bag-of-genes").matched,
     "checked": {
@@ -106,15 +111,18 @@ def test_it_keeps_every_rule_about_what_it_offers(found: dict[str, Any], model: 
     assert found["checked"][model] == [rule for rule in RULES if rule not in NOT_OFFERED[model]]
 
 
-@pytest.mark.parametrize(("key", "max_tokens"), [("binned", 30), ("cut", 3)])
-def test_values_travel_beside_the_tokens(found: dict[str, Any], folder: Path, key: str, max_tokens: int) -> None:
+def test_values_travel_beside_the_tokens(found: dict[str, Any], folder: Path) -> None:
     adata = ad.read_h5ad(folder / "a.h5ad")
     vectors = np.random.default_rng(0).standard_normal((30 + 5, 4)).astype("f4")
-    for counts, embedding in zip(adata[:, :30].X.toarray(), adata.obsm[key], strict=True):
-        genes = sorted(np.flatnonzero(counts), key=lambda gene: -counts[gene])
+    for counts, embedding in zip(adata[:, :30].X.toarray(), adata.obsm["binned"], strict=True):
+        genes = np.flatnonzero(counts)
         edges = np.quantile(counts[genes], [0.2, 0.4, 0.6, 0.8])
-        states = [vectors[gene] * vectors[30 + sum(counts[gene] > edges)] for gene in genes[:max_tokens]]
+        states = [vectors[gene] * vectors[30 + sum(counts[gene] > edges)] for gene in genes]
         np.testing.assert_allclose(embedding, np.mean(states, axis=0), atol=1e-5)
+
+
+def test_a_model_of_all_genes_takes_no_max_tokens(found: dict[str, Any]) -> None:
+    assert "binned-values reads all genes of a cell" in found["refused"]
 
 
 def test_another_seed_draws_other_genes(found: dict[str, Any], folder: Path) -> None:

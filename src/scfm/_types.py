@@ -61,8 +61,8 @@ class TokenBlock:
     n_genes: NDArray[np.int64]
     """Model genes found in each cell before truncation, shape ``(n_cells,)``; 0 marks an empty cell, −1 one that an
     option of the model left out, which has no tokens."""
-    counts: NDArray[np.float32] | None = None
-    """Count that the network is given with each token, shape ``(n_tokens,)``; ``None`` where it takes none."""
+    values: NDArray[np.float32] | None = None
+    """Value that the network reads with each token (a count, a bin), shape ``(n_tokens,)``; ``None`` if it reads tokens alone."""
     rows: NDArray[np.int64] | None = None
     """Position in the source of the cell of each sequence, shape ``(n_sequences,)``; ``None``: one a cell, from ``row0`` on."""
     tags: NDArray[np.int64] | None = None
@@ -84,8 +84,8 @@ class TokenBatch:
     """Token ids of the sequences one after the other, shape ``(n_tokens,)``."""
     lengths: NDArray[np.int64]
     """Tokens of each sequence, shape ``(n_sequences,)``, longest first."""
-    counts: NDArray[np.float32] | None = None
-    """Count of each token, shape ``(n_tokens,)``; ``None`` where the network takes none."""
+    values: NDArray[np.float32] | None = None
+    """Value of each token, shape ``(n_tokens,)``; ``None`` if the network reads tokens alone."""
     tags: NDArray[np.int64] | None = None
     """Number that the task gave to each sequence, shape ``(n_sequences,)``."""
 
@@ -100,6 +100,6 @@ class TokenBatch:
             self.rows[sequences],
             self.tokens[tokens],
             self.lengths[sequences],
-            None if self.counts is None else self.counts[tokens],
+            None if self.values is None else self.values[tokens],
             None if self.tags is None else self.tags[sequences],
         )

@@ -84,9 +84,9 @@ def test_cells_without_tokens_are_left_out(seed: int | None) -> None:
     seen: list[int] = []
     for batch in even_batches(blocks(100), 7, rng, drop_last=False):
         seen += batch.rows.tolist()
-        assert batch.counts is not None
+        assert batch.values is not None
         np.testing.assert_array_equal(batch.tokens, np.repeat(batch.rows, batch.lengths))
-        np.testing.assert_array_equal(batch.counts, batch.tokens / 2)
+        np.testing.assert_array_equal(batch.values, batch.tokens / 2)
     assert sorted(seen) == [row for row in range(100) if row % 4]
 
 

@@ -38,14 +38,14 @@ def encoder(tokens: Any, max_genes: int = 10, prefix: Any = (-1,) * 50, **option
 
 def split(encode: OrderEncoder, counts: CountBlock) -> tuple[list[Cell], list[int]]:
     found = encode(counts)
-    assert found.counts is not None
+    assert found.values is not None
     assert found.tokens.dtype == np.int32
-    assert found.counts.dtype == np.float32
+    assert found.values.dtype == np.float32
     assert found.row0 == counts.row0
     assert found.offsets[0] == 0
-    assert found.offsets[-1] == len(found.tokens) == len(found.counts)
+    assert found.offsets[-1] == len(found.tokens) == len(found.values)
     borders = found.offsets[1:-1]
-    cells = zip(np.split(found.tokens, borders), np.split(found.counts, borders), strict=True)
+    cells = zip(np.split(found.tokens, borders), np.split(found.values, borders), strict=True)
     return [(t.tolist(), c.tolist()) for t, c in cells], found.n_genes.tolist()
 
 

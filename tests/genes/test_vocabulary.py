@@ -21,6 +21,11 @@ def make(**changes: object) -> Vocabulary:
         "special_tokens": SPECIALS,
         "mapping": {"ENSG1": "ENSG1", "ENSG2": "ENSG2", "OLD": "ENSG1"},
         "symbols": {"A": "ENSG1", "NA": "ENSG2", '"quoted"': "ENSG2"},
+        "columns": {
+            "chromosome": np.array(["1", "02"]),
+            "position": np.array([5, 2**40]),
+            "mean": np.array([0.1 + 0.2, np.nan]),
+        },
     }
     return Vocabulary(**(values | changes))  # type: ignore[arg-type]
 
@@ -35,6 +40,13 @@ def test_files_hold_everything_to_the_last_bit(tmp_path: Path) -> None:
     assert dict(found.mapping) == dict(written.mapping)
     assert dict(found.symbols) == dict(written.symbols)
     assert found.size == 4
+    assert {name: values.dtype.kind for name, values in found.columns.items()} == {
+        "chromosome": "U",
+        "position": "i",
+        "mean": "f",
+    }
+    for name, values in written.columns.items():
+        np.testing.assert_array_equal(found.columns[name], values)
 
 
 @pytest.mark.parametrize(
@@ -46,6 +58,10 @@ def test_files_hold_everything_to_the_last_bit(tmp_path: Path) -> None:
         ({"genes": np.array(["ENSG1", "ENSG1"])}, "unique"),
         ({"medians": np.array([1.0, 0.0])}, "not positive numbers, the first for ENSG2"),
         ({"medians": np.array([np.nan, 1.0])}, "not positive numbers, the first for ENSG1"),
+        ({"columns": {"mean": np.array([1.0])}}, r"'mean' has the shape \(1,\)"),
+        ({"columns": {"mean": np.array([True, False])}}, "'mean' has the shape .* and the dtype bool"),
+        ({"columns": {"a:b": np.array([1, 2])}}, "its name no colon"),
+        ({"columns": {"arm": np.array(["p", "tab\there"])}}, "printable"),
     ],
 )
 def test_what_is_refused(changes: dict[str, object], words: str) -> None:
@@ -56,4 +72,19 @@ def test_what_is_refused(changes: dict[str, object], words: str) -> None:
 def test_a_file_without_its_columns(tmp_path: Path) -> None:
     (tmp_path / "vocabulary.tsv").write_text("gene\ttoken\nENSG1\t2\n")
     with pytest.raises(ValueError, match="lacks the column"):
+        Vocabulary.read(tmp_path, special_tokens=SPECIALS)
+
+
+@pytest.mark.parametrize(
+    ("header", "words"), [("mean:complex", "int64, float64, str"), ("mean:int64", "no table of genes")]
+)
+def test_a_column_of_another_type(tmp_path: Path, header: str, words: str) -> None:
+    (tmp_path / "vocabulary.tsv").write_text(f"gene\ttoken\t{header}\tsymbol\nENSG1\t2\t0.5\tA\n")
+    with pytest.raises(ValueError, match=words):
+        Vocabulary.read(tmp_path, special_tokens=SPECIALS)
+
+
+def test_a_row_cut_short_after_a_number_that_may_lack(tmp_path: Path) -> None:
+    (tmp_path / "vocabulary.tsv").write_text("gene\ttoken\tmean:float64\tsymbol\nENSG1\t2\t0.5\tA\nENSG2\t3\n")
+    with pytest.raises(ValueError, match="is no table of genes"):
         Vocabulary.read(tmp_path, special_tokens=SPECIALS)

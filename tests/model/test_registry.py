@@ -144,7 +144,7 @@ def test_cards_of_a_file_share_what_their_group_says() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[[a.models]]\nid = 'x'\npooling = 'mean'", r"lacks \['max_tokens'\].*: correct the file"),
+        ("[[a.models]]\nid = 'x'\nmax_tokens = 8", r"lacks \['pooling'\].*: correct the file"),
         ("[a]\ncolour = 1\n[[a.models]]\nid = 'x'\npooling = 'mean'\nmax_tokens = 8", r"unknown entries \['colour'\]"),
         ("[[a.models]]\nid = 'x'\npooling = 'mean'\nmax_tokens = '8'", "max_tokens is '8', which a card cannot hold"),
     ],

@@ -118,10 +118,10 @@ def encode(model: TranscriptFormer, data: ad.AnnData, **arguments: Any) -> tuple
     with model.count_session(data, Arguments.of({"pooling": "gene", **arguments})) as session:
         encoder = session.model.encoder(session.source, session.genes, session.options)
         block = encoder(session.source.read(0, session.source.n_obs))
-    assert block.counts is not None
+    assert block.values is not None
     cells, assays = [], []
     for start, stop in zip(block.offsets[:-1], block.offsets[1:], strict=True):
-        tokens, counts = block.tokens[start:stop], block.counts[start:stop]
+        tokens, counts = block.tokens[start:stop], block.values[start:stop]
         first = int(np.flatnonzero(tokens == START)[0])
         assert first in (0, 1)
         assert counts[: first + 1].tolist() == [1] * (first + 1)

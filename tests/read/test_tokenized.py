@@ -94,7 +94,7 @@ def cells_in(source: TokenizedSource, *args: Any, **kwargs: Any) -> list[list[in
     for block in source.blocks(*args, **kwargs):
         assert (block.tokens.dtype, block.offsets.dtype, block.n_genes.dtype) == (np.int32, np.int64, np.int64)
         assert block.row0 == row
-        assert block.counts is None
+        assert block.values is None
         assert block.offsets[0] == 0
         assert block.offsets[-1] == len(block.tokens)
         np.testing.assert_array_equal(block.n_genes, np.diff(block.offsets))

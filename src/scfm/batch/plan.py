@@ -46,12 +46,12 @@ def plan_batches(block: TokenBlock, max_tokens: int, *, padded: bool = False) ->
 
 def batch_of(block: TokenBlock, sequences: NDArray[np.int64]) -> TokenBatch:
     """Chosen sequences of a block as a batch, in the order given."""
-    counts = None if block.counts is None else _gather(block.counts, block.offsets, sequences)
+    values = None if block.values is None else _gather(block.values, block.offsets, sequences)
     return TokenBatch(
         rows=block.row0 + sequences if block.rows is None else block.rows[sequences],
         tokens=_gather(block.tokens, block.offsets, sequences).astype(np.int64),
         lengths=np.diff(block.offsets)[sequences],
-        counts=counts,
+        values=values,
         tags=None if block.tags is None else block.tags[sequences],
     )
 

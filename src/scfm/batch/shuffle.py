@@ -71,13 +71,13 @@ def _longest_first(block: TokenBlock, cells: np.ndarray) -> TokenBatch:
 
 def _joined(blocks: list[TokenBlock]) -> TokenBlock:
     lengths = np.concatenate([np.diff(block.offsets) for block in blocks])
-    counts = [block.counts for block in blocks if block.counts is not None]
+    values = [block.values for block in blocks if block.values is not None]
     return TokenBlock(
         row0=0,
         tokens=np.concatenate([block.tokens for block in blocks]),
         offsets=np.concatenate([[0], np.cumsum(lengths)]),
         n_genes=np.concatenate([block.n_genes for block in blocks]),
-        counts=np.concatenate(counts) if counts else None,
+        values=np.concatenate(values) if values else None,
         rows=np.concatenate([_rows(block) for block in blocks]),
     )
 
@@ -93,6 +93,6 @@ def _taken(block: TokenBlock, cells: np.ndarray) -> TokenBlock:
         tokens=batch.tokens.astype(np.int32),
         offsets=np.concatenate([[0], np.cumsum(batch.lengths)]),
         n_genes=block.n_genes[cells],
-        counts=batch.counts,
+        values=batch.values,
         rows=batch.rows,
     )

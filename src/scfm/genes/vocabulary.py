@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from io import BytesIO
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -24,6 +24,8 @@ VOCABULARY_FILE = "vocabulary.tsv"
 ALIASES_FILE = "aliases.tsv"
 MAX_NAME = 256
 MAX_TOKEN = 2**31 - 2
+_COLUMN_TYPES = {"int64": np.int64, "float64": np.float64, "str": str}
+_TYPE_OF_KIND = {"i": "int64", "u": "int64", "f": "float64", "U": "str"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,12 +49,15 @@ class Vocabulary:
         Gene symbols to gene ids of this vocabulary; may repeat names of ``mapping``.
     species
         Species of the gene ids, as ``"human"``.
+    columns
+        What else the model knows of each gene, as its chromosome, its position or its mean expression: arrays of shape
+        ``(n_genes,)`` by name, of integers, floats or text.
 
     Raises
     ------
     ValueError
-        If lengths differ, tokens are not increasing and distinct from the special ones, a median is not positive, or a
-        name is longer than 256 characters or not printable.
+        If lengths differ, tokens are not increasing and distinct from the special ones, a median is not positive, a
+        column holds something else than numbers or text, or a name is longer than 256 characters or not printable.
     """
 
     genes: NDArray[np.str_]
@@ -62,6 +67,7 @@ class Vocabulary:
     mapping: Mapping[str, str] = field(default_factory=dict)
     symbols: Mapping[str, str] = field(default_factory=dict)
     species: str = "human"
+    columns: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("special_tokens", "mapping", "symbols"):
@@ -89,8 +95,23 @@ class Vocabulary:
         if bad.any():
             msg = f"{int(bad.sum())} gene medians are not positive numbers, the first for {self.genes[bad][0]}."
             raise ValueError(msg)
+        columns = {name: self._checked_column(name, values) for name, values in self.columns.items()}
+        object.__setattr__(self, "columns", MappingProxyType(columns))
         for name in ("special_tokens", "mapping", "symbols"):
             object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
+
+    def _checked_column(self, name: str, values: NDArray[Any]) -> NDArray[Any]:
+        _check_names([name], least=1)
+        values = np.asarray(values)
+        if ":" in name or values.shape != self.genes.shape or values.dtype.kind not in _TYPE_OF_KIND:
+            msg = (
+                f"The column {name!r} has the shape {values.shape} and the dtype {values.dtype}; it must hold a number or a "
+                f"text for each of the {len(self.genes)} genes, and its name no colon."
+            )
+            raise ValueError(msg)
+        if values.dtype.kind == "U":
+            _check_names(values.tolist())
+        return values.astype(_COLUMN_TYPES[_TYPE_OF_KIND[values.dtype.kind]])
 
     @property
     def size(self) -> int:
@@ -132,8 +153,9 @@ class Vocabulary:
         """
         symbol = [self.symbol_of.get(gene, "") for gene in self.genes.tolist()]
         medians = {} if self.medians is None else {"median": self.medians}
-        genes = {"gene": self.genes, "token": self.tokens, **medians, "symbol": symbol}
-        pd.DataFrame(genes).to_csv(folder / VOCABULARY_FILE, sep="\t", index=False)
+        columns = {f"{name}:{_TYPE_OF_KIND[values.dtype.kind]}": values for name, values in self.columns.items()}
+        genes = {"gene": self.genes, "token": self.tokens, **medians, **columns, "symbol": symbol}
+        pd.DataFrame(genes).to_csv(folder / VOCABULARY_FILE, sep="\t", index=False, na_rep="nan")
         rows = [(alias, gene, "mapping") for alias, gene in self.mapping.items() if alias != gene]
         rows += [(alias, gene, "symbol") for alias, gene in self.symbols.items() if self.symbol_of[gene] != alias]
         table = pd.DataFrame(rows, columns=["alias", "gene", "table"])
@@ -165,8 +187,12 @@ class Vocabulary:
             msg = f"{folder / VOCABULARY_FILE} is no vocabulary: a token is negative or above {MAX_TOKEN:,}."
             raise ValueError(msg)
         medians = table["median"].to_numpy(np.float64) if "median" in table else None
+        typed = [name.split(":") for name in map(str, table) if ":" in name]
+        columns = {name: table[f"{name}:{kind}"].to_numpy(_COLUMN_TYPES[kind]) for name, kind in typed}
         try:
-            return cls(gene_array(genes), tokens.astype(np.int32), medians, special_tokens, mapping, symbols, species)
+            return cls(
+                gene_array(genes), tokens.astype(np.int32), medians, special_tokens, mapping, symbols, species, columns
+            )
         except ValueError as error:
             msg = f"{folder / VOCABULARY_FILE} is no vocabulary: {error}"
             raise ValueError(msg) from error
@@ -198,15 +224,26 @@ def vocabulary_files(folder: Path) -> list[Path]:
 
 
 def _read_table(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
-    text = dict.fromkeys(("gene", "symbol", "alias", "table"), str)
-    types = {**text, "token": np.int64, "median": np.float64}  # pandas reads int32 without a look at its bounds
     content = path.read_bytes()
     if b"\0" in content:  # which pandas takes for the end of a field
         msg = f"{path} is no table of genes (it holds a null byte): it is cut off or damaged; convert the model again."
         raise ValueError(msg)
+    header = content.partition(b"\n")[0].decode(errors="replace").strip().split("\t")
+    types: dict[str, Any] = {name: _COLUMN_TYPES.get(name.partition(":")[2]) for name in header if ":" in name}
+    if None in types.values():
+        msg = f"{path} has the columns {header}; the types of genes' columns are {', '.join(_COLUMN_TYPES)}."
+        raise ValueError(msg)
+    may_lack = [name for name, kind in types.items() if kind is np.float64]
+    types |= dict.fromkeys(("gene", "symbol", "alias", "table"), str)
+    types |= {"token": np.int64, "median": np.float64}  # pandas reads int32 without a look at its bounds
     try:
         table = pd.read_csv(
-            BytesIO(content), sep="\t", dtype=types, keep_default_na=False, float_precision="round_trip"
+            BytesIO(content),
+            sep="\t",
+            dtype=types,
+            keep_default_na=False,
+            na_values=dict.fromkeys(may_lack, ["nan"]),
+            float_precision="round_trip",
         )
     except (ValueError, OverflowError) as error:  # pandas' own errors are ValueErrors, too
         msg = f"{path} is no table of genes ({error}): it is cut off or damaged; convert the model again."
@@ -215,7 +252,7 @@ def _read_table(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
     if missing:
         msg = f"{path} lacks the column(s) {missing}; found {list(table.columns)}."
         raise ValueError(msg)
-    short = np.flatnonzero(table.isna().to_numpy().any(axis=1))
+    short = np.flatnonzero(table.drop(columns=may_lack).isna().to_numpy().any(axis=1))
     if short.size:
         msg = f"{path} is no table of genes (row {short[0] + 1} lacks an entry): it is cut off or damaged; convert the model again."
         raise ValueError(msg)

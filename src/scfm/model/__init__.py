@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from scfm._types import CountBlock, TokenBatch, TokenBlock
 from scfm.model._base import Embedding, FoundationModel
 from scfm.model._cache import list_cached, prune_cache, verify_cached
 from scfm.model._convert import convert
@@ -10,8 +11,11 @@ from scfm.model._load import load, load_recipe
 from scfm.model.registry import list_models, register
 
 __all__ = [
+    "CountBlock",
     "Embedding",
     "FoundationModel",
+    "TokenBatch",
+    "TokenBlock",
     "convert",
     "fetch",
     "list_cached",

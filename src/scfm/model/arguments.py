@@ -101,9 +101,13 @@ class Arguments:
                 f"down to {-n_layers} for the input of the first."
             )
             raise ValueError(msg)
-        tokens = card.max_tokens if self.max_tokens is None else self.max_tokens
-        if not is_int(tokens) or not 3 <= tokens <= card.max_tokens:
-            msg = f"max_tokens={tokens!r} is out of range: {card.id} takes 3 to {card.max_tokens} tokens a cell."
+        longest = recipe.vocabulary.size if card.max_tokens is None else card.max_tokens
+        tokens = longest if self.max_tokens is None else self.max_tokens
+        if card.max_tokens is None and self.max_tokens is not None:
+            msg = f"max_tokens={tokens!r} has no meaning here: {card.id} reads all genes of a cell; leave it out."
+            raise ValueError(msg)
+        if not is_int(tokens) or not 3 <= tokens <= longest:
+            msg = f"max_tokens={tokens!r} is out of range: {card.id} takes 3 to {longest} tokens a cell."
             raise ValueError(msg)
         return RunOptions(pooling, layer, n_layers + layer, tokens, self.compat, recipe.family_options(self.options))
 

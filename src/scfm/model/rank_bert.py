@@ -46,7 +46,7 @@ class RankBert(FoundationModel):
 
     def validate_weights(self) -> None:
         """Compare vocabulary, positions and tensors with the architecture."""
-        if self.card.max_tokens > self.config.max_positions:
+        if self.card.max_tokens is None or self.card.max_tokens > self.config.max_positions:
             msg = f"max_tokens is {self.card.max_tokens}, but the weights have {self.config.max_positions} positions."
             raise ValueError(msg)
         if self.vocabulary.medians is None:

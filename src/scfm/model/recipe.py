@@ -49,6 +49,7 @@ class RunOptions:
     n_layers: int
     """Layers that are computed."""
     max_tokens: int
+    """Tokens of a cell at most; the size of the vocabulary for a model that reads all genes."""
     compat: Compat | None
     family: Any
     """Options of the family."""

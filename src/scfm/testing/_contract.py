@@ -102,7 +102,8 @@ def check_model(model: FoundationModel, *, exempt: Collection[str] = (), **argum
     if unknown:
         msg = f"exempt holds {unknown[0]!r}, which is no rule; the rules are {', '.join(map(repr, RULES))}."
         raise ValueError(msg)
-    defaults = {"device": "cpu", "dtype": "float32", "max_tokens": min(LONGEST, model.card.max_tokens)}
+    longest = model.card.max_tokens
+    defaults = {"device": "cpu", "dtype": "float32", "max_tokens": None if longest is None else min(LONGEST, longest)}
     checked = []
     for name, rule in RULES.items():
         if name not in exempt and _checked(name, rule, Subject(model, defaults | arguments, cells_of(model))):

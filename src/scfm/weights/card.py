@@ -35,8 +35,8 @@ class ModelCard:
     """Default pooling."""
     hidden_layer: int = 0
     """Default layer: 0 is the last, −1 the one before it."""
-    max_tokens: int
-    """Longest token sequence, special tokens included."""
+    max_tokens: int | None = None
+    """Longest token sequence, special tokens included; ``None`` for a model that reads all genes of a cell."""
     special_tokens: dict[str, int] = field(default_factory=dict)
     """Ids of the tokens that are no genes."""
     aux_tokens: dict[str, dict[str, int]] = field(default_factory=dict)
@@ -93,7 +93,7 @@ class ModelCard:
     def _checked(cls, values: dict[str, Any], path: Path, remedy: str) -> Self:
         """The card of values out of a file."""
         known = {f.name for f in fields(cls)}
-        missing = [name for name in ("id", "family", "pooling", "max_tokens", "architecture") if name not in values]
+        missing = [name for name in ("id", "family", "pooling", "architecture") if name not in values]
         unknown = [name for name in values if name not in known]
         if missing or unknown:
             msg = f"{path} lacks {missing} and has unknown entries {unknown[:5]}: {remedy}."
@@ -146,8 +146,7 @@ def _check_types(values: dict[str, Any], path: Path, remedy: str) -> None:
         **dict.fromkeys(_TABLES, (dict,)),
         "aliases": (list,),
         "hidden_layer": (int,),
-        "max_tokens": (int,),
-        "n_parameters": (int, type(None)),
+        **dict.fromkeys(("max_tokens", "n_parameters"), (int, type(None))),
     }
     wrong = [name for name, value in values.items() if not isinstance(value, expected[name])]
     wrong += [] if wrong else _wrong_tokens(values) + _wrong_texts(values)

@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from scfm._types import TokenBlock
 from scfm.genes import Vocabulary
-from scfm.model import FoundationModel, register
+from scfm.model import FoundationModel, TokenBlock, register
 from scfm.weights import ModelCard, read_cards
 
 
@@ -27,8 +26,8 @@ class BinConfig:
     n_layers: int = 0
 
 
-def encode(block: Any, column_tokens: np.ndarray, n_bins: int, max_tokens: int) -> TokenBlock:
-    """Give each gene of a cell the quantile bin of its count; a cell that is too long keeps its largest counts."""
+def encode(block: Any, column_tokens: np.ndarray, n_bins: int) -> TokenBlock:
+    """Give each gene of a cell the quantile bin of its count; all genes are kept."""
     if not (np.isfinite(block.data) & (block.data >= 0)).all():
         msg = f"A cell from {block.row0} on has a count that is negative, infinite or NaN."
         raise ValueError(msg)
@@ -41,9 +40,9 @@ def encode(block: Any, column_tokens: np.ndarray, n_bins: int, max_tokens: int) 
         n_genes[row] = len(genes)
         if len(genes):
             edges = np.quantile(sums[genes], np.linspace(0, 1, n_bins + 1)[1:-1])
-            kept.append(genes[np.argsort(-sums[genes], kind="stable")][:max_tokens])  # ties by token
-            bins.append(np.searchsorted(edges, sums[kept[-1]]).astype(np.float32))
-    offsets = np.append(0, np.cumsum(np.minimum(n_genes, max_tokens)))
+            kept.append(genes)
+            bins.append(np.searchsorted(edges, sums[genes]).astype(np.float32))
+    offsets = np.append(0, np.cumsum(n_genes))
     return TokenBlock(block.row0, np.concatenate(kept), offsets, n_genes, np.concatenate(bins))
 
 
@@ -70,7 +69,7 @@ class BinnedValues(FoundationModel):
 
     def encoder(self, source: Any, genes: Any, options: Any) -> Any:
         """Genes and bins."""
-        return partial(encode, column_tokens=genes.tokens, n_bins=self.config.n_bins, max_tokens=options.max_tokens)
+        return partial(encode, column_tokens=genes.tokens, n_bins=self.config.n_bins)
 
     def network(self, n_layers: int) -> Any:
         """A table for the genes and one for the bins."""
@@ -85,6 +84,6 @@ class BinnedValues(FoundationModel):
         from scfm.nn import pool_mean
 
         device = network["genes"].weight.device
-        tokens, bins = (torch.from_numpy(each).to(device).long() for each in (batch.tokens, batch.counts))
+        tokens, bins = (torch.from_numpy(each).to(device).long() for each in (batch.tokens, batch.values))
         states = network["genes"](tokens) * network["bins"](bins)
         return states if options.pooling == "gene" else pool_mean(states, batch.lengths.tolist())

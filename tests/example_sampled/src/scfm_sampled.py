@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from scfm._types import TokenBlock
 from scfm.encode import OrderEncoder
 from scfm.genes import Vocabulary
-from scfm.model import FoundationModel, register
+from scfm.model import FoundationModel, TokenBlock, register
 from scfm.weights import ModelCard, read_cards
 
 
@@ -38,7 +37,7 @@ def sample(block: Any, encode: OrderEncoder, seed: int, n: int) -> TokenBlock:
     """Draw genes of each cell, with replacement: draw ``i`` is a function of ``seed``, ``i`` and what the cell holds."""
     found, drawn = encode(block), [np.zeros(0, np.int32)]
     for start, stop in pairwise(found.offsets):
-        genes, counts = found.tokens[start:stop][1:], found.counts[start:stop][1:].astype(np.float64)  # no start token
+        genes, counts = found.tokens[start:stop][1:], found.values[start:stop][1:].astype(np.float64)  # no start token
         if len(genes):
             key = blake2b(b"%d " % seed + genes.tobytes() + counts.tobytes(), digest_size=16).digest()
             at = np.random.Philox(key=int.from_bytes(key)).random_raw(n) * 2.0**-64 * counts.sum()

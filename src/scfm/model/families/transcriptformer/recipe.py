@@ -46,8 +46,8 @@ class TranscriptFormer(GeneSequences):
 
         from scfm.nn import pool_sum
 
-        assert batch.counts is not None
-        tokens, counts = torch.from_numpy(batch.tokens), torch.from_numpy(batch.counts)
+        assert batch.values is not None
+        tokens, counts = torch.from_numpy(batch.tokens), torch.from_numpy(batch.values)
         hidden: torch.Tensor = network(tokens, counts, batch.lengths)
         if options.pooling == "gene":
             return torch.roll(hidden, 1, dims=0) if options.compat else hidden

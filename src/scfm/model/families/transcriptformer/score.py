@@ -82,12 +82,12 @@ class Scorer:
 
         from scfm.nn import GeneScores
 
-        assert batch.counts is not None
+        assert batch.values is not None
         cell = np.repeat(np.arange(len(batch.rows)), batch.lengths)
         is_gene = (batch.tokens != self._start) & (batch.tokens < self._n_tokens)
         at = torch.from_numpy(np.flatnonzero(is_gene))
         lengths = np.bincount(cell[is_gene], minlength=len(batch.rows)).tolist()
-        tokens, counts = torch.from_numpy(batch.tokens), torch.from_numpy(batch.counts)
+        tokens, counts = torch.from_numpy(batch.tokens), torch.from_numpy(batch.values)
         hidden = network(tokens, counts, batch.lengths)
         device = hidden.device
         genes, counted = tokens[at], counts[at].to(device)

@@ -79,7 +79,7 @@ class GeneSequences(FoundationModel):
     def validate_weights(self) -> None:
         """Compare vocabularies, names and shapes of the weights with the architecture."""
         config = self.config
-        if self.card.max_tokens > config.max_genes + 1:
+        if self.card.max_tokens is None or self.card.max_tokens > config.max_genes + 1:
             msg = f"max_tokens is {self.card.max_tokens}, but the network reads up to {config.max_genes} genes and the assay."
             raise ValueError(msg)
         assays = self.card.aux_tokens.get(ASSAY, {})
