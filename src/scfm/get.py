@@ -8,17 +8,18 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from scfm._checks import entry_of
+from scfm._checks import check_least, entry_of, typed
 from scfm._keys import MARKER_GENES, PARAMS, provenance_keys
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["gene_adata", "marker_genes_df", "table_of"]
+__all__ = ["gene_adata", "marker_genes_df"]
 
 COLUMNS = ("names", "scores", "logfoldchanges", "means", "pct_nz_group")
 
 
+@typed
 def gene_adata(adata: AnnData, key: str, group: str | None = None) -> AnnData:
     """Embeddings of genes as an AnnData of genes × features, for neighbours, clusters and a UMAP of genes.
 
@@ -72,6 +73,7 @@ def gene_adata(adata: AnnData, key: str, group: str | None = None) -> AnnData:
     return AnnData(values[known], obs=adata.var[known].copy(), var=features, uns=uns)
 
 
+@typed
 def marker_genes_df(
     adata: AnnData,
     group: str | Sequence[str] | None = None,
@@ -103,7 +105,9 @@ def marker_genes_df(
     Raises
     ------
     KeyError
-        If there is no such result, it has no groups, or ``group`` is none of them.
+        If there is no such result, it has no groups, or ``group`` is not one of them.
+    ValueError
+        If ``group`` is an empty list, or ``n_genes`` is below 1.
 
     Examples
     --------
@@ -113,9 +117,8 @@ def marker_genes_df(
     >>> len(scfm.get.marker_genes_df(adata, n_genes=1))
     10
     """
-    if not isinstance(adata, AnnData):
-        msg = f"marker_genes_df reads an AnnData, got {type(adata).__name__}; of a MuData pass mdata[modality]."
-        raise TypeError(msg)
+    if n_genes is not None:
+        check_least("n_genes", n_genes)
     result = adata.uns.get(key, {})
     if not set(COLUMNS) <= set(result):
         msg = f"uns[{key!r}] holds no ranked genes; call scfm.tl.marker_genes(adata, model, groupby=...) first."
@@ -124,8 +127,11 @@ def marker_genes_df(
     groups = known if group is None else [group] if isinstance(group, str) else list(group)
     unknown = [name for name in groups if name not in known]
     if unknown:
-        msg = f"{unknown[0]!r} is no group of uns[{key!r}]; found {known}."
+        msg = f"{unknown[0]!r} is not a group of uns[{key!r}]; found {known}."
         raise KeyError(msg)
+    if not groups:
+        msg = f"group is an empty list; found the groups {known}."
+        raise ValueError(msg)
     table = table_of(result, groups, n_genes)
     if gene_symbols is not None and gene_symbols not in adata.var:
         msg = f"gene_symbols={gene_symbols!r} is not a column of var; found {list(adata.var.columns)}."

@@ -6,6 +6,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from scfm._checks import typed
 from scfm._settings import settings
 from scfm._warn import warn
 from scfm.datasets._cellxgene_catalogue import SPECIES, catalogue, check_online, table_of, wanted_keys
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["census", "fetch", "list_datasets"]
 
 
+@typed
 def list_datasets(
     *,
     species: str | Sequence[str] | None = None,
@@ -87,6 +89,7 @@ def list_datasets(
     )
 
 
+@typed
 def fetch(
     datasets: pd.DataFrame | Sequence[str] | str,
     folder: str | Path,
@@ -158,6 +161,7 @@ def fetch(
     return [folder / f"{name}.h5ad" for name in rows]
 
 
+@typed
 def census(
     *,
     species: str = "human",

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from scfm._checks import check_least
+
 if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
@@ -25,9 +27,8 @@ def cells_of_groups(labels: pd.Categorical | None, n_obs: int, n_cells: int | No
     ValueError
         If no cell has a label, or ``n_cells`` is below 1.
     """
-    if n_cells is not None and n_cells < 1:
-        msg = f"n_cells must be at least 1, got {n_cells}."
-        raise ValueError(msg)
+    if n_cells is not None:
+        check_least("n_cells", n_cells)
     codes = np.zeros(n_obs, np.int64) if labels is None else np.asarray(labels.codes, np.int64)
     if labels is not None and not (codes >= 0).any():
         msg = "The column of groupby= holds no value but missing ones, so there is no group to rank genes for."

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
+from scfm._checks import typed
 from scfm._docs import with_parameters
 from scfm.genes import first_index
 from scfm.model._citations import cite
@@ -70,10 +71,11 @@ class Embedding:
 class FoundationModel(Recipe):
     """A model with its weights at hand; made by :func:`scfm.model.load`."""
 
+    @typed
     @with_parameters
     def embed(
         self,
-        data: Data,
+        data: AnnData | MuData | str | Path | Sequence[str | Path],
         *,
         modality: str | None = None,
         layer: str | None = None,
@@ -110,6 +112,10 @@ class FoundationModel(Recipe):
         -------
         float32, shape ``(n_obs, n_features)`` in the order of the cells; for ``pooling="gene"``
         ``(n_vars, n_features)`` in the order of the genes, NaN where a gene has no token or was never seen.
+
+        Raises
+        ------
+        %(errors)s
 
         Examples
         --------

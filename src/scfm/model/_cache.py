@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from typing import TYPE_CHECKING
 
+from scfm._checks import typed
 from scfm._settings import settings
 from scfm.genes.vocabulary import vocabulary_files
 from scfm.model._published_folder import WEIGHTS_FILE
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["list_cached", "prune_cache", "verify_cached"]
 
 
+@typed
 def list_cached() -> pd.DataFrame:
     """List the models in ``scfm.settings.cache_dir``.
 
@@ -42,6 +44,7 @@ def list_cached() -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns).set_index("id")
 
 
+@typed
 def verify_cached() -> list[str]:
     """Compare all files of the cached models with their hashes.
 
@@ -71,6 +74,7 @@ def verify_cached() -> list[str]:
     return whole
 
 
+@typed
 def prune_cache(*models: str) -> int:
     """Remove what downloads have left behind, and the models that are named.
 

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from scfm._checks import typed
 from scfm._paths import atomic, check_new
 from scfm.genes.vocabulary import vocabulary_files
 from scfm.model._published_folder import WEIGHTS_FILE, PublishedFolder
@@ -28,6 +29,7 @@ __all__ = ["convert", "convert_known"]
 ARCHIVES = (".tar", ".tar.gz", ".tgz")
 
 
+@typed
 def convert(
     source: str | Path,
     out: str | Path,

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from scfm._checks import typed
 from scfm._paths import atomic
 from scfm._settings import settings
 from scfm.model._convert import convert_known
@@ -28,6 +29,7 @@ HUB_HOSTS = (".huggingface.co", ".hf.co", ".xethub.hf.co")
 """Where the Hugging Face hub keeps its files."""
 
 
+@typed
 def fetch(model: str, *, revision: str | None = None) -> Path:
     """Download the weights of a model by name, check and convert them, unless that is done already.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from scfm._checks import typed
 from scfm.genes import Vocabulary
 from scfm.genes.vocabulary import vocabulary_files
 from scfm.model._base import FoundationModel
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["load", "load_recipe"]
 
 
+@typed
 def load(
     model: str | Path | FoundationModel,
     *,
@@ -76,6 +78,7 @@ def load(
     return PublishedFolder(folder, family).open(dictionaries)
 
 
+@typed
 def load_recipe(
     model: str | Path | FoundationModel, dictionaries: str | Path | Sequence[str | Path] | None = None
 ) -> FoundationModel:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+from scfm._checks import check_fields
 from scfm._settings import settings
 from scfm.genes import align
 from scfm.weights.tensors import shapes
@@ -240,13 +241,14 @@ class Recipe(ABC):
         return tuple(f.name for f in fields(self.options_class) if f.metadata.get("drops_cells"))
 
     def family_options(self, given: Mapping[str, Any]) -> Any:
-        """Options of the family with its defaults; a TypeError for one that it does not have."""
+        """Options of the family with its defaults; a TypeError for one that it does not have, or of another type."""
         valid = [f.name for f in fields(self.options_class)]
         unknown = [name for name in given if name not in valid]
         if unknown:
             takes = f"the options {', '.join(valid)}" if valid else "no options of its own"
             msg = f"{unknown[0]!r} is no option of this call, and the family {self.family!r} takes {takes}."
             raise TypeError(msg)
+        check_fields(given, self.options_class)
         return self.options_class(**given)
 
     def networks(self, n_layers: int, devices: Sequence[torch.device], dtype: torch.dtype) -> list[torch.nn.Module]:

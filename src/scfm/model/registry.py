@@ -10,6 +10,7 @@ from pathlib import Path
 from pkgutil import iter_modules
 from typing import TYPE_CHECKING, TypeVar
 
+from scfm._checks import typed
 from scfm.weights.card import ModelCard, read_cards
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ def cards(family: str) -> tuple[ModelCard, ...]:
     return read_cards(Path(__file__).parent / "cards" / f"{family}.toml", family)
 
 
+@typed
 def register(cards: Iterable[ModelCard] = ()):  # type: ignore[no-untyped-def]
     """Class decorator that makes a family of models known.
 
@@ -142,6 +144,7 @@ def card_of(name: str) -> ModelCard:
     return card
 
 
+@typed
 def list_models() -> pd.DataFrame:
     """List all models that :func:`scfm.model.load` knows by name.
 

@@ -10,6 +10,7 @@ from typing import BinaryIO, get_args
 from xml.etree import ElementTree
 from xml.parsers import expat
 
+from scfm._checks import typed
 from scfm.ontology.graph import CellOntology, Relation
 from scfm.ontology.obo import read_obo
 from scfm.ontology.owl import read_owl
@@ -19,6 +20,7 @@ __all__ = ["bundled", "read_ontology"]
 _DAMAGE = (ValueError, EOFError, OSError, zlib.error, ElementTree.ParseError, expat.ExpatError, LookupError)
 
 
+@typed
 def read_ontology(path: str | Path, *, edges: Relation = "is_a") -> CellOntology:
     """Read the Cell Ontology from a file, for example ``cl.obo`` or ``cl.owl`` of a release.
 
@@ -74,6 +76,7 @@ def read_ontology(path: str | Path, *, edges: Relation = "is_a") -> CellOntology
             raise ValueError(msg) from error
 
 
+@typed
 def bundled() -> CellOntology:
     """A small part of the Cell Ontology that comes with scfm: types of blood, lung and connective tissue.
 

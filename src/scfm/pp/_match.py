@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from scfm._checks import typed
 from scfm._docs import with_parameters
 from scfm.model import load_recipe
 from scfm.model.arguments import Arguments
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["match_genes"]
 
 
+@typed
 @with_parameters
 def match_genes(
     data: AnnData | MuData | str | Path,
@@ -53,8 +55,7 @@ def match_genes(
 
     Raises
     ------
-    ValueError
-        If no gene matches; the message says what the ids look like and what the model expects.
+    %(errors)s
 
     Examples
     --------

@@ -8,12 +8,13 @@ from importlib.metadata import version
 from itertools import cycle
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
 from mudata import MuData
 
+from scfm._checks import typed
 from scfm._docs import with_parameters
 from scfm._keys import PARAMS, AnnotationKeys, annotation_keys, colors_key, provenance_keys
 from scfm._warn import warn
@@ -45,6 +46,7 @@ EMBEDDING = ("model", "revision", "weights_sha256", "pooling", "hidden_layer")
 """What is taken over from the provenance of the embedding."""
 
 
+@typed
 @with_parameters
 def annotate(
     data: AnnData | MuData | str | Path,
@@ -138,8 +140,8 @@ def annotate(
     ------
     KeyError
         If a column or an embedding is missing.
-    TypeError
-        If ``data`` or ``reference`` is neither AnnData, MuData nor a path.
+    FileNotFoundError
+        If a file does not exist.
     ValueError
         If the embeddings come from different models, a label is no term of the ontology (the message names it), or an
         argument is out of range or place; nothing is stored then.
@@ -240,9 +242,6 @@ def _check_arguments(
     batch_key: str | None,
     metric: str | None,
 ) -> None:
-    if method not in get_args(Method):
-        msg = f"method={method!r} is unknown; choose from {', '.join(map(repr, get_args(Method)))}."
-        raise ValueError(msg)
     if method == "ontology" and (candidates is None or ontology is None):
         msg = (
             "method='ontology' needs candidates=, the types to choose from, and ontology=, such as 'bundled' or what "

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scfm._checks import typed
 from scfm._docs import with_parameters
 from scfm._keys import result_keys
 from scfm._paths import check_new
@@ -25,6 +25,8 @@ from scfm.run.store import CHUNK_ROWS, COUNTED, EmbeddingStore, fingerprint
 from scfm.tasks import Embed
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import torch
     from distributed import Client
 
@@ -41,6 +43,7 @@ SHARD_BYTES = 2**25
 _RANKS = (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS"))
 
 
+@typed
 @with_parameters
 def embed_store(
     source: str | Path | Sequence[str | Path],
@@ -119,8 +122,7 @@ def embed_store(
         and ``resume`` is off.
     RuntimeError
         If another process is computing the same shards.
-    TypeError, ValueError, FileNotFoundError
-        As :func:`scfm.tl.embed`.
+    %(errors)s
 
     Examples
     --------
@@ -177,9 +179,6 @@ def embed_store(
 
 
 def _checked_paths(source: Any, out: Path, *, resume: bool, into_source: bool) -> list[str]:
-    if not isinstance(source, str | Path | Sequence):
-        msg = f"tl.embed_store reads files, got {type(source).__name__}; scfm.tl.embed takes an AnnData."
-        raise TypeError(msg)
     check_new(out, overwrite=resume, hint="go on with it by resume=True")
     found = expand(source)
     paths = found if isinstance(found, list) else [found]

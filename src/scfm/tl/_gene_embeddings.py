@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scfm._checks import typed
 from scfm._docs import with_parameters
 from scfm._keys import PARAMS
 from scfm._paths import atomic, check_new
@@ -30,12 +31,13 @@ if TYPE_CHECKING:
 __all__ = ["gene_embeddings"]
 
 
+@typed
 @with_parameters
 def gene_embeddings(
     data: AnnData | MuData | str | Path,
     model: str | Path | FoundationModel,
     *,
-    genes: Sequence[str] | None = None,
+    genes: str | Sequence[str] | None = None,
     out: str | Path | None = None,
     overwrite: bool = False,
     modality: str | None = None,
@@ -89,12 +91,9 @@ def gene_embeddings(
 
     Raises
     ------
-    KeyError
-        If a gene is not found.
+    %(errors)s
     FileExistsError
         If ``out`` exists and is not to be overwritten.
-    TypeError, ValueError
-        As :func:`scfm.tl.embed`.
 
     Examples
     --------

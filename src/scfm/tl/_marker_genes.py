@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from scfm._checks import typed
 from scfm._docs import with_parameters
 from scfm._keys import MARKER_GENES, PARAMS, check_key
 from scfm._text import some
@@ -41,6 +42,7 @@ FEWEST_CELLS = 5
 """With fewer cells, the ranking of a group is mostly chance."""
 
 
+@typed
 @with_parameters
 def marker_genes(
     data: AnnData | MuData | str | Path,
@@ -49,7 +51,7 @@ def marker_genes(
     groupby: str | None = None,
     out: str | Path | None = None,
     overwrite: bool = False,
-    genes: Sequence[str] | None = None,
+    genes: str | Sequence[str] | None = None,
     n_cells: int | None = None,
     seed: int = 0,
     modality: str | None = None,
@@ -76,7 +78,8 @@ def marker_genes(
     ----------
     %(data)s
     model
-        Id, alias, folder, or a loaded model, of a family that was trained with masked genes, as Geneformer.
+        Id, alias, folder, or a loaded model, of a family that was trained with masked genes, as Geneformer; others are a
+        TypeError.
     groupby
         Column of ``obs``; genes are ranked for each of its values. Cells without a value are left out.
     %(out)s
@@ -116,12 +119,9 @@ def marker_genes(
 
     Raises
     ------
-    TypeError
-        If the model was not trained with masked genes, or as :func:`scfm.tl.embed`.
-    KeyError
-        If ``groupby`` is not in ``obs``, or a gene is not found.
-    ValueError
-        If ``groupby`` holds no value, ``n_cells`` is below 1, or as :func:`scfm.tl.embed`; nothing is stored then.
+    %(errors)s
+    FileExistsError
+        If ``out`` exists and ``overwrite`` is not set.
 
     Examples
     --------

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from scfm._checks import typed
 from scfm._docs import with_parameters
 from scfm._keys import PARAMS, score_keys
 from scfm._write import Results
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["score"]
 
 
+@typed
 @with_parameters
 def score(
     data: AnnData | MuData | str | Path,
@@ -58,7 +60,8 @@ def score(
     ----------
     %(data)s
     model
-        Id, alias, folder, or a loaded model, of a family that has likelihoods.
+        Id, alias, folder, or a loaded model, of a family that has likelihoods; others are a TypeError. Genes that
+        ``pretrained_embedding=`` brings have none, which is a ValueError.
     %(out)s
     %(matrix)s
     %(max_tokens)s
@@ -85,10 +88,9 @@ def score(
 
     Raises
     ------
-    TypeError
-        If the family of the model has no likelihood, or as :func:`scfm.tl.embed`.
-    ValueError
-        If genes were replaced (``pretrained_embedding=``), or as :func:`scfm.tl.embed`.
+    %(errors)s
+    FileExistsError
+        If ``out`` exists and ``overwrite`` is not set.
 
     Examples
     --------
