@@ -66,7 +66,9 @@ def write_store(folder: Path) -> None:
     plan["identity"] = {"source": [{"n_obs": 10, "bytes": 1, "modified": 2}]}
     (markers.parent / ".scfm.json").write_text(json.dumps(plan))
     (markers / "00000000.json").write_text(
-        json.dumps({"start": 0, "stop": 4, "n_cells": 4, "n_truncated": 0, "n_empty": 0, "n_dropped": 0})
+        json.dumps(
+            {"start": 0, "stop": 4, "n_cells": 4, "n_truncated": 0, "n_empty": 0, "n_dropped": 0, "n_not_finite": 0}
+        )
     )
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from scfm._checks import typed
 from scfm._paths import atomic, check_new
+from scfm._text import some
 from scfm.genes.vocabulary import vocabulary_files
 from scfm.model._published_folder import WEIGHTS_FILE, PublishedFolder
 from scfm.weights.archive import unpack
@@ -92,6 +93,7 @@ def convert_known(
 
 def _write(published: PublishedFolder, dictionaries: Dictionaries, known: ModelCard | None, out: Path) -> None:
     model = published.open(dictionaries, known)
+    _check_finite(model.tensors, published.weights)
     with atomic(out) as work:
         work.mkdir()
         if published.weights.suffix == ".safetensors":
@@ -102,6 +104,16 @@ def _write(published: PublishedFolder, dictionaries: Dictionaries, known: ModelC
         hashes = {"weights_sha256": sha256(work / WEIGHTS_FILE), "vocabulary_sha256": sha256(*vocabulary_files(work))}
         model.card.with_(**hashes).write(work)
         work.chmod(0o755)
+
+
+def _check_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Raise a ValueError for weights with NaN or infinity, one tensor in memory at a time."""
+    import torch
+
+    bad = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
+    if bad:
+        msg = f"{path} holds weights that are not finite: {some(bad)}. The file is damaged; fetch it again."
+        raise ValueError(msg)
 
 
 def _save(tensors: Mapping[str, Tensor], path: Path) -> None:

@@ -38,9 +38,10 @@ logger = logging.getLogger("scfm")
 
 
 def counts_of(stats: RunStats) -> dict[str, int]:
-    """How many cells went through, were cut, were empty, or left out by an option, as it is stored."""
+    """How many cells went through, were cut or empty, were left out or not finite if any were, as it is stored."""
     counts = {"n_cells": stats.n_cells, "n_cells_truncated": stats.n_truncated, "n_cells_empty": stats.n_empty}
-    return counts | ({"n_cells_dropped": stats.n_dropped} if stats.n_dropped else {})
+    rare = {"n_cells_dropped": stats.n_dropped, "n_cells_not_finite": stats.n_not_finite}
+    return counts | {name: n for name, n in rare.items() if n}
 
 
 @dataclass(frozen=True)
@@ -195,6 +196,12 @@ class Session(ABC):
             found.append(
                 f"{stats.n_dropped} of {stats.n_cells} cells were left out by the options "
                 f"{', '.join(self.model.dropping_options)}; their rows are NaN."
+            )
+        if stats.n_not_finite:
+            found.append(
+                f"{stats.n_not_finite} of {stats.n_cells} cells have results that are not finite although the model knows "
+                "genes of them. Either its weights are damaged (load it again from its source), or numbers grew too "
+                f"large for {str(self.dtype).removeprefix('torch.')} (dtype='float32')."
             )
         if stats.n_truncated and self.model.warns_truncated:
             found.append(

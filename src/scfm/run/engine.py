@@ -64,6 +64,8 @@ class RunStats:
     """Cells without a model gene."""
     n_dropped: int = 0
     """Cells that an option of the model left out."""
+    n_not_finite: int = 0
+    """Cells with tokens for which the network gave NaN or infinity."""
     batch_tokens: int = 0
     """Token budget at the end: lower than planned if memory ran out."""
     seconds: float = 0.0
@@ -189,6 +191,7 @@ class _Work:
         output = pending.wait()
         with self._lock:
             self._job.sink.write(pending.batch, output)
+            self._stats.n_not_finite += _not_finite(pending.batch, output)
             if self._advance is not None:
                 self._advance(len(pending.batch.rows))
 
@@ -221,6 +224,17 @@ def _outputs(batch: TokenBatch, forward: Forward, job: Job, stats: RunStats) -> 
             stats.batch_tokens = max(1, min(stats.batch_tokens, len(part.tokens) // 2))
             logger.warning("Out of memory: going on with %d tokens in a batch.", stats.batch_tokens)
         waiting.append(part)
+
+
+def _not_finite(batch: TokenBatch, output: Tensor) -> int:
+    """Cells with NaN or infinity among their values, those of its tokens or its own."""
+    import torch
+
+    if bool(torch.isfinite(output.sum(dtype=torch.float32))):  # one pass, and no second one where all is well
+        return 0
+    bad = ~torch.isfinite(output).flatten(1).all(dim=1).cpu().numpy()
+    cells = batch.rows if len(bad) == len(batch.rows) else np.repeat(batch.rows, batch.lengths)
+    return len(np.unique(cells[bad]))
 
 
 def _out_of_memory(error: Exception) -> bool:

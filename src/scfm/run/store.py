@@ -51,7 +51,7 @@ CHUNK_ROWS = 1024
 """Rows of a chunk of a store; shards are whole chunks."""
 UNSHARDED = {"shards": None}
 """Said aloud, because anndata is about to change its default."""
-COUNTED = ("n_cells", "n_truncated", "n_empty", "n_dropped")
+COUNTED = ("n_cells", "n_truncated", "n_empty", "n_dropped", "n_not_finite")
 
 
 @dataclass(frozen=True, slots=True)

@@ -223,9 +223,6 @@ def _reference(reference: object, modality: str | None, use_rep: str, uns: Seque
 
 
 def _names(candidates: Sequence[str]) -> list[str]:
-    if isinstance(candidates, str):
-        msg = f"candidates is one string; pass a list of types, such as [{candidates!r}, 'macrophage']."
-        raise TypeError(msg)
     names = [str(name) for name in candidates]
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated or len(names) < 2:
