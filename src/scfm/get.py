@@ -19,6 +19,10 @@ __all__ = ["gene_adata", "marker_genes_df"]
 COLUMNS = ("names", "scores", "logfoldchanges", "means", "pct_nz_group")
 
 
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
 @typed
 def gene_adata(adata: AnnData, key: str, group: str | None = None) -> AnnData:
     """Embeddings of genes as an AnnData of genes × features, for neighbours, clusters and a UMAP of genes.

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 __all__ = ["marker_genes"]
 
 
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
 @typed
 def marker_genes(
     adata: AnnData,

@@ -71,6 +71,21 @@ class Embedding:
 class FoundationModel(Recipe):
     """A model with its weights at hand; made by :func:`scfm.model.load`."""
 
+    def __dir__(self) -> list[str]:
+        """What a user asks of a model; authors of families find the rest in :class:`scfm.model.recipe.Recipe`."""
+        return [
+            "card",
+            "cite",
+            "config",
+            "embed",
+            "family",
+            "n_features",
+            "n_layers",
+            "network",
+            "poolings",
+            "vocabulary",
+        ]
+
     @typed
     @with_parameters
     def embed(

@@ -6,3 +6,7 @@ from scfm.pp._match import match_genes
 from scfm.pp._protein import protein_vectors
 
 __all__ = ["match_genes", "protein_vectors"]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

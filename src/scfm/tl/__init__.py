@@ -21,3 +21,7 @@ __all__ = [
     "marker_genes",
     "score",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
