@@ -51,7 +51,7 @@ def check_fields(given: Mapping[str, Any], cls: type[Any]) -> None:
     """Check values against the annotations of a dataclass, as :func:`typed` does the arguments of a function."""
     names = vars(sys.modules[cls.__module__])
     for name, value in given.items():
-        _check(name, value, _kinds(str(cls.__dataclass_fields__[name].type), names))
+        _check(name, value, kinds_of(str(cls.__dataclass_fields__[name].type), names))
 
 
 def typed(function: Function) -> Function:
@@ -75,7 +75,7 @@ def typed(function: Function) -> Function:
         except TypeError:
             return function(*args, **kwargs)  # Python says best what is missing or not known
         for name in given.keys() & hints.keys():
-            _check(name, given[name], _kinds(hints[name], function.__globals__))
+            _check(name, given[name], kinds_of(hints[name], function.__globals__))
         return function(*args, **kwargs)
 
     checked.__doc__ = _with_raises(function.__doc__)
@@ -119,7 +119,7 @@ SIMPLE: dict[str, Callable[[object], bool]] = {
 CLASSES = ("AnnData", "MuData", "FoundationModel", "CellOntology", "DataFrame", "Client", "dtype", "device")
 
 
-def _kinds(annotation: str, names: Mapping[str, Any]) -> tuple[Kind, ...]:
+def kinds_of(annotation: str, names: Mapping[str, Any]) -> tuple[Kind, ...]:
     """The alternatives of an annotation; ``names`` are those of its module."""
     return tuple(_parsed(ast.parse(annotation, mode="eval").body, names))
 

@@ -20,6 +20,7 @@ import pandas as pd
 import pytest
 
 import scfm
+from scfm._checks import CLASSES, COLLECTIONS, SIMPLE, kinds_of
 from scfm.testing import write_transcriptformer
 
 if TYPE_CHECKING:
@@ -254,3 +255,19 @@ def test_odd_values(name: str, world: World) -> None:
                 text = fault(function, argument, value, error, f"{where.filename}:{where.lineno}")
                 faults += [f"{argument}={label}: {text}"] if text else []
     assert not faults, "\n".join(faults)
+
+
+OPEN = {"Any", "ArrayLike", "NDArray", "csr_matrix", "csr_array", "tuple", "ModelCard"}
+"""Annotations that say too little to be checked at the door; what comes after it checks the values."""
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_every_annotation_is_checked(name: str) -> None:
+    """Or a class that is imported for type checkers alone would be accepted as everything."""
+    function = inspect.unwrap(FUNCTIONS[name])
+    assert function is not FUNCTIONS[name], f"{name} is not checked: decorate it with scfm._checks.typed"
+    checked = {*SIMPLE, *CLASSES, *COLLECTIONS, "Literal"}
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.kind is not inspect.Parameter.VAR_KEYWORD and parameter.name != "self":
+            kinds = [kind for kind, _ in kinds_of(str(parameter.annotation), function.__globals__)]
+            assert set(kinds) <= checked | OPEN, parameter
