@@ -2,16 +2,21 @@ from __future__ import annotations
 
 import os
 import shutil
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.request import Request, urlopen
 
+from sphinx.deprecation import RemovedInSphinx10Warning
 from sphinx.ext.napoleon import NumpyDocstring
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
+
+# a hundred lines of each build that only the authors of sphinx_autodoc_typehints can do something about
+warnings.filterwarnings("ignore", category=RemovedInSphinx10Warning, module="sphinx_autodoc_typehints")
 
 project = "scfm"
 author = "scfm developers"
