@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from scfm.model import FoundationModel
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 LENGTHS = [20, 20, 20, 19, 18, *[17] * 9, 10, 1]  # more than 256 tokens, which a plain layer sends to oneDNN
 RANK = 2
 
@@ -110,14 +111,6 @@ NETWORKS = {name: tiny for name, tiny in TINY.items() if "linear layers" in tiny
 NETWORKS["TranscriptFormer with biases"] = Tiny(
     "transcriptformer", partial(write_transcriptformer, attn_bias=True, fw_bias=True)
 )
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from scfm.batch.plan import batch_of, plan_batches
+from scfm.batch.plan import make_batch, plan_batches
 from scfm.batch.prefetch import prefetch
-from scfm.batch.shuffle import even_batches, spans_of
+from scfm.batch.shuffle import fixed_size_batches, row_ranges
 
-__all__ = ["batch_of", "even_batches", "plan_batches", "prefetch", "spans_of"]
+__all__ = ["make_batch", "fixed_size_batches", "plan_batches", "prefetch", "row_ranges"]

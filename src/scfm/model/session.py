@@ -13,7 +13,7 @@ import numpy as np
 from scfm._checks import is_int
 from scfm._settings import settings
 from scfm._warn import warn
-from scfm.batch import even_batches, prefetch, spans_of
+from scfm.batch import fixed_size_batches, prefetch, row_ranges
 from scfm.genes import columns_of
 from scfm.run import RunPlan, run
 from scfm.run.device import default_batch_tokens
@@ -90,7 +90,7 @@ class Session(ABC):
         """
         encode = self.encoder()
         networks = self.networks()
-        forwards = [task.on(*place, self.dtype) for place in zip(networks, self.devices, strict=True)]
+        forwards = [task.make_forward(*place, self.dtype) for place in zip(networks, self.devices, strict=True)]
         plan = RunPlan(
             batch_tokens=task.batch_tokens or default_batch_tokens(self.device),
             block_rows=min(task.block_rows or settings.block_rows, settings.block_rows),
@@ -139,8 +139,8 @@ class Session(ABC):
             blocks = self.source.blocks(settings.block_rows, start=span[0], stop=span[1], max_nnz=settings.block_values)
             return [encode(block) for block in blocks]
 
-        spans = prefetch(map(read, spans_of(self.source.n_obs, rng)))
-        return even_batches(spans, batch_size, rng, drop_last=drop_last)
+        spans = prefetch(map(read, row_ranges(self.source.n_obs, rng)))
+        return fixed_size_batches(spans, batch_size, rng, drop_last=drop_last)
 
     def description(self) -> dict[str, Any]:
         """Everything needed to repeat the run, in types that every AnnData file format can store."""

@@ -7,6 +7,6 @@ from scfm.tasks.gene_means import GeneMeans
 from scfm.tasks.gene_states import GeneStates
 from scfm.tasks.masked_genes import MaskedGenes
 from scfm.tasks.scores import Scorer, Scores
-from scfm.tasks.task import Computes, Task
+from scfm.tasks.task import SupportsForward, Task
 
-__all__ = ["Computes", "Embed", "GeneMeans", "GeneStates", "MaskedGenes", "Scorer", "Scores", "Task"]
+__all__ = ["Embed", "GeneMeans", "GeneStates", "MaskedGenes", "Scorer", "Scores", "SupportsForward", "Task"]
