@@ -43,7 +43,7 @@ def expand(data: Any) -> Any:
     if isinstance(data, Sequence) and not isinstance(data, str | bytes):
         found = [path for item in data for path in _expanded(item)]
         if not found:
-            msg = "The list of files is empty: it holds no cells."
+            msg = "An empty list of files holds no cells."
             raise ValueError(msg)
     elif isinstance(data, str | PathLike):
         found = _expanded(data)
