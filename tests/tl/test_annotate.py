@@ -281,7 +281,7 @@ def test_the_bundled_ontology() -> None:
         ({"reject": 1.0}, ValueError, r"reject=1.0 must lie between 0 and 1"),
         ({"batch_key": "batch"}, ValueError, r"batch_key='batch' says what is left out.*give reject="),
         ({"key_added": "a/b"}, ValueError, r"key_added='a/b' cannot be stored"),
-        ({"n_neighbors": 500}, ValueError, r"n_neighbors=500 must lie between 1 and the 120 cells"),
+        ({"n_neighbors": 500}, ValueError, r"n_neighbors=500 must be between 1 and the 120 cells"),
         ({"ontology": ONTOLOGY, "method": "ontology", "candidates": ["T cell"]}, ValueError, "two at least"),
         (
             {"ontology": ONTOLOGY, "method": "ontology", "candidates": "T cell"},
