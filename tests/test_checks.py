@@ -88,6 +88,18 @@ def test_arguments_that_do_not_fit(given: dict[str, Any], error: type[Exception]
         verb(**arguments)
 
 
+@typed
+def several(*names: str) -> int:
+    """Count names."""
+    return len(names)
+
+
+def test_each_of_several_arguments() -> None:
+    assert (several(), several("a", "b")) == (0, 2)
+    with pytest.raises(TypeError, match="names must be a list of str"):
+        several("a", 2)  # type: ignore[arg-type]
+
+
 def test_the_type_error_stands_in_the_docstring() -> None:
     before, _, after = (verb.__doc__ or "").partition("    Raises\n    ------\n    TypeError\n")
     assert before.endswith("Do it.\n\n")

@@ -57,13 +57,13 @@ def check_fields(given: Mapping[str, Any], cls: type[Any]) -> None:
 def typed(function: Function) -> Function:
     """Check the arguments of a public function against their annotations before anything else is done.
 
-    A wrong type is a TypeError, a word that is none of a ``Literal`` a ValueError; both name the argument and what is
-    accepted. Classes are told by their names, so that none has to be imported. Annotations that are not known here accept
+    A wrong type is a TypeError, a word that is not one of a ``Literal`` a ValueError; both name the argument and what is
+    accepted. Classes are compared by name, so that none has to be imported. Annotations that are not known here accept
     everything.
     """
     expected = signature(function)
     hints = {
-        name: str(one.annotation)
+        name: f"Sequence[{one.annotation}]" if one.kind is Parameter.VAR_POSITIONAL else str(one.annotation)
         for name, one in expected.parameters.items()
         if one.kind is not Parameter.VAR_KEYWORD and one.annotation is not Parameter.empty
     }
@@ -74,8 +74,9 @@ def typed(function: Function) -> Function:
             given = expected.bind(*args, **kwargs).arguments
         except TypeError:
             return function(*args, **kwargs)  # Python says best what is missing or not known
-        for name in given.keys() & hints.keys():
-            _check(name, given[name], kinds_of(hints[name], function.__globals__))
+        for name, value in given.items():
+            if name in hints:
+                _check(name, value, kinds_of(hints[name], function.__globals__))
         return function(*args, **kwargs)
 
     checked.__doc__ = _with_raises(function.__doc__)
