@@ -146,7 +146,7 @@ def test_states_of_genes_go_to_a_folder(
 ) -> None:
     more = [f"--model-type={family}", "--clip-counts", "9"]
     assert embed(source, folders["tiny"], *more, out="states", command="gene_embeddings") == 0
-    assert f"wrote {source.with_name('states')}; read it in Python with anndata.read_zarr(" in capsys.readouterr().out
+    assert f"wrote {source.with_name('states')}\nIn Python, anndata.read_zarr(" in capsys.readouterr().out
     model = scfm.model.load(folders["tiny"], family=family)
     wanted: Any = scfm.tl.gene_embeddings(source, model, clip_counts=9)
     found = ad.read_zarr(source.with_name("states"))

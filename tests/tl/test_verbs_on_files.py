@@ -125,7 +125,7 @@ def test_where_results_cannot_go(kind: str, models: dict[str, scfm.model.Foundat
         verb(tmp_path / "none.h5ad", *given, out=tmp_path / "out.h5ad", **arguments)
     with pytest.raises(FileNotFoundError, match="Patterns and addresses are for scfm.tl.embed_store"):
         verb(tmp_path / "*.h5ad", *given, out=tmp_path / "out.h5ad", **arguments)
-    with pytest.raises(TypeError, match=r"path.*got int"):
+    with pytest.raises(TypeError, match=r"must be .*got 1"):
         verb(1, *given, **arguments)
     assert list(tmp_path.iterdir()) == [source]
 

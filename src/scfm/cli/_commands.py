@@ -47,7 +47,7 @@ COMMANDS = {
     ),
     "gene-embeddings": Command(
         "Write the embedding of every gene in every cell to a zarr store.",
-        run="scfm.cli.verbs:with_model",
+        run="scfm.cli.verbs:gene_embeddings",
         verb="scfm.tl:gene_embeddings",
         example="scfm gene-embeddings cells.h5ad --model tf-sapiens --out genes.zarr --genes CD3D LYZ",
         families="all",
