@@ -117,6 +117,8 @@ SIMPLE: dict[str, Callable[[object], bool]] = {
     "Iterable": lambda value: isinstance(value, Iterable),
     "Mapping": lambda value: isinstance(value, Mapping),
 }
+HINTS = {"MuData": " Of a MuData pass mdata[modality].", "ndarray": " Wrap a matrix in an AnnData, with genes in var."}
+"""What to do with something else where an AnnData is taken."""
 CLASSES = ("AnnData", "MuData", "FoundationModel", "CellOntology", "DataFrame", "Client", "dtype", "device")
 
 
@@ -172,7 +174,7 @@ def _check(name: str, value: object, kinds: tuple[Kind, ...]) -> None:
         msg = f"{name}={value!r} is not known; use {wanted}."
         raise ValueError(msg)
     found = repr(value) if value is None or isinstance(value, str | int | float) else f"a {type(value).__name__}"
-    hint = " Of a MuData pass mdata[modality]." if type(value).__name__ == "MuData" else ""
+    hint = HINTS.get(type(value).__name__, "") if ("AnnData", ()) in kinds else ""
     msg = f"{name} must be {wanted}; got {found}.{hint}"
     raise TypeError(msg)
 
