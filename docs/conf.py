@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import os
 import shutil
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.request import Request, urlopen
 
+from sphinx.deprecation import RemovedInSphinx10Warning
 from sphinx.ext.napoleon import NumpyDocstring
 
 from scfm import __version__
@@ -14,6 +16,9 @@ from scfm._package import pip_install
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
+
+# a hundred lines of each build that only the authors of sphinx_autodoc_typehints can do something about
+warnings.filterwarnings("ignore", category=RemovedInSphinx10Warning, module="sphinx_autodoc_typehints")
 
 project = "scfm"
 author = "scfm developers"

@@ -66,6 +66,15 @@ overwrite
     "key_added": """key_added
     Name of all results instead of the default ones, of at most 200 bytes and without slashes. Only what the same function
     wrote is overwritten.""",
+    "errors": """TypeError
+    If an argument has another type than it takes, or the family of the model does not have an option.
+KeyError
+    If a column or a gene that an argument names is not there.
+ValueError
+    If counts are negative or NaN, no gene matches, or an argument is out of range or out of place; nothing is stored
+    then.
+FileNotFoundError
+    If a file, or the folder to write to, does not exist.""",
     "copy": """copy
     Change and return a copy of an object instead.""",
     "options": """options

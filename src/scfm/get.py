@@ -1,4 +1,4 @@
-"""Results as tables."""
+"""Results in the forms in which they are looked at."""
 
 from __future__ import annotations
 
@@ -8,16 +8,76 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from scfm._keys import MARKER_GENES
+from scfm._checks import check_least, entry_of, typed
+from scfm._keys import MARKER_GENES, PARAMS, provenance_keys
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["marker_genes_df", "table_of"]
+__all__ = ["gene_adata", "marker_genes_df"]
 
-COLUMNS = ("names", "scores", "means", "pts")
+COLUMNS = ("names", "scores", "logfoldchanges", "means", "pct_nz_group")
 
 
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+@typed
+def gene_adata(adata: AnnData, key: str, group: str | None = None) -> AnnData:
+    """Embeddings of genes as an AnnData of genes × features, for neighbours, clusters and a UMAP of genes.
+
+    Parameters
+    ----------
+    adata
+        With the result of ``scfm.tl.embed(adata, model, pooling="gene")``.
+    key
+        Key of the embeddings in ``varm``.
+    group
+        Of embeddings that were averaged by group (``groupby=``): the group.
+
+    Returns
+    -------
+    A new AnnData. ``X``: float32, shape ``(n_genes, n_features)``, of the genes that have an embedding. ``obs``: ``var`` of
+    these genes. ``uns``: how the embeddings were made.
+
+    Raises
+    ------
+    KeyError
+        If ``key`` is not in ``varm``, or ``group`` is not one of the groups.
+    TypeError
+        If an argument has the wrong type.
+    ValueError
+        If the embeddings are by group and ``group`` is missing, or the other way round.
+
+    Examples
+    --------
+    >>> import scanpy as sc, scfm
+    >>> adata = scfm.datasets.pbmc68k()
+    >>> scfm.tl.embed(adata, "scfm-mini", pooling="gene")
+    >>> genes = scfm.get.gene_adata(adata, "X_scfm_mini")
+    >>> sc.pp.neighbors(genes, use_rep="X")
+    >>> "LYZ" in genes.obs_names
+    True
+    """
+    values = np.asarray(entry_of(adata.varm, key, "varm"))
+    uns = {name: adata.uns[name] for name in provenance_keys(key) if name in adata.uns}
+    if (values.ndim == 3) != (group is not None):
+        how = "one embedding a gene: leave group out" if values.ndim < 3 else "embeddings by group: give group="
+        msg = f"varm[{key!r}] holds {how}."
+        raise ValueError(msg)
+    if group is not None:
+        groups = [str(name) for made in uns.values() for name in made[PARAMS]["groups"]]
+        if group not in groups:
+            msg = f"group={group!r} is not one of the groups of varm[{key!r}]; found {groups}."
+            raise KeyError(msg)
+        values = values[:, groups.index(group)]
+    known = ~np.isnan(values).any(axis=1)
+    features = pd.DataFrame(index=pd.RangeIndex(values.shape[1]).astype(str))
+    return AnnData(values[known], obs=adata.var[known].copy(), var=features, uns=uns)
+
+
+@typed
 def marker_genes_df(
     adata: AnnData,
     group: str | Sequence[str] | None = None,
@@ -37,31 +97,32 @@ def marker_genes_df(
     key
         ``key_added`` of :func:`scfm.tl.marker_genes`.
     n_genes
-        Genes of each group; all by default.
+        Genes of each group; by default all that have a score.
     gene_symbols
         Column of ``var`` to add.
 
     Returns
     -------
-    A row for each gene of each group, highest score first, with the columns ``group`` (unless one group was asked for by
-    its name), ``names``, ``scores``, ``means``, ``pts`` and ``gene_symbols``.
+    A row for each gene that has a score, and each group, highest score first, with the columns ``group`` (unless one group was asked for by
+    its name), ``names``, ``scores``, ``logfoldchanges``, ``means``, ``pct_nz_group`` and ``gene_symbols``.
 
     Raises
     ------
     KeyError
-        If there is no such result, it has no groups, or ``group`` is none of them.
+        If there is no such result, it has no groups, or ``group`` is not one of them.
+    ValueError
+        If ``group`` is an empty list, or ``n_genes`` is below 1.
 
     Examples
     --------
     >>> import scfm
     >>> adata = scfm.datasets.pbmc68k()
-    >>> scfm.tl.marker_genes(adata, "scfm-mini", groupby="bulk_labels", n_cells=1, genes=["NKG7", "CD79A", "LYZ"])
+    >>> scfm.tl.marker_genes(adata, "scfm-mini", groupby="bulk_labels", n_cells=5, genes=["NKG7", "CD79A", "LYZ"])
     >>> len(scfm.get.marker_genes_df(adata, n_genes=1))
     10
     """
-    if not isinstance(adata, AnnData):
-        msg = f"marker_genes_df reads an AnnData, got {type(adata).__name__}; of a MuData pass mdata[modality]."
-        raise TypeError(msg)
+    if n_genes is not None:
+        check_least("n_genes", n_genes)
     result = adata.uns.get(key, {})
     if not set(COLUMNS) <= set(result):
         msg = f"uns[{key!r}] holds no ranked genes; call scfm.tl.marker_genes(adata, model, groupby=...) first."
@@ -70,8 +131,11 @@ def marker_genes_df(
     groups = known if group is None else [group] if isinstance(group, str) else list(group)
     unknown = [name for name in groups if name not in known]
     if unknown:
-        msg = f"{unknown[0]!r} is no group of uns[{key!r}]; found {known}."
+        msg = f"{unknown[0]!r} is not a group of uns[{key!r}]; found {known}."
         raise KeyError(msg)
+    if not groups:
+        msg = f"group is an empty list; found the groups {known}."
+        raise ValueError(msg)
     table = table_of(result, groups, n_genes)
     if gene_symbols is not None and gene_symbols not in adata.var:
         msg = f"gene_symbols={gene_symbols!r} is not a column of var; found {list(adata.var.columns)}."
@@ -86,7 +150,9 @@ def table_of(
 ) -> pd.DataFrame:
     """Ranked genes of groups, all by default, one below the other."""
     groups = list(result["names"].dtype.names if groups is None else groups)
-    tables = [pd.DataFrame({name: result[name][group][:n_genes] for name in COLUMNS}) for group in groups]
+    n_scored = int(result[PARAMS]["n_genes_scored"])
+    rows = slice(n_scored if n_genes is None else min(n_genes, n_scored))
+    tables = [pd.DataFrame({name: result[name][group][rows] for name in COLUMNS}) for group in groups]
     table = pd.concat(tables, ignore_index=True)
     codes = np.repeat(np.arange(len(groups)), [len(part) for part in tables])
     table["group"] = pd.Categorical.from_codes(codes, pd.Index(groups))

@@ -663,7 +663,7 @@ def test_a_table_that_was_changed(server: FileServer, tmp_path: Path, change: di
 def test_a_table_without_what_is_needed(server: FileServer, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"lacks the columns \['url', 'version'\]; pass rows of list_datasets"):
         cellxgene.fetch(table().drop(columns=["url", "version"]), tmp_path)
-    with pytest.raises(ValueError, match="workers=0 must be 1 or more"):
+    with pytest.raises(ValueError, match="workers must be at least 1, got 0"):
         cellxgene.fetch(LUNG, tmp_path, workers=0)
 
 

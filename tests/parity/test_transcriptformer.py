@@ -20,6 +20,8 @@ from scfm.model.families.transcriptformer import TranscriptFormer
 from scfm.tasks import Embed
 from scfm.testing import TranscriptFormerOracle, transcriptformer_scores
 
+from ..families import dense_states
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
@@ -192,8 +194,8 @@ def gene_states(
     column = {name.split(".")[0]: i for i, name in enumerate(data.var["ensembl_id"])}
     cells = expected["cge_cell_indices"]
     columns = [column[name.decode()] for name in expected["cge_gene_names"]]
-    found = states.todense()
-    n_entries = int(np.any(found[np.unique(cells)] != 0, axis=2).sum())
+    found = dense_states(states)
+    n_entries = int(np.isfinite(found[np.unique(cells)]).all(axis=2).sum())
     return found[cells, columns], np.diff(cells, prepend=-1) != 0, n_entries
 
 

@@ -337,15 +337,19 @@ def test_the_bundled_ontology() -> None:
         ({"labels_key": "celltype"}, KeyError, r"no column obs\['celltype'\] for labels_key; did you mean 'cell_type'"),
         ({"batch_key": "donor", "reject": 0.1}, KeyError, r"no column obs\['donor'\] for batch_key; there are"),
         ({"use_rep": "X_scfm"}, KeyError, r"no obsm\['X_scfm'\] in data; did you mean 'X_scfm_mini'"),
-        ({"method": "svm"}, ValueError, r"method='svm' is unknown; choose from 'knn', 'logistic'"),
+        ({"method": "svm"}, ValueError, r"method='svm' is not known; use 'knn', 'logistic'"),
         ({"method": "ontology"}, ValueError, r"needs candidates="),
         ({"candidates": ["T cell", "CL:6"]}, ValueError, r"candidates= is for method='ontology'; 'knn' chooses"),
         ({"reject": 1.0}, ValueError, r"reject=1.0 must lie between 0 and 1"),
         ({"batch_key": "batch"}, ValueError, r"batch_key='batch' says what is left out.*give reject="),
         ({"key_added": "a/b"}, ValueError, r"key_added='a/b' cannot be stored"),
-        ({"n_neighbors": 500}, ValueError, r"n_neighbors=500 must lie between 1 and the 120 cells"),
+        ({"n_neighbors": 500}, ValueError, r"n_neighbors=500 must be between 1 and the 120 cells"),
         ({"ontology": ONTOLOGY, "method": "ontology", "candidates": ["T cell"]}, ValueError, "two at least"),
-        ({"ontology": ONTOLOGY, "method": "ontology", "candidates": "T cell"}, TypeError, "candidates is one string"),
+        (
+            {"ontology": ONTOLOGY, "method": "ontology", "candidates": "T cell"},
+            TypeError,
+            "candidates must be a list of str or None; got 'T cell'",
+        ),
         ({"method": "logistic", "metric": "cosine"}, ValueError, "metric='cosine' is for method='knn'"),
         ({"key_added": "scfm_mini"}, ValueError, r"would overwrite uns\['scfm_mini'\]"),
         (
@@ -394,7 +398,7 @@ def test_what_is_no_reference() -> None:
     query = made(40, 1)
     with pytest.raises(ValueError, match="Every cell of data has a label"):
         annotate(query, **HOW)
-    with pytest.raises(TypeError, match="reference must be an AnnData or MuData object, or the path of one, got int"):
+    with pytest.raises(TypeError, match="reference must be AnnData, MuData, str, Path or None; got 1"):
         annotate(query, 1, **HOW)  # type: ignore[arg-type]
     with pytest.raises(FileNotFoundError, match="no file 'reference.h5ad'"):
         annotate(query, "reference.h5ad", **HOW)

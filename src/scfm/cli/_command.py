@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import partial
 from importlib import import_module
-from inspect import Parameter, signature
+from inspect import Parameter, signature, unwrap
 from pathlib import Path
 from types import NoneType, SimpleNamespace, UnionType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn, Union, get_args, get_origin, get_type_hints
@@ -240,7 +240,7 @@ def _options(function: Callable[..., Any], hidden: Sequence[str]) -> Iterator[Op
     parameters = [one for one in signature(function).parameters.values() if one.kind is not Parameter.VAR_KEYWORD]
     shown = [one for one in parameters if one.name not in hidden]
     own = {one.name: one.annotation for one in shown if one.name not in SHELL}
-    kinds = get_type_hints(SimpleNamespace(__annotations__=own), function.__globals__, NAMES)
+    kinds = get_type_hints(SimpleNamespace(__annotations__=own), unwrap(function).__globals__, NAMES)
     for one in shown:
         kind, text = SHELL[one.name] if one.name in SHELL else (kinds[one.name], texts.get(one.name, ""))
         yield Option(one.name, kind, one.default, text)

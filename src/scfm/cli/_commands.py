@@ -59,13 +59,13 @@ COMMANDS = {
         },
     ),
     "gene-embeddings": Command(
-        "Write the embedding of every gene in every cell to a zarr group.",
-        run="scfm.cli.verbs:with_model",
+        "Write the embedding of every gene in every cell to a zarr store.",
+        run="scfm.cli.verbs:gene_embeddings",
         verb="scfm.tl:gene_embeddings",
         example="scfm gene-embeddings cells.h5ad --model tf-sapiens --out genes.zarr --genes CD3D LYZ",
         families="all",
         texts={
-            "out": "folder to write, a zarr group; the documentation of gene_embeddings says what it holds",
+            "out": "zarr store to write: an AnnData with a row for each gene of each cell",
             "overwrite": "replace OUT if it exists",
         },
     ),

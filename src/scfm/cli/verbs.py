@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-__all__ = ["annotate", "cellxgene", "marker_genes", "match", "metrics", "with_model", "written"]
+__all__ = ["annotate", "cellxgene", "gene_embeddings", "marker_genes", "match", "metrics", "with_model", "written"]
 
 
 def written(verb: Callable[..., Path], **arguments: Any) -> None:
@@ -33,6 +33,19 @@ def with_model(
     out = verb(model=model if named else load(model, family=family, dictionaries=dictionaries), **arguments)
     print(f"wrote {out}")
     return out
+
+
+def gene_embeddings(
+    verb: Callable[..., Path],
+    *,
+    model: str,
+    family: str | None = None,
+    dictionaries: list[str] | None = None,
+    **arguments: Any,
+) -> None:
+    """Write the states of genes, and say how they are read."""
+    out = with_model(verb, model=model, family=family, dictionaries=dictionaries, **arguments)
+    print(f"In Python, anndata.read_zarr({str(out)!r}) reads it: a row for each gene of each cell.")
 
 
 def marker_genes(verb: Callable[..., Path], *, table: Path | None = None, **arguments: Any) -> None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["check_compat", "codes_of", "import_scib", "points_of"]
+__all__ = ["codes_of", "import_scib", "points_of"]
 
 
 def import_scib() -> ModuleType:
@@ -34,15 +34,6 @@ def import_scib() -> ModuleType:
         msg = f"The metrics need scib-metrics ({error}): {pip_install('metrics')}."
         raise ImportError(msg) from error
     return scib_metrics
-
-
-def check_compat(compat: str | None) -> None:
-    """Raise a ValueError for a word that is not known."""
-    if compat not in {None, "upstream"}:
-        msg = (
-            f"compat={compat!r} is not known; use 'upstream' for the definitions of scCello, or None for those of scIB."
-        )
-        raise ValueError(msg)
 
 
 def points_of(embedding: ArrayLike, name: str = "embedding") -> NDArray[np.float32]:

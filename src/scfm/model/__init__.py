@@ -27,3 +27,7 @@ __all__ = [
     "register",
     "verify_cached",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

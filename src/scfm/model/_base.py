@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
+from scfm._checks import typed
 from scfm._docs import with_parameters
 from scfm.model._citations import cite
 from scfm.model._joined import FileFacts, GeneMaps, JoinedSession
@@ -72,10 +73,26 @@ class Embedding:
 class FoundationModel(Recipe):
     """A model with its weights at hand; made by :func:`scfm.model.load`."""
 
+    def __dir__(self) -> list[str]:
+        """What a user asks of a model; authors of families find the rest in :class:`scfm.model.recipe.Recipe`."""
+        return [
+            "card",
+            "cite",
+            "config",
+            "embed",
+            "family",
+            "n_features",
+            "n_layers",
+            "network",
+            "poolings",
+            "vocabulary",
+        ]
+
+    @typed
     @with_parameters
     def embed(
         self,
-        data: Data,
+        data: AnnData | MuData | str | Path | Sequence[str | Path],
         *,
         modality: str | None = None,
         layer: str | None = None,
@@ -114,6 +131,10 @@ class FoundationModel(Recipe):
         -------
         float32, shape ``(n_obs, n_features)`` in the order of the cells; for ``pooling="gene"``
         ``(n_vars, n_features)`` in the order of the genes, NaN where a gene has no token or was never seen.
+
+        Raises
+        ------
+        %(errors)s
 
         Examples
         --------

@@ -10,6 +10,7 @@ from contextlib import ExitStack, suppress
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from scfm._checks import typed
 from scfm._lock import hold
 from scfm._settings import settings
 from scfm._warn import warn
@@ -29,6 +30,7 @@ __all__ = ["check_cached", "list_cached", "lock_path", "models_folder", "prune_c
 logger = logging.getLogger("scfm")
 
 
+@typed
 def list_cached() -> pd.DataFrame:
     """List the models in ``scfm.settings.cache_dir``.
 
@@ -52,6 +54,7 @@ def list_cached() -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns).set_index("id")
 
 
+@typed
 def verify_cached() -> list[str]:
     """Compare all files of the cached models with their hashes, and the cards of registered models with what is known.
 
@@ -82,6 +85,7 @@ def verify_cached() -> list[str]:
     return whole
 
 
+@typed
 def prune_cache(*models: str) -> int:
     """Remove leftovers of downloads and killed processes, and the models that are named.
 

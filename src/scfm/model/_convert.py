@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from scfm._checks import typed
 from scfm._lock import hold
 from scfm._paths import atomic, check_new, link_or_copy
 from scfm.genes.vocabulary import vocabulary_files
@@ -29,6 +30,7 @@ HEAD_FILE = "head.safetensors"
 ARCHIVES = (".tar", ".tar.gz", ".tgz")
 
 
+@typed
 def convert(
     source: str | Path,
     out: str | Path,

@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from scfm._checks import typed
 from scfm._lock import hold
 from scfm._paths import atomic
 from scfm._settings import settings
@@ -32,6 +33,7 @@ HUB_HOSTS = (".huggingface.co", ".hf.co", ".xethub.hf.co")
 """Where the Hugging Face hub keeps its files."""
 
 
+@typed
 def fetch(model: str, *, revision: str | None = None) -> Path:
     """Download the weights of a model by name, check and convert them, unless that is done already.
 

@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from scfm._checks import typed
 from scfm._text import some
 from scfm.genes import Vocabulary
 from scfm.genes.vocabulary import vocabulary_files
@@ -28,6 +29,7 @@ __all__ = ["load", "load_recipe"]
 logger = logging.getLogger("scfm")
 
 
+@typed
 def load(
     model: str | Path | FoundationModel,
     *,
@@ -88,6 +90,7 @@ def load(
     return loaded
 
 
+@typed
 def load_recipe(
     model: str | Path | FoundationModel, dictionaries: str | Path | Sequence[str | Path] | None = None
 ) -> FoundationModel:

@@ -7,6 +7,7 @@ from collections import UserDict
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+from scfm._checks import check_fields
 from scfm._elsewhere import advice
 from scfm._settings import settings
 from scfm.genes import align
@@ -242,6 +243,11 @@ class Recipe(ABC):
         return "<cls>" in self.vocabulary.special_tokens
 
     @property
+    def has_mask(self) -> bool:
+        """Whether there is a token that stands for a masked gene."""
+        return "<mask>" in self.vocabulary.special_tokens
+
+    @property
     def embeds_empty(self) -> bool:
         """Whether a cell without genes has an embedding."""
         return self.has_cls
@@ -252,7 +258,7 @@ class Recipe(ABC):
         return tuple(f.name for f in fields(self.options_class) if f.metadata.get("drops_cells"))
 
     def family_options(self, given: Mapping[str, Any]) -> Any:
-        """Options of the family with its defaults; a TypeError for one that it does not have."""
+        """Options of the family with its defaults; a TypeError for one that it does not have, or of another type."""
         valid = [f.name for f in fields(self.options_class)]
         unknown = [name for name in given if name not in valid]
         if unknown and (advised := advice(unknown[0])):
@@ -262,6 +268,7 @@ class Recipe(ABC):
             takes = f"the options {', '.join(valid)}" if valid else "no options of its own"
             msg = f"{unknown[0]!r} is no option of this call, and the family {self.family!r} takes {takes}."
             raise TypeError(msg)
+        check_fields(given, self.options_class)
         return self.options_class(**given)
 
     def networks(self, n_layers: int, devices: Sequence[torch.device], dtype: torch.dtype) -> list[torch.nn.Module]:

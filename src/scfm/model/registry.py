@@ -6,6 +6,7 @@ import difflib
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from scfm._checks import typed
 from scfm.model._known import import_families, known_cards, known_families
 from scfm.weights.card import ModelCard, read_cards
 
@@ -37,6 +38,7 @@ def cards(family: str) -> tuple[ModelCard, ...]:
     return read_cards(Path(__file__).parent / "cards" / f"{family}.toml", family)
 
 
+@typed
 def register(cards: Iterable[ModelCard] = ()):  # type: ignore[no-untyped-def]
     """Class decorator that makes a family of models known.
 
@@ -158,6 +160,7 @@ def revised(card: ModelCard, revision: str | None) -> ModelCard:
     )
 
 
+@typed
 def list_models() -> pd.DataFrame:
     """List all models that :func:`scfm.model.load` knows by name.
 

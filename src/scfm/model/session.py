@@ -39,9 +39,13 @@ logger = logging.getLogger("scfm")
 
 
 def counts_of(stats: RunStats) -> dict[str, int]:
-    """How many cells went through, were cut, empty, left out by an option, or no counts, as it is stored."""
+    """How many cells went through, were cut or empty; were left out, held fractions or gave no finite result, if any did."""
     counts = {"n_cells": stats.n_cells, "n_cells_truncated": stats.n_truncated, "n_cells_empty": stats.n_empty}
-    rare = {"n_cells_dropped": stats.n_dropped, "n_cells_fractional": stats.n_fractional}
+    rare = {
+        "n_cells_dropped": stats.n_dropped,
+        "n_cells_fractional": stats.n_fractional,
+        "n_cells_not_finite": stats.n_not_finite,
+    }
     return counts | {name: count for name, count in rare.items() if count}
 
 
@@ -223,6 +227,12 @@ class Session(ABC):
             found.append(
                 f"{stats.n_fractional} of {stats.n_cells} cells hold values that are not whole numbers, and the others "
                 f"counts: a part of {self.source.matrix} may be normalised. The models are made for counts."
+            )
+        if stats.n_not_finite:
+            found.append(
+                f"{stats.n_not_finite} of {stats.n_cells} cells have results that are not finite although the model knows "
+                "genes of them. Either its weights are damaged (load it again from its source), or numbers grew too "
+                f"large for {str(self.dtype).removeprefix('torch.')} (dtype='float32')."
             )
         if stats.n_truncated and self.model.warns_truncated:
             found.append(

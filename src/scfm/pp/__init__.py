@@ -7,3 +7,7 @@ from scfm.pp._orthologs import to_orthologs
 from scfm.pp._protein import protein_vectors
 
 __all__ = ["match_genes", "protein_vectors", "to_orthologs"]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

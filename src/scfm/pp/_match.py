@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from scfm._checks import typed
 from scfm._docs import with_parameters
 from scfm.model import load_recipe
 from scfm.model.arguments import Arguments
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["match_genes"]
 
 
+@typed
 @with_parameters
 def match_genes(
     data: AnnData | MuData | str | Path,
@@ -56,9 +58,10 @@ def match_genes(
 
     Raises
     ------
+    %(errors)s
     ValueError
-        If no gene matches, no feature is a gene, or the genes are of a species that the model does not know; the
-        message says what was found, what the model expects, and which models know the species.
+        If no feature is a gene, or the genes are of a species that the model does not know; the message says what was
+        found, what the model expects, and which models know the species.
 
     Examples
     --------

@@ -7,10 +7,11 @@ import re
 import zlib
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from scfm._checks import check_least, typed
 from scfm._package import pip_install
 from scfm._paths import check_new
 from scfm.run.device import resolve_device
@@ -36,6 +37,7 @@ EXPECTED_MODEL = (
 )
 
 
+@typed
 def protein_vectors(
     fasta: str | Path,
     out: str | Path,
@@ -100,13 +102,8 @@ def protein_vectors(
     >>> scfm.pp.protein_vectors("Sus_scrofa.pep.all.fa.gz", "sus_scrofa_gene.h5")  # doctest: +SKIP
     """
     out = Path(out).expanduser()
-    if combine not in get_args(Combine):
-        msg = f"combine={combine!r} is unknown; use {' or '.join(map(repr, get_args(Combine)))}."
-        raise ValueError(msg)
     for name, value in {"max_residues": max_residues, "batch_residues": batch_residues}.items():
-        if value < 1:
-            msg = f"{name}={value} must be 1 or more."
-            raise ValueError(msg)
+        check_least(name, value)
     check_new(out, overwrite=overwrite, hint="replace a file with overwrite=True")
     proteins = _read_fasta(Path(fasta).expanduser(), max_residues, first=combine == "first")
     genes = list(dict.fromkeys(gene for gene, _ in proteins))

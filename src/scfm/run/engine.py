@@ -67,6 +67,8 @@ class RunStats:
     """Cells that an option of the model left out."""
     n_fractional: int = 0
     """Cells with a count that is not a whole number."""
+    n_not_finite: int = 0
+    """Cells with tokens for which the network gave NaN or infinity."""
     batch_tokens: int = 0
     """Token budget at the end; lower than planned if memory ran out."""
     seconds: float = 0.0
@@ -145,7 +147,7 @@ def run(
             for edited in job.edit(block):
                 batches = plan_batches(edited, stats.batch_tokens, padded=plan.padded)
                 one_each = edited.rows is None  # otherwise the number of sequences is not the number of cells
-                work = _SharedBatches(batches, job, stats, advance if one_each else None)
+                work = _SharedBatches(block, batches, job, stats, advance if one_each else None)
                 if len(forwards) == 1:
                     work.compute(forwards[0])
                 else:
@@ -166,7 +168,10 @@ def run(
 class _SharedBatches:
     """The batches of a block, shared by the networks of one or more devices."""
 
-    def __init__(self, batches: Iterator[TokenBatch], job: Job, stats: RunStats, advance: Advance | None) -> None:
+    def __init__(
+        self, block: TokenBlock, batches: Iterator[TokenBatch], job: Job, stats: RunStats, advance: Advance | None
+    ) -> None:
+        self._block = block
         self._batches, self._job, self._stats, self._advance = batches, job, stats, advance
         self._lock = Lock()
 
@@ -195,6 +200,7 @@ class _SharedBatches:
         output = pending.wait()
         with self._lock:
             self._job.sink.write(pending.batch, output)
+            self._stats.n_not_finite += _not_finite(pending.batch, output, self._block)
             if self._advance is not None:
                 self._advance(len(pending.batch.rows))
 
@@ -227,6 +233,18 @@ def _outputs(batch: TokenBatch, forward: Forward, job: Job, stats: RunStats) -> 
             stats.batch_tokens = max(1, min(stats.batch_tokens, len(part.tokens) // 2))
             logger.warning("Out of memory: continuing with %d tokens per batch.", stats.batch_tokens)
         waiting.append(part)
+
+
+def _not_finite(batch: TokenBatch, output: Tensor, block: TokenBlock) -> int:
+    """Cells with genes and with NaN or infinity among their values, or those of their tokens."""
+    import torch
+
+    if bool(torch.isfinite(output.sum(dtype=torch.float32))):  # one pass, and no second one where all is well
+        return 0
+    bad = ~torch.isfinite(output).flatten(1).all(dim=1).cpu().numpy()
+    cells = batch.rows if len(bad) == len(batch.rows) else np.repeat(batch.rows, batch.lengths)
+    found = np.unique(cells[bad])
+    return int(np.count_nonzero(block.n_genes[found - block.row0]))
 
 
 def _out_of_memory(error: Exception) -> bool:

@@ -30,7 +30,17 @@ if TYPE_CHECKING:
 
     from scfm.read import Source
 
-__all__ = ["CHUNK_ROWS", "COUNTED", "EmbeddingStore", "Shard", "fingerprint", "plan_shards"]
+__all__ = [
+    "CHUNK_ROWS",
+    "COUNTED",
+    "INDEX",
+    "UNSHARDED",
+    "EmbeddingStore",
+    "Shard",
+    "fingerprint",
+    "plan_shards",
+    "replaced",
+]
 
 FORMAT = 1
 MAX_PLAN_BYTES = 2**28
@@ -44,7 +54,7 @@ CHUNK_ROWS = 1024
 """Rows of a chunk of a store; shards are whole chunks."""
 UNSHARDED = {"shards": None}
 """Explicit, because anndata is about to change its default."""
-COUNTED = ("n_cells", "n_truncated", "n_empty", "n_dropped", "n_fractional")
+COUNTED = ("n_cells", "n_truncated", "n_empty", "n_dropped", "n_fractional", "n_not_finite")
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,13 +318,13 @@ def _write_empty(
     empty = AnnData(obs=obs_table, uns={keys.uns: {PARAMS: params}})
     write_elem(root, "/", empty, dataset_kwargs=UNSHARDED)
     obs: Any = root["obs"]
-    names = _replaced(obs, INDEX, source.n_obs, VariableLengthUTF8())
+    names = replaced(obs, INDEX, (source.n_obs,), VariableLengthUTF8())
     for start in range(0, source.n_obs, PIECE):
         stop = min(start + PIECE, source.n_obs)
         names[start:stop] = source.names(start, stop)
     if source.files:
         categories = list(obs["file/categories"][:])
-        codes = _replaced(obs["file"], "codes", source.n_obs, "int32")
+        codes = replaced(obs["file"], "codes", (source.n_obs,), "int32")
         start = 0
         for file in source.files:
             codes[start : start + file.n_obs] = categories.index(file.path)
@@ -325,10 +335,10 @@ def _write_empty(
     array.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
 
 
-def _replaced(group: Any, name: str, size: int, dtype: Any) -> Any:
-    """Put an array of another length in the place of an empty one."""
+def replaced(group: Any, name: str, shape: tuple[int, ...], dtype: Any, *, chunk_rows: int = PIECE) -> Any:
+    """Put an array of another shape in the place of one that anndata wrote."""
     attrs = dict(group[name].attrs)
     del group[name]
-    array = group.create_array(name, shape=(size,), chunks=(min(PIECE, max(1, size)),), dtype=dtype)
+    array = group.create_array(name, shape=shape, chunks=(chunk_rows, *shape[1:]), dtype=dtype)
     array.attrs.update(attrs)
     return array

@@ -23,3 +23,7 @@ __all__ = [
     "score",
     "tokenize",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -7,13 +7,13 @@ import logging
 from itertools import cycle
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
 from mudata import MuData
 
-from scfm._checks import entry_of
+from scfm._checks import entry_of, typed
 from scfm._docs import with_parameters
 from scfm._keys import PARAMS, AnnotationKeys, annotation_keys, colors_key, provenance_keys
 from scfm._package import version_of
@@ -46,6 +46,7 @@ EMBEDDING = ("model", "revision", "weights_sha256", "pooling", "hidden_layer")
 """What is taken over from the provenance of the embedding."""
 
 
+@typed
 @with_parameters
 def annotate(
     data: AnnData | MuData | str | Path,
@@ -139,8 +140,8 @@ def annotate(
     ------
     KeyError
         If a column or an embedding is missing.
-    TypeError
-        If ``data`` or ``reference`` is neither AnnData, MuData nor a path.
+    FileNotFoundError
+        If a file does not exist.
     ValueError
         If the embeddings come from different models, a label is no term of the ontology (the message names it), or an
         argument is out of range or place; nothing is stored then.
@@ -228,9 +229,6 @@ def _reference(reference: object, modality: str | None, use_rep: str, uns: Seque
 
 
 def _names(candidates: Sequence[str]) -> list[str]:
-    if isinstance(candidates, str):
-        msg = f"candidates is one string; pass a list of types, such as [{candidates!r}, 'macrophage']."
-        raise TypeError(msg)
     names = [str(name) for name in candidates]
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated or len(names) < 2:
@@ -247,9 +245,6 @@ def _check_arguments(
     batch_key: str | None,
     metric: str | None,
 ) -> None:
-    if method not in get_args(Method):
-        msg = f"method={method!r} is unknown; choose from {', '.join(map(repr, get_args(Method)))}."
-        raise ValueError(msg)
     if method == "ontology" and (candidates is None or ontology is None):
         msg = (
             "method='ontology' needs candidates=, the types to choose from, and ontology=, such as 'bundled' or what "

@@ -5,6 +5,7 @@ from __future__ import annotations
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
+from scfm._checks import typed
 from scfm._docs import with_parameters
 from scfm._keys import PARAMS, result_keys
 from scfm._write import Results
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["embed"]
 
 
+@typed
 @with_parameters
 def embed(
     data: AnnData | MuData | str | Path,
@@ -88,15 +90,9 @@ def embed(
 
     Raises
     ------
-    TypeError
-        If ``data`` is neither AnnData, MuData nor a path, or an option is not known.
-    ValueError
-        If counts are negative or NaN, no gene matches, ``out`` is missing for a path or given for an object, an
-        argument is out of range, or the result would overwrite what :func:`scfm.tl.embed` did not write; nothing is stored
-        then.
-    FileNotFoundError, FileExistsError, OSError
-        If ``data`` or the folder of ``out`` does not exist, ``out`` does, or it cannot be written for want of room or
-        permission.
+    %(errors)s
+    FileExistsError, OSError
+        If ``out`` exists and ``overwrite`` is not set, or it cannot be written for want of room or permission.
 
     Examples
     --------

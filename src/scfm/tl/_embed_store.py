@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scfm._checks import typed
 from scfm._docs import with_parameters
 from scfm._keys import Keys, made_by, result_keys
 from scfm._paths import check_new, check_room, check_writable
@@ -27,6 +28,8 @@ from scfm.tasks import Embed
 from scfm.tl._target import FileTarget
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import torch
     from distributed import Client
 
@@ -44,6 +47,7 @@ SHARD_BYTES = 2**25
 _RANKS = (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS"))
 
 
+@typed
 @with_parameters
 def embed_store(
     source: str | Path | Sequence[str | Path],
@@ -126,8 +130,7 @@ def embed_store(
         If another process is computing the same shards.
     OSError
         If ``out``, or with ``into_source`` a source, cannot be written, or the disk has no room for what is missing.
-    TypeError, ValueError, FileNotFoundError
-        As :func:`scfm.tl.embed`.
+    %(errors)s
 
     Examples
     --------
@@ -191,9 +194,6 @@ def embed_store(
 
 
 def _checked_paths(source: Any, out: Path, *, resume: bool, into_source: bool) -> list[str]:
-    if not isinstance(source, str | Path | Sequence):
-        msg = f"tl.embed_store reads files, got {type(source).__name__}; scfm.tl.embed takes an AnnData."
-        raise TypeError(msg)
     if resume and out.is_dir():
         check_writable(out)
     else:

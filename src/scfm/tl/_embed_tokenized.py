@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from scfm._checks import typed
 from scfm._docs import with_parameters
 from scfm._keys import PARAMS, made_by, result_keys
 from scfm._paths import atomic, check_new
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["embed_tokenized"]
 
 
+@typed
 @with_parameters
 def embed_tokenized(
     data: str | Path | Sequence[str | Path],

@@ -2,31 +2,40 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from scfm._checks import typed
 from scfm._docs import with_parameters
 from scfm._keys import PARAMS, score_keys
 from scfm._write import Results
 from scfm.model import load
 from scfm.model.arguments import Arguments
-from scfm.model.scores import scores_of
+from scfm.model.registry import families_with
+from scfm.tasks import Scores
 from scfm.tl._target import target_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    import pandas as pd
     import torch
     from anndata import AnnData
     from mudata import MuData
+    from numpy.typing import NDArray
 
     from scfm._types import Compat
     from scfm.model import FoundationModel
+    from scfm.model.session import CountSession
     from scfm.run.device import Device
 
 __all__ = ["score"]
 
 
+@typed
 @with_parameters
 def score(
     data: AnnData | MuData | str | Path,
@@ -57,7 +66,8 @@ def score(
     ----------
     %(data)s
     model
-        Id, alias, folder, or a loaded model, of a family that has likelihoods.
+        Id, alias, folder, or a loaded model, of a family that has likelihoods; others are a TypeError. Genes that
+        ``pretrained_embedding=`` brings have none, which is a ValueError.
     %(out)s
     %(matrix)s
     %(max_tokens)s
@@ -88,10 +98,9 @@ def score(
 
     Raises
     ------
-    TypeError
-        If the family of the model has no likelihood, or as :func:`scfm.tl.embed`.
-    ValueError
-        If genes were replaced (``pretrained_embedding=``), or as :func:`scfm.tl.embed`.
+    %(errors)s
+    FileExistsError
+        If ``out`` exists and ``overwrite`` is not set.
 
     Examples
     --------
@@ -117,9 +126,25 @@ def score(
     score_keys("check", key_added)
     target = target_of(data, "score", modality=modality, out=out, overwrite=overwrite, copy=copy)
     loaded = load(model)
+    if not loaded.implements("scorer"):
+        msg = (
+            f"{loaded.card.id} has no likelihood; models of these families have: {', '.join(families_with('scorer'))}."
+        )
+        raise TypeError(msg)
     keys = score_keys(loaded.family, key_added)
     names = (keys.count_llh, keys.gene_llh)
     target.check_free(keys.uns, *((slot, name) for slot in ("obs", "layers")[: 1 + per_gene] for name in names))
-    values, by_gene, params = scores_of(loaded, target.data, arguments, target.var_names if per_gene else None)
-    columns, layers = dict(zip(names, values.T, strict=True)), dict(zip(names, by_gene, strict=False))
+    with loaded.count_session(target.data, replace(arguments, pooling="gene", hidden_layer=0)) as session:
+        tokens = _tokens_for(session, target.var_names) if per_gene else None
+        task = Scores(session.model, session.options, session.source.n_obs, tokens)
+        params = session.params(session.run(task))
+    del params["pooling"]
+    columns = dict(zip(names, task.values.T, strict=True))
+    layers = dict(zip(names, task.by_gene(), strict=True)) if per_gene else {}
     return target.store(Results(obs=columns, layers=layers, uns={keys.uns: {PARAMS: params}}))
+
+
+def _tokens_for(session: CountSession, names: pd.Index) -> NDArray[np.int32]:
+    """Token of each gene of the data, −1 for none: the genes of ``raw`` may be more, or have other names."""
+    columns = session.columns_for(names)
+    return np.where(columns >= 0, session.genes.tokens[columns], -1).astype(np.int32)
