@@ -84,6 +84,9 @@ class Settings(BaseSettings):
     """Address of a mirror of the buckets that other weights come from."""
     cellxgene_endpoint: str = "https://api.cellxgene.cziscience.com"
     """Address of the catalogue of CELLxGENE Discover or of a mirror of it."""
+    allow_external: bool = False
+    """Follow what leads out of a file: links and values in other files of an HDF5 file, and links in a zarr store. For atlases
+    and stores that are made of other files, of people whom you trust."""
     progress: bool | None = None
     """Show progress: ``True``: a bar, ``False``: nothing. By default a bar on terminals and in notebooks, and anywhere else a
     line after ten seconds and then one every half minute."""

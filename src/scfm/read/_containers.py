@@ -12,6 +12,7 @@ from scfm._compat import is_mudata
 from scfm._lock import NO_LOCKS
 from scfm._text import masked
 from scfm.read._anndata import AnnDataContainer
+from scfm.read._door import entry, inside
 from scfm.read._h5ad import FileContainer
 from scfm.read._loom import LoomContainer, is_loom
 from scfm.read._mtx import MtxContainer, mtx_files
@@ -118,20 +119,21 @@ def _open_path(path: Path, modality: str | None) -> Container:
 def _found(root: Any, label: str, modality: str | None) -> Container:
     """The container in a file."""
     if "mod" in root:
-        name = _known(modality, root["mod"], label)
-        _check_flat(label, name, root["mod"][name].get("mod", ()))
-        return FileContainer(root["mod"][name], f"{label}/mod/{name}")
+        name = _known(modality, inside(root, "mod"), label)
+        group = inside(root, f"mod/{name}")
+        _check_flat(label, name, group.get("mod", ()))
+        return FileContainer(group, f"{label}/mod/{name}")
     is_anndata = "obs" in root and "var" in root
     matrices = [] if is_anndata else tenx_groups(root)
     if len(matrices) > 1:
         name = _known(modality, matrices, label, "genomes")
-        return TenxContainer(root[name], f"{label}/{name}")
+        return TenxContainer(entry(root, name), f"{label}/{name}")
     if modality is not None:
         raise _needless(modality, label)
     if is_anndata:
         return FileContainer(root, label)
     if matrices:
-        return TenxContainer(root[matrices[0]], label)
+        return TenxContainer(entry(root, matrices[0]), label)
     if is_loom(root):
         return LoomContainer(root, label)
     msg = f"{label} holds no cells × genes: it has no obs and var, but {sorted(root.keys())}. Accepted: {ACCEPTED}."

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from scfm.read._container import Container, Element, Stored
+from scfm.read._door import entry, inside
 from scfm.read._tables import StoredTable
 from scfm.read.backed import stored_matrix
 
@@ -30,8 +31,8 @@ class FileContainer(Container):
         self.label = label
         self._root = root
         self._obs = StoredTable(root, "obs")
-        self.layers = list(root["layers"].keys()) if "layers" in root else []
-        self.has_x = "X" in root and root["X"].attrs.get("encoding-type") != "null"
+        self.layers = list(inside(root, "layers").keys()) if "layers" in root else []
+        self.has_x = "X" in root and inside(root, "X").attrs.get("encoding-type") != "null"
         self.has_raw = "raw/X" in root or "raw.X" in root
         self.n_obs = len(self._obs)
 
@@ -65,6 +66,6 @@ class FileContainer(Container):
         """Find one of the matrices."""
         raw = "raw/" if "raw/X" in self._root else "raw."
         path = {"X": "X", "raw": f"{raw}X", "layer": f"layers/{element.layer}"}[element.kind]
-        matrix = stored_matrix(self._root[path], element.name)
+        matrix = stored_matrix(entry(self._root, path), element.name)
         var = StoredTable(self._root, f"{raw}var").frame if element.kind == "raw" else self.var
         return Stored(matrix, range(matrix.shape[0]), None, var)

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from scfm.read._container import Element, Stored, TableContainer
+from scfm.read._door import entry, entry_of_names, inside, is_group
 from scfm.read._tables import text_of
-from scfm.read.backed import DenseStored, is_group
+from scfm.read.backed import DenseStored
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,20 +40,23 @@ class LoomContainer(TableContainer):
 
     def __init__(self, root: Any, label: str) -> None:
         self._root = root
-        n_vars, n_obs = root["matrix"].shape
-        super().__init__(label, _table(root["col_attrs"], n_obs, CELLS), _table(root["row_attrs"], n_vars, GENES))
-        self.layers = list(root["layers"]) if "layers" in root else []
+        n_vars, n_obs = entry_of_names(root, "matrix")[0].shape  # where there are no names, the matrix backs their number
+        super().__init__(label, _table(inside(root, "col_attrs"), n_obs, CELLS), _table(inside(root, "row_attrs"), n_vars, GENES))
+        self.layers = list(inside(root, "layers")) if "layers" in root else []
 
     def stored(self, element: Element) -> Stored:
         """Find one of the matrices."""
-        array = self._root["matrix" if element.kind == "X" else f"layers/{element.layer}"]
+        array = entry(self._root, "matrix" if element.kind == "X" else f"layers/{element.layer}")
         matrix = DenseStored(array, f"{element.name} of {self.label}", by_columns=True)
         return Stored(matrix, range(matrix.shape[0]), None, self.var)
 
 
 def _table(attributes: Any, length: int, names: Sequence[str]) -> pd.DataFrame:
-    found = {name: attributes[name] for name in attributes if attributes[name].shape == (length,)}
+    found = {name: entry(attributes, name) for name in attributes}
+    found = {name: array for name, array in found.items() if array.shape == (length,)}
     index = next((name for name in names if name in found), None)
+    if index is not None:
+        entry_of_names(attributes, index)
     rows = pd.RangeIndex(length).astype(str) if index is None else text_of(found.pop(index))
     columns = {name: text_of(array) if array.dtype.kind in "SO" else array[()] for name, array in found.items()}
     return pd.DataFrame(columns, index=rows)

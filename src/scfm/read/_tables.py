@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from anndata.io import read_elem
 
-from scfm.read.backed import is_group
+from scfm.read._door import entry, entry_of_names, inside, is_group
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -32,13 +32,13 @@ class StoredTable:
     """
 
     def __init__(self, root: Any, name: str) -> None:
-        self._root, self._stored = root, root[name]
+        self._root, self._stored = root, inside(root, name)
         self._grouped = is_group(self._stored)
         self._index = str(self._stored.attrs["_index"] if self._grouped else self._stored.dtype.names[0])
+        self._names, self._n_bytes = entry_of_names(*((self._stored, self._index) if self._grouped else (root, name)))
 
     def __len__(self) -> int:
-        stored = self._stored[self._index] if self._grouped else self._stored
-        return len(self.names) if is_group(stored) else int(stored.shape[0])
+        return len(self.names) if is_group(self._names) else int(self._names.shape[0])
 
     @property
     def columns(self) -> list[str]:
@@ -55,20 +55,20 @@ class StoredTable:
 
     def names_between(self, start: int, stop: int) -> NDArray[Any]:
         """Names of some rows; of a group no others are read."""
-        if not self._grouped or is_group(self._stored[self._index]):
+        if not self._grouped or is_group(self._names):
             return self.names[start:stop].to_numpy(dtype=object)
-        return text_of(self._stored[self._index], start, stop)
+        return text_of(self._names, start, stop)
 
     def column(self, name: str) -> Any:
         """Values of a column."""
         if not self._grouped:
             values, place = self._stored[name], f"uns/{name}_categories"
             values = np.char.decode(values, "utf-8").astype(object) if values.dtype.kind == "S" else values
-            categories = text_of(self._root[place]) if place in self._root else None
+            categories = text_of(entry(self._root, place)) if place in self._root else None
         else:
-            values, place = read_elem(self._stored[name]), f"__categories/{name}"
-            old = "categories" in self._stored[name].attrs
-            categories = read_elem(self._stored[place]) if old else None
+            stored, place = entry(self._stored, name, beside=self._n_bytes), f"__categories/{name}"
+            values, old = read_elem(stored), "categories" in stored.attrs
+            categories = read_elem(entry(self._stored, place)) if old else None
         return values if categories is None else pd.Categorical.from_codes(values, pd.Index(categories))
 
     @cached_property

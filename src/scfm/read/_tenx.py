@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from scfm.read._container import Element, Stored, TableContainer
+from scfm.read._door import entry_of_names, is_group
 from scfm.read._tables import text_of
-from scfm.read.backed import SparseStored, is_group
+from scfm.read.backed import SparseStored
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,7 +44,7 @@ class TenxContainer(TableContainer):
         self._group = group
         n_vars, n_obs = group["shape"][()].tolist()
         self._shape = n_obs, n_vars
-        super().__init__(label, pd.DataFrame(index=text_of(group["barcodes"])), _features(group))
+        super().__init__(label, pd.DataFrame(index=text_of(entry_of_names(group, "barcodes")[0])), _features(group))
 
     def stored(self, element: Element) -> Stored:
         """The matrix."""
@@ -53,9 +54,9 @@ class TenxContainer(TableContainer):
 
 def _features(group: Any) -> pd.DataFrame:
     if "features" not in group:
-        ids, names = text_of(group["genes"]), text_of(group["gene_names"])
+        ids, names = text_of(group["genes"]), text_of(entry_of_names(group, "gene_names")[0])
         return pd.DataFrame({"gene_ids": ids, "genome": group.name.strip("/")}, index=names)
-    return pd.DataFrame(dict(_columns(group["features"])), index=text_of(group["features/name"]))
+    return pd.DataFrame(dict(_columns(group["features"])), index=text_of(entry_of_names(group, "features/name")[0]))
 
 
 def _columns(features: Any) -> Iterator[tuple[str, Any]]:

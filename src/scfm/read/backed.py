@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from scfm.read._door import file_of, is_group
 from scfm.read._rows import MatrixRows, Parts, checked, join, sparsify
 from scfm.read.arrays import Pointers, fast_codecs, stored_array
 from scfm.read.kernels import scan_rows
@@ -20,15 +21,10 @@ if TYPE_CHECKING:
 
     from scfm.read._rows import Rows
 
-__all__ = ["DenseStored", "SparseStored", "file_of", "is_group", "stored_matrix"]
+__all__ = ["DenseStored", "SparseStored", "stored_matrix"]
 
 CACHED = 2**18
 """Values that are looked at while they are still in the cache (2 MiB)."""
-
-
-def is_group(element: Any) -> bool:
-    """Whether an element of a file is a group rather than an array."""
-    return hasattr(element, "keys")
 
 
 def stored_matrix(element: Any, name: str) -> MatrixRows:
@@ -66,13 +62,6 @@ def stored_matrix(element: Any, name: str) -> MatrixRows:
         raise ValueError(msg)
     msg = f"{where} is stored as {encoding or 'an unknown group'!r}; a dense array or a CSR matrix is needed."
     raise ValueError(msg)
-
-
-def file_of(element: Any) -> str:
-    """Path of the file or store that an element belongs to."""
-    if hasattr(element, "file"):
-        return str(element.file.filename)
-    return str(getattr(element.store, "root", element.store))
 
 
 def _conversion(element: Any, name: str) -> str:

@@ -1,0 +1,286 @@
+"""The door through which files of others come in: whatever is read of an HDF5 file or a zarr store is looked up here first.
+
+What leads out of a file, what is packed in another way than those listed here, and sizes that the file cannot back are refused
+before anything is decoded. Only metadata are looked at, and only those of what is going to be read.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+
+import numpy as np
+
+from scfm._settings import settings
+from scfm._text import masked
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+__all__ = ["check_links", "entry", "entry_of_names", "file_of", "inside", "is_group"]
+
+FILTERS = {
+    **{1: "gzip", 2: "shuffle", 3: "fletcher32", 4: "szip", 32000: "lzf"},
+    # of hdf5plugin
+    **{307: "bzip2", 32001: "blosc", 32004: "lz4", 32008: "bitshuffle", 32013: "zfp", 32015: "zstd", 32017: "sz"},
+    **{32018: "fcidecomp", 32024: "sz3", 32026: "blosc2", 32028: "sperr"},
+}
+"""Filters of HDF5 by their numbers."""
+CODECS = (
+    *("bytes", "blosc", "zstd", "gzip", "zlib", "lz4", "crc32c", "shuffle"),
+    *("sharding_indexed", "transpose", "delta", "vlen-utf8"),
+)
+"""Codecs of zarr; those of numcodecs are also called ``numcodecs.<name>``."""
+ROOM, RATIO = 2**26, 1100
+"""Bytes that an element may declare whatever it takes in the file, and how many more for each of those (gzip: 1,032)."""
+ROWS, PER_BYTE = 2**16, 64
+"""Names that a table may declare whatever they take in the file, and how many more for each byte (numbered names: 36)."""
+UNKNOWN = 16
+"""Bytes of a value of variable length."""
+HOPS = 16
+"""Links within a file that may follow each other."""
+ALLOW = "If that is meant to be, set scfm.settings.allow_external = True, or SCFM_ALLOW_EXTERNAL=1."
+
+
+class Claim(NamedTuple):
+    """What an array says of its size, and what there is of it."""
+
+    rows: int
+    """Its longest side."""
+    declared: int
+    """Bytes of its values, or of one chunk where that is more."""
+    stored: Callable[[], int]
+    """Bytes that it takes in the file."""
+
+
+def is_group(element: Any) -> bool:
+    """Whether an element of a file is a group rather than an array."""
+    return hasattr(element, "keys")
+
+
+def file_of(element: Any) -> str:
+    """Path or address of the file or store that an element belongs to, without a login."""
+    if hasattr(element, "file"):
+        return str(element.file.filename)
+    return masked(getattr(element.store, "root", element.store))
+
+
+def inside(group: Any, path: str) -> Any:
+    """An element of a group that is in the same file; whether it may be read is not looked at.
+
+    Raises
+    ------
+    KeyError
+        If it is not there.
+    ValueError
+        If a link leads out of the file.
+    """
+    folder = _folder(group)
+    if folder is not None:
+        _check_way(folder, path)
+        return group[path]
+    return group[path] if not hasattr(group, "file") else _followed(group, path, HOPS)
+
+
+def entry(group: Any, path: str, *, beside: int = 0) -> Any:
+    """An element of a group, with all that is in it, that may be read.
+
+    Parameters
+    ----------
+    group
+        Group of an HDF5 file or a zarr store.
+    path
+        Where the element is in it.
+    beside
+        Bytes in the file, other than its own, that back its size.
+
+    Raises
+    ------
+    KeyError
+        If it is not there.
+    ValueError
+        If it leads out of the file, is packed in a way that is not known, or declares more than the file can hold.
+    """
+    return _entry(group, path, beside)[0]
+
+
+def entry_of_names(group: Any, path: str) -> tuple[Any, int]:
+    """As :func:`entry` the names of the rows of a table, and the bytes that they take if there are many."""
+    element, claims = _entry(group, path, 0)
+    rows = max((claim.rows for claim in claims), default=0)
+    stored = sum(claim.stored() for claim in claims) if rows > ROWS else 0
+    if rows > ROWS + PER_BYTE * stored:
+        _refuse(element, f"declares {rows:,} names in {stored:,} bytes", f"{PER_BYTE} names for each byte")
+    return element, stored
+
+
+def check_links(path: Path) -> None:
+    """Raise a ValueError if a store that is going to be copied holds a link."""
+    if path.is_dir() and not settings.allow_external:
+        for _ in _files(path):
+            pass
+
+
+def _entry(group: Any, path: str, beside: int) -> tuple[Any, list[Claim]]:
+    element = inside(group, path)
+    folder = _folder(element)
+    if hasattr(element, "file"):
+        claims = list(_claims_h5(element, set()))
+    else:
+        claims = list(_claims_remote(element) if folder is None else _claims_zarr(element, folder))
+    declared = sum(claim.declared for claim in claims)
+    if declared > ROOM + RATIO * beside:
+        stored = beside + sum(claim.stored() for claim in claims)
+        if declared > ROOM + RATIO * stored:
+            _refuse(element, f"declares {declared:,} bytes of values in {stored:,}", f"{RATIO} for each byte")
+    return element, claims
+
+
+def _refuse(element: Any, found: str, accepted: str) -> NoReturn:
+    msg = f"{element.name.strip('/')} of {file_of(element)} {found}, and is not read. Accepted: {accepted}."
+    raise ValueError(msg)
+
+
+# --- HDF5
+
+
+def _followed(group: Any, path: str, hops: int) -> Any:
+    import h5py
+
+    for name in filter(None, path.split("/")):
+        link = group.get(name, getlink=True)
+        if isinstance(link, h5py.ExternalLink) and not settings.allow_external:
+            found = f"{name} in {group.name} of {file_of(group)} is a link to {link.path} in another file, {link.filename}"
+            msg = f"{found}, and is not followed. {ALLOW}"
+            raise ValueError(msg)
+        if isinstance(link, h5py.SoftLink):
+            if not hops:
+                _refuse(group, f"holds links in a circle, from {name} to {link.path}", f"{HOPS} links")
+            group = _followed(group["/"] if link.path.startswith("/") else group, link.path, hops - 1)
+        else:
+            group = group[name]
+    return group
+
+
+def _claims_h5(element: Any, seen: set[int]) -> Iterator[Claim]:
+    from h5py import h5d, h5o
+
+    if is_group(element):
+        address = h5o.get_info(element.id).addr
+        if address not in seen:  # a group can hold itself
+            seen.add(address)
+            for name in element:
+                yield from _claims_h5(_followed(element, name, HOPS), seen)
+        return
+    if not hasattr(element, "id") or element.shape is None:
+        return
+    plist = element.id.get_create_plist()
+    layout, n_files = plist.get_layout(), plist.get_external_count()
+    elsewhere = n_files > 0 or layout == h5d.VIRTUAL
+    if elsewhere and not settings.allow_external:
+        where = plist.get_external(0)[0].decode(errors="replace") if n_files else "others (a virtual dataset)"
+        msg = f"{element.name.strip('/')} of {file_of(element)} keeps its values in other files, {where}, and is not read. {ALLOW}"
+        raise ValueError(msg)
+    for number in range(plist.get_nfilters()):
+        code = plist.get_filter(number)[0]
+        if code not in FILTERS:
+            _refuse(element, f"is packed by the HDF5 filter {code}", ", ".join(FILTERS.values()))
+    n_values = max(math.prod(element.shape), math.prod(element.chunks or (0,)))
+    stored = (lambda: sys.maxsize) if elsewhere else element.id.get_storage_size
+    yield Claim(max(element.shape, default=1), n_values * element.dtype.itemsize, stored)
+
+
+# --- zarr
+
+
+def _folder(element: Any) -> Path | None:
+    """The folder of an element of a local store."""
+    root = getattr(getattr(element, "store", None), "root", None)
+    return root / element.path if isinstance(root, Path) else None
+
+
+def _check_way(folder: Path, path: str) -> None:
+    for name in filter(None, path.split("/")):
+        folder /= name
+        if folder.is_symlink() and not settings.allow_external:
+            _refuse_link(folder)
+
+
+def _refuse_link(link: Path) -> NoReturn:
+    msg = f"{link} is a link, to {os.readlink(link)}, within a store, and is not followed. {ALLOW}"  # noqa: PTH115 (shorter)
+    raise ValueError(msg)
+
+
+def _files(folder: Path) -> Iterator[os.DirEntry[str]]:
+    """All files in a folder, none of which is a link."""
+    with os.scandir(folder) as found:
+        for item in found:
+            if item.is_symlink() and not settings.allow_external:
+                _refuse_link(Path(item.path))
+            if item.is_dir():
+                yield from _files(Path(item.path))
+            else:
+                yield item
+
+
+def _claims_zarr(element: Any, folder: Path) -> Iterator[Claim]:
+    for item in _files(folder):
+        if item.name in ("zarr.json", ".zarray"):
+            metadata = json.loads(Path(item.path).read_bytes())
+            if metadata.get("node_type", "array") == "array":
+                yield _claim_zarr(metadata, element, lambda path=Path(item.path).parent: _size(path))
+
+
+def _claims_remote(element: Any) -> Iterator[Claim]:
+    """The same by an address, where neither names nor sizes of objects may be known."""
+    if not is_group(element):
+        yield _claim_zarr(element.metadata.to_dict(), element, lambda: sys.maxsize)
+        return
+    try:
+        names = list(element)
+    except (NotImplementedError, OSError, ValueError):  # cannot be listed, so nobody else finds others
+        names = []
+    for name in {*names, *(known for known in PARTS if known in element)}:
+        yield from _claims_remote(element[name])
+
+
+PARTS = ("data", "indices", "indptr", "codes", "categories", "values", "mask")
+"""What anndata stores columns and sparse matrices in."""
+
+
+def _size(folder: Path) -> int:
+    return sum(item.stat().st_size for item in _files(folder))
+
+
+def _claim_zarr(metadata: dict[str, Any], element: Any, stored: Callable[[], int]) -> Claim:
+    for name in _codecs(metadata):
+        if name.removeprefix("numcodecs.") not in CODECS:
+            _refuse(element, f"is packed by the codec {name!r}", ", ".join(CODECS))
+    shape = [int(size) for size in metadata["shape"]]
+    grid = metadata.get("chunk_grid", {}).get("configuration", {})
+    chunk = metadata.get("chunks") or grid.get("chunk_shape") or (0,)
+    n_values = max(math.prod(shape), math.prod(int(size) for size in chunk))
+    return Claim(max(shape, default=1), n_values * _bytes_of(metadata.get("data_type", metadata.get("dtype"))), stored)
+
+
+def _codecs(metadata: dict[str, Any]) -> Iterator[str]:
+    """Names of all codecs, filters and compressors, those within shards, too."""
+    for kind in ("codecs", "index_codecs", "filters", "compressor"):
+        found = metadata.get(kind) or ()
+        for codec in [found] if isinstance(found, dict) else found:
+            yield str(codec.get("name", codec.get("id")))
+            yield from _codecs(codec.get("configuration", {}))
+
+
+def _bytes_of(dtype: Any) -> int:
+    if isinstance(dtype, dict):
+        return int(dtype.get("configuration", {}).get("length_bytes", UNKNOWN))
+    try:
+        size = np.dtype([tuple(field) for field in dtype] if isinstance(dtype, list) else dtype).itemsize
+    except TypeError:  # "string"
+        return UNKNOWN
+    return size or UNKNOWN
