@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from scfm._keys import PARAMS, check_own
 from scfm._paths import atomic, check_new, check_room, reserve, size_of
 from scfm._text import some
-from scfm.read import is_anndata_file, open_container
+from scfm.read import check_links, entry, inside, is_anndata_file, open_container
 from scfm.read.convert import write_h5ad
 
 if TYPE_CHECKING:
@@ -49,7 +49,8 @@ def check_output(source: Path, out: Path, *, overwrite: bool) -> None:
     Raises
     ------
     ValueError
-        If the suffix differs from that of ``source``, or is not ``.h5ad`` for a source of another kind.
+        If the suffix differs from that of ``source``, or is not ``.h5ad`` for a source of another kind, or ``source`` is a
+        store with links.
     FileExistsError
         If ``out`` exists and is not to be overwritten, or is a folder of something else.
     FileNotFoundError
@@ -62,6 +63,7 @@ def check_output(source: Path, out: Path, *, overwrite: bool) -> None:
         hint = " Patterns and addresses are for scfm.tl.embed_store." if several else ""
         msg = f"There is no file {source}.{hint}"
         raise FileNotFoundError(msg)
+    check_links(source)
     is_store = source.is_dir() and is_anndata_file(source)
     suffix = source.suffix if source.suffix in SUFFIXES else ".zarr" if is_store else ".h5ad"
     if out.suffix != suffix:
@@ -145,7 +147,7 @@ def read_entry(path: Path, modality: str | None, place: str) -> Any:
 
     with _opened(path, "r") as root:
         where = _place(modality, place)
-        return read_elem(root[where]) if where in root else None
+        return read_elem(entry(root, where)) if where in root else None
 
 
 def has_entry(path: Path, modality: str | None, place: str) -> bool:
@@ -189,8 +191,8 @@ def read_frame(path: Path, modality: str | None, *, obsm: Sequence[str], uns: Se
         if missing:
             msg = f"There is no obsm[{missing[0]!r}] in {path}; there are: {', '.join(there) or 'none'}. scfm.tl.embed makes one."
             raise KeyError(msg)
-        kept = {name: read_elem(group["uns"][name]) for name in uns if "uns" in group and name in group["uns"]}
-        return AnnData(obs=obs, obsm={name: read_elem(group["obsm"][name]) for name in obsm}, uns=kept)
+        kept = {name: read_elem(entry(group, f"uns/{name}")) for name in uns if "uns" in group and name in group["uns"]}
+        return AnnData(obs=obs, obsm={name: read_elem(entry(group, f"obsm/{name}")) for name in obsm}, uns=kept)
 
 
 def merge_store(store: EmbeddingStore, target: Path, modality: str | None = None, *, number: int | None = None) -> None:
@@ -282,6 +284,7 @@ def _pieces(n_rows: int) -> list[tuple[int, int]]:
 @contextmanager
 def _completed_copy(source: Path, out: Path, n_bytes: int) -> Iterator[Any]:
     """Open a copy of ``source`` to add about ``n_bytes``, and put it in the place of ``out`` when that went well."""
+    check_links(source)
     with atomic(out, overwrite=True) as work:
         if source.is_dir():
             for folder, _, names in os.walk(source, followlinks=True):
@@ -307,6 +310,7 @@ def _add_mappings(group: Any, *names: str) -> None:
     for name in names:
         if name not in group:
             write_elem(group, name, {})
+        inside(group, name)
 
 
 def _copy_rows(create: Callable[..., Any], store: EmbeddingStore, file: Shard) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from scfm.read._containers import is_anndata_file, open_container
+from scfm.read._door import check_links, entry, inside
 from scfm.read._open import open_counts
 from scfm.read.counts import CountSource
 from scfm.read.joined import JoinedSource
@@ -16,7 +17,10 @@ __all__ = [
     "Source",
     "SourceFile",
     "TokenizedSource",
+    "check_links",
+    "entry",
     "expand",
+    "inside",
     "is_anndata_file",
     "is_tokenized",
     "open_container",

@@ -12,7 +12,7 @@ from scfm._compat import is_mudata
 from scfm._lock import NO_LOCKS
 from scfm._text import masked
 from scfm.read._anndata import AnnDataContainer
-from scfm.read._door import entry, inside
+from scfm.read._door import inside
 from scfm.read._h5ad import FileContainer
 from scfm.read._loom import LoomContainer, is_loom
 from scfm.read._mtx import MtxContainer, mtx_files
@@ -127,13 +127,13 @@ def _found(root: Any, label: str, modality: str | None) -> Container:
     matrices = [] if is_anndata else tenx_groups(root)
     if len(matrices) > 1:
         name = _known(modality, matrices, label, "genomes")
-        return TenxContainer(entry(root, name), f"{label}/{name}")
+        return TenxContainer(inside(root, name), f"{label}/{name}")
     if modality is not None:
         raise _needless(modality, label)
     if is_anndata:
         return FileContainer(root, label)
     if matrices:
-        return TenxContainer(entry(root, matrices[0]), label)
+        return TenxContainer(inside(root, matrices[0]), label)
     if is_loom(root):
         return LoomContainer(root, label)
     msg = f"{label} holds no cells × genes: it has no obs and var, but {sorted(root.keys())}. Accepted: {ACCEPTED}."

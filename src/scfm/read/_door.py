@@ -10,6 +10,7 @@ import json
 import math
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
@@ -17,6 +18,7 @@ import numpy as np
 
 from scfm._settings import settings
 from scfm._text import masked
+from scfm.read.arrays import check_chunks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -86,7 +88,7 @@ def inside(group: Any, path: str) -> Any:
     return group[path] if not hasattr(group, "file") else _followed(group, path, HOPS)
 
 
-def entry(group: Any, path: str, *, beside: int = 0) -> Any:
+def entry(group: Any, path: str, *, beside: int = 0, chunks: bool = True) -> Any:
     """An element of a group, with all that is in it, that may be read.
 
     Parameters
@@ -97,6 +99,8 @@ def entry(group: Any, path: str, *, beside: int = 0) -> Any:
         Where the element is in it.
     beside
         Bytes in the file, other than its own, that back its size.
+    chunks
+        Whether the chunks of HDF5 are looked at, too, which its library will inflate. Those of matrices are when they are read.
 
     Raises
     ------
@@ -105,12 +109,12 @@ def entry(group: Any, path: str, *, beside: int = 0) -> Any:
     ValueError
         If it leads out of the file, is packed in a way that is not known, or declares more than the file can hold.
     """
-    return _entry(group, path, beside)[0]
+    return _entry(group, path, beside, chunks=chunks)[0]
 
 
-def entry_of_names(group: Any, path: str) -> tuple[Any, int]:
+def entry_of_names(group: Any, path: str, *, chunks: bool = True) -> tuple[Any, int]:
     """As :func:`entry` the names of the rows of a table, and the bytes that they take if there are many."""
-    element, claims = _entry(group, path, 0)
+    element, claims = _entry(group, path, 0, chunks=chunks)
     rows = max((claim.rows for claim in claims), default=0)
     stored = sum(claim.stored() for claim in claims) if rows > ROWS else 0
     if rows > ROWS + PER_BYTE * stored:
@@ -125,11 +129,11 @@ def check_links(path: Path) -> None:
             pass
 
 
-def _entry(group: Any, path: str, beside: int) -> tuple[Any, list[Claim]]:
+def _entry(group: Any, path: str, beside: int, *, chunks: bool) -> tuple[Any, list[Claim]]:
     element = inside(group, path)
     folder = _folder(element)
     if hasattr(element, "file"):
-        claims = list(_claims_h5(element, set()))
+        claims = list(_claims_h5(element, set(), chunks=chunks))
     else:
         claims = list(_claims_remote(element) if folder is None else _claims_zarr(element, folder))
     declared = sum(claim.declared for claim in claims)
@@ -154,7 +158,9 @@ def _followed(group: Any, path: str, hops: int) -> Any:
     for name in filter(None, path.split("/")):
         link = group.get(name, getlink=True)
         if isinstance(link, h5py.ExternalLink) and not settings.allow_external:
-            found = f"{name} in {group.name} of {file_of(group)} is a link to {link.path} in another file, {link.filename}"
+            found = (
+                f"{name} in {group.name} of {file_of(group)} is a link to {link.path} in another file, {link.filename}"
+            )
             msg = f"{found}, and is not followed. {ALLOW}"
             raise ValueError(msg)
         if isinstance(link, h5py.SoftLink):
@@ -166,7 +172,7 @@ def _followed(group: Any, path: str, hops: int) -> Any:
     return group
 
 
-def _claims_h5(element: Any, seen: set[int]) -> Iterator[Claim]:
+def _claims_h5(element: Any, seen: set[int], *, chunks: bool) -> Iterator[Claim]:
     from h5py import h5d, h5o
 
     if is_group(element):
@@ -174,7 +180,7 @@ def _claims_h5(element: Any, seen: set[int]) -> Iterator[Claim]:
         if address not in seen:  # a group can hold itself
             seen.add(address)
             for name in element:
-                yield from _claims_h5(_followed(element, name, HOPS), seen)
+                yield from _claims_h5(_followed(element, name, HOPS), seen, chunks=chunks)
         return
     if not hasattr(element, "id") or element.shape is None:
         return
@@ -189,6 +195,8 @@ def _claims_h5(element: Any, seen: set[int]) -> Iterator[Claim]:
         code = plist.get_filter(number)[0]
         if code not in FILTERS:
             _refuse(element, f"is packed by the HDF5 filter {code}", ", ".join(FILTERS.values()))
+    if chunks and not elsewhere:
+        check_chunks(element)
     n_values = max(math.prod(element.shape), math.prod(element.chunks or (0,)))
     stored = (lambda: sys.maxsize) if elsewhere else element.id.get_storage_size
     yield Claim(max(element.shape, default=1), n_values * element.dtype.itemsize, stored)
@@ -232,7 +240,7 @@ def _claims_zarr(element: Any, folder: Path) -> Iterator[Claim]:
         if item.name in ("zarr.json", ".zarray"):
             metadata = json.loads(Path(item.path).read_bytes())
             if metadata.get("node_type", "array") == "array":
-                yield _claim_zarr(metadata, element, lambda path=Path(item.path).parent: _size(path))
+                yield _claim_zarr(metadata, element, partial(_size, Path(item.path).parent))
 
 
 def _claims_remote(element: Any) -> Iterator[Claim]:

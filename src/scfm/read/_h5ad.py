@@ -66,6 +66,6 @@ class FileContainer(Container):
         """Find one of the matrices."""
         raw = "raw/" if "raw/X" in self._root else "raw."
         path = {"X": "X", "raw": f"{raw}X", "layer": f"layers/{element.layer}"}[element.kind]
-        matrix = stored_matrix(entry(self._root, path), element.name)
+        matrix = stored_matrix(entry(self._root, path, chunks=False), element.name)
         var = StoredTable(self._root, f"{raw}var").frame if element.kind == "raw" else self.var
         return Stored(matrix, range(matrix.shape[0]), None, var)

@@ -40,13 +40,17 @@ class LoomContainer(TableContainer):
 
     def __init__(self, root: Any, label: str) -> None:
         self._root = root
-        n_vars, n_obs = entry_of_names(root, "matrix")[0].shape  # where there are no names, the matrix backs their number
-        super().__init__(label, _table(inside(root, "col_attrs"), n_obs, CELLS), _table(inside(root, "row_attrs"), n_vars, GENES))
+        n_vars, n_obs = entry_of_names(root, "matrix", chunks=False)[
+            0
+        ].shape  # where there are no names, the matrix backs their number
+        super().__init__(
+            label, _table(inside(root, "col_attrs"), n_obs, CELLS), _table(inside(root, "row_attrs"), n_vars, GENES)
+        )
         self.layers = list(inside(root, "layers")) if "layers" in root else []
 
     def stored(self, element: Element) -> Stored:
         """Find one of the matrices."""
-        array = entry(self._root, "matrix" if element.kind == "X" else f"layers/{element.layer}")
+        array = entry(self._root, "matrix" if element.kind == "X" else f"layers/{element.layer}", chunks=False)
         matrix = DenseStored(array, f"{element.name} of {self.label}", by_columns=True)
         return Stored(matrix, range(matrix.shape[0]), None, self.var)
 

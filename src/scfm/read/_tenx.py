@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from scfm.read._container import Element, Stored, TableContainer
-from scfm.read._door import entry_of_names, is_group
+from scfm.read._door import entry, entry_of_names, is_group
 from scfm.read._tables import text_of
 from scfm.read.backed import SparseStored
 
@@ -42,21 +42,25 @@ class TenxContainer(TableContainer):
 
     def __init__(self, group: Any, label: str) -> None:
         self._group = group
-        n_vars, n_obs = group["shape"][()].tolist()
+        n_vars, n_obs = entry(group, "shape")[()].tolist()
         self._shape = n_obs, n_vars
         super().__init__(label, pd.DataFrame(index=text_of(entry_of_names(group, "barcodes")[0])), _features(group))
 
     def stored(self, element: Element) -> Stored:
         """The matrix."""
+        for part in ("data", "indices", "indptr"):
+            entry(self._group, part, chunks=False)
         matrix = SparseStored(self._group, self._shape, f"{element.name} of {self.label}")
         return Stored(matrix, range(self._shape[0]), None, self.var)
 
 
 def _features(group: Any) -> pd.DataFrame:
     if "features" not in group:
-        ids, names = text_of(group["genes"]), text_of(entry_of_names(group, "gene_names")[0])
+        ids, names = text_of(entry(group, "genes")), text_of(entry_of_names(group, "gene_names")[0])
         return pd.DataFrame({"gene_ids": ids, "genome": group.name.strip("/")}, index=names)
-    return pd.DataFrame(dict(_columns(group["features"])), index=text_of(entry_of_names(group, "features/name")[0]))
+    return pd.DataFrame(
+        dict(_columns(entry(group, "features"))), index=text_of(entry_of_names(group, "features/name")[0])
+    )
 
 
 def _columns(features: Any) -> Iterator[tuple[str, Any]]:

@@ -1,7 +1,9 @@
-"""One-dimensional arrays in files, read a stretch at a time into memory that is there already."""
+"""Arrays in files, read a stretch at a time into memory that is there already."""
 
 from __future__ import annotations
 
+import itertools
+import math
 import sys
 from abc import ABC, abstractmethod
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["Pointers", "StoredArray", "fast_codecs", "stored_array"]
+__all__ = ["Pointers", "StoredArray", "check_chunks", "fast_codecs", "stored_array"]
 
 WINDOW = 2**20
 """Row borders that are held in memory (8 MiB)."""
@@ -31,11 +33,13 @@ DEFLATE, SHUFFLE, CHECKSUM = 1, 2, 3
 """Numbers of the HDF5 filters that are undone here; gzip has a checksum of its own, so that of HDF5 is left out."""
 ROOM, RATIO = 2**28, 100
 """Bytes that a chunk may declare whatever it takes in the file, and how many more for each of those."""
+INFLATES = 1032
+"""How many times more bytes gzip can make of some at most."""
 PIPELINES = ([DEFLATE], [SHUFFLE, DEFLATE], [DEFLATE, CHECKSUM], [SHUFFLE, DEFLATE, CHECKSUM])
 
 
 class StoredArray(ABC):
-    """A one-dimensional array in a file."""
+    """An array in a file."""
 
     piecewise = False
     """Whether many small reads cost no more than a large one."""
@@ -46,17 +50,20 @@ class StoredArray(ABC):
         self.dtype = np.dtype(array.dtype)
 
     @abstractmethod
-    def fill(self, out: NDArray[np.generic], start: int) -> None:
-        """Read ``len(out)`` values from ``start`` on into ``out``, which is contiguous and of the same dtype."""
+    def fill(self, out: NDArray[np.generic], start: int, axis: int = 0) -> None:
+        """Read what lies from ``start`` on along an axis into ``out``, which is contiguous and of the same dtype.
+
+        Along other axes ``out`` is as long as the array.
+        """
 
 
 class ZarrArray(StoredArray):
     """An array of a zarr store."""
 
-    def fill(self, out: NDArray[np.generic], start: int) -> None:
+    def fill(self, out: NDArray[np.generic], start: int, axis: int = 0) -> None:
         from zarr.buffer.cpu import NDBuffer
 
-        self._array.get_basic_selection(slice(start, start + len(out)), out=NDBuffer.from_numpy_array(out))
+        self._array.get_basic_selection(_stretch(out, start, axis), out=NDBuffer.from_numpy_array(out))
 
 
 class H5Array(StoredArray):
@@ -66,9 +73,9 @@ class H5Array(StoredArray):
         super().__init__(array)
         self.piecewise = array.chunks is None
 
-    def fill(self, out: NDArray[np.generic], start: int) -> None:
-        if len(out):
-            self._array.read_direct(out, np.s_[start : start + len(out)])
+    def fill(self, out: NDArray[np.generic], start: int, axis: int = 0) -> None:
+        if out.size:
+            self._array.read_direct(out, _stretch(out, start, axis))
 
 
 class DeflatedArray(H5Array):
@@ -80,52 +87,71 @@ class DeflatedArray(H5Array):
 
     def __init__(self, array: Any, filters: list[int]) -> None:
         super().__init__(array)
-        self._chunk, self._filters = int(array.chunks[0]), filters
-        self._size = self._chunk * self.dtype.itemsize
-        self._last: tuple[int, NDArray[np.generic]] | None = None
+        self._chunk, self._filters = tuple(map(int, array.chunks)), filters
+        self._item = array.id.get_type().get_size()
+        self._size = math.prod(self._chunk) * self._item
+        self._last: tuple[tuple[int, ...], NDArray[np.generic]] | None = None
 
-    def fill(self, out: NDArray[np.generic], start: int) -> None:
-        stop = start + len(out)
-        numbers = range(start // self._chunk, -(-stop // self._chunk))
-        if settings.threads == 1 or len(numbers) < 2:
-            for number in numbers:
-                self._place(out, start, number, self._values(self._stored(number)))
+    def fill(self, out: NDArray[np.generic], start: int, axis: int = 0) -> None:
+        lows = [start * (side == axis) for side in range(out.ndim)]
+        sides = zip(lows, out.shape, self._chunk, strict=True)
+        places = list(itertools.product(*(range(low - low % step, low + n, step) for low, n, step in sides)))
+        if settings.threads == 1 or len(places) < 2:
+            for place in places:
+                self._place(out, lows, place, self._values(self._stored(place)))
             return
         with ThreadPoolExecutor(settings.threads) as pool:
-            for number, values in zip(numbers, pool.map(self._values, map(self._stored, numbers)), strict=True):
-                self._place(out, start, number, values)
+            for place, values in zip(places, pool.map(self._values, map(self._stored, places)), strict=True):
+                self._place(out, lows, place, values)
 
-    def _place(self, out: NDArray[np.generic], start: int, number: int, values: NDArray[np.generic]) -> None:
-        first = number * self._chunk
-        low, high = max(start, first), min(start + len(out), first + self._chunk)
-        out[low - start : high - start] = values[low - first : high - first]
-        self._last = number, values
+    def check(self) -> None:
+        """Raise a ValueError if a chunk that can fill the memory inflates to more than it declares."""
+        found: list[tuple[int, ...]] = []
+        self._array.id.chunk_iter(
+            lambda chunk: found.append(chunk.chunk_offset) if chunk.size > ROOM // INFLATES else None
+        )
+        for place in found:
+            self._bytes(*self._stored(place))
 
-    def _stored(self, number: int) -> NDArray[np.generic] | tuple[int, bytes]:
+    def _place(
+        self, out: NDArray[np.generic], lows: list[int], place: tuple[int, ...], values: NDArray[np.generic]
+    ) -> None:
+        into, part = [], []
+        for low, n, first, step in zip(lows, out.shape, place, self._chunk, strict=True):
+            start, stop = max(low, first), min(low + n, first + step)
+            into.append(slice(start - low, stop - low))
+            part.append(slice(start - first, stop - first))
+        out[tuple(into)] = values[tuple(part)]
+        self._last = place, values
+
+    def _stored(self, place: tuple[int, ...]) -> Any:
         """The values of a chunk if there is nothing to undo, else which filters it has skipped, and its bytes."""
-        if self._last is not None and self._last[0] == number:
+        if self._last is not None and self._last[0] == place:
             return self._last[1]
-        first = number * self._chunk
-        stored = self._array.id.get_chunk_info_by_coord((first,)).size
+        stored = self._array.id.get_chunk_info_by_coord(place).size
         if not stored:  # never written
-            return np.full(min(self._chunk, self.size - first), self._array.fillvalue, self.dtype)
+            sides = zip(self._array.shape, place, self._chunk, strict=True)
+            return np.full([min(step, n - first) for n, first, step in sides], self._array.fillvalue, self.dtype)
         if not (self._size - ROOM) / RATIO <= stored <= self._size + self._size // 512 + 64:
             self._refuse(f"takes {stored} bytes")
-        found: tuple[int, bytes] = self._array.id.read_direct_chunk((first,))
-        return found
+        return self._array.id.read_direct_chunk(place)
 
     def _values(self, found: NDArray[np.generic] | tuple[int, bytes]) -> NDArray[np.generic]:
         if isinstance(found, np.ndarray):
             return found
-        skipped, raw = found
+        flat, used = self._bytes(*found)
+        if SHUFFLE in used:
+            flat = np.ascontiguousarray(flat.reshape(self._item, -1).T).ravel()
+        return flat.view(self.dtype).reshape(self._chunk)
+
+    def _bytes(self, skipped: int, raw: bytes) -> tuple[NDArray[np.uint8], set[int]]:
+        """The inflated bytes of a chunk, and the filters that it has gone through."""
         used = {kind for position, kind in enumerate(self._filters) if not skipped >> position & 1}
         raw = raw[:-4] if CHECKSUM in used else raw
         flat = np.frombuffer(self._inflated(raw) if DEFLATE in used else raw, np.uint8)
         if len(flat) != self._size:
             self._refuse(f"inflates to {len(flat)} bytes")
-        if SHUFFLE in used:
-            flat = np.ascontiguousarray(flat.reshape(self.dtype.itemsize, -1).T).ravel()
-        return flat.view(self.dtype)
+        return flat, used
 
     def _inflated(self, raw: bytes) -> bytes:
         unpacker = zlib.decompressobj()
@@ -144,21 +170,40 @@ class DeflatedArray(H5Array):
 
 
 def stored_array(array: Any) -> StoredArray:
-    """Make a reader of an h5py dataset or a zarr array of one dimension.
+    """Make a reader of an h5py dataset or a zarr array.
 
     Raises
     ------
     ValueError
         If it is compressed in a way that this installation of HDF5 cannot undo.
     """
-    from h5py import h5z
-
     if not hasattr(array, "id"):
         return ZarrArray(array)
     if array.chunks is None:
         return H5Array(array)
+    filters = _filters(array)
+    as_stored = array.id.get_type().get_size() == array.dtype.itemsize
+    return DeflatedArray(array, filters) if filters in PIPELINES and as_stored else H5Array(array)
+
+
+def check_chunks(array: Any) -> None:
+    """Look at the chunks of an h5py dataset that the HDF5 library is going to read.
+
+    Raises
+    ------
+    ValueError
+        If one that is compressed by gzip would fill the memory, or the data are compressed in a way that this
+        installation of HDF5 cannot undo.
+    """
+    if array.chunks is not None and (filters := _filters(array)) in PIPELINES:
+        DeflatedArray(array, filters).check()
+
+
+def _filters(array: Any) -> list[int]:
+    from h5py import h5z
+
     plist = array.id.get_create_plist()
-    filters = [plist.get_filter(i)[0] for i in range(plist.get_nfilters())]
+    filters = [plist.get_filter(number)[0] for number in range(plist.get_nfilters())]
     missing = [number for number in filters if not h5z.filter_avail(number)]
     if missing:
         msg = (
@@ -166,7 +211,11 @@ def stored_array(array: Any) -> StoredArray:
             "pip install hdf5plugin, and import hdf5plugin before."
         )
         raise ValueError(msg)
-    return DeflatedArray(array, filters) if filters in PIPELINES else H5Array(array)
+    return filters
+
+
+def _stretch(out: NDArray[np.generic], start: int, axis: int) -> tuple[slice, ...]:
+    return (*[slice(None)] * axis, slice(start, start + out.shape[axis]))
 
 
 @contextmanager

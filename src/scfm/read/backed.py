@@ -153,9 +153,9 @@ class DenseStored(MatrixRows):
 
     def __init__(self, array: Any, where: str, *, by_columns: bool = False) -> None:
         super().__init__(array.shape[::-1] if by_columns else array.shape, np.dtype(array.dtype), where)
-        self._array, self._by_columns = array, by_columns
+        self._array, self._axis = stored_array(array), int(by_columns)
         # a chunk is decompressed once if pieces end where chunks end; one huge chunk must not become the piece
-        chunk = array.chunks[int(by_columns)] if array.chunks else 1
+        chunk = array.chunks[self._axis] if array.chunks else 1
         if chunk <= 4 * self.step:
             self.step = chunk * max(1, self.step // chunk)
 
@@ -165,8 +165,9 @@ class DenseStored(MatrixRows):
         row = start
         while row < stop or not pieces:
             end = min((row // self.step + 1) * self.step, stop)
-            part = self._array[:, row:end].T if self._by_columns else self._array[row:end]
-            pieces.append(sparsify(np.asarray(part)))
+            part = np.empty((end - row, self.shape[1])[:: -1 if self._axis else 1], self._array.dtype)
+            self._array.fill(part, row, self._axis)
+            pieces.append(sparsify(part.T if self._axis else part))
             row = end
         return join(pieces)
 

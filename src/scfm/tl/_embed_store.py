@@ -18,7 +18,7 @@ from scfm._write import merge_store
 from scfm.model import FoundationModel, load
 from scfm.model.arguments import Arguments
 from scfm.model.session import counts_of
-from scfm.read import expand, is_anndata_file, is_tokenized
+from scfm.read import check_links, expand, is_anndata_file, is_tokenized
 from scfm.read.paths import is_url
 from scfm.run import RunStats
 from scfm.run.device import env_int, local_device
@@ -207,6 +207,7 @@ def _checked_paths(source: Any, out: Path, *, resume: bool, into_source: bool) -
         if is_url(path) or (Path(path).exists() and not is_anndata_file(Path(path))):
             msg = f"into_source=True cannot write to {masked(path)}; use scfm.tl.embed_store without it."
             raise ValueError(msg)
+        check_links(Path(path))
     return [str(path) if is_url(path) else str(Path(path).absolute()) for path in paths]
 
 
