@@ -62,7 +62,7 @@ def put(group: h5py.Group, name: str, *args: Any, **options: Any) -> h5py.Datase
     return made
 
 
-def read(path: Path) -> tuple[list[str], np.ndarray]:
+def read(path: Path | str) -> tuple[list[str], np.ndarray]:
     with open_counts(path) as source:
         assert len(source.var) == source.n_vars
         return list(source.obs_names), source.read(0, source.n_obs).totals
@@ -290,8 +290,8 @@ def test_filters_that_are_not_known(other: Path) -> None:
 def test_the_pickle_codec_is_not_reached(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reached: list[int] = []
     monkeypatch.setattr(numcodecs.Pickle, "decode", lambda *args: reached.append(1))
-    monkeypatch.setattr(ad.settings, "zarr_write_format", 2)
-    adata().write_zarr(tmp_path / "a.zarr")
+    with ad.settings.override(zarr_write_format=2):
+        adata().write_zarr(tmp_path / "a.zarr")
     file = tmp_path / "a.zarr" / "obs" / "_index" / ".zarray"
     metadata = json.loads(file.read_text())
     pickle = {"id": "pickle", "protocol": 5}
@@ -299,14 +299,15 @@ def test_the_pickle_codec_is_not_reached(place: str, tmp_path: Path, monkeypatch
     file.write_text(json.dumps(metadata))
     for path in (tmp_path / "a.zarr", (tmp_path / "a.zarr").as_uri()):
         with pytest.raises(
-            ValueError, match=r"obs/_index of .*a\.zarr is packed by the codec 'pickle'.*Accepted: bytes, blosc"
+            ValueError, match=r"obs/_index of .*a\.zarr.* is packed by the codec 'pickle'.*Accepted: bytes, blosc"
         ):
             read(path)
     assert not reached
 
 
 def test_codecs_within_shards_are_looked_at(tmp_path: Path) -> None:
-    adata().write_zarr(tmp_path / "a.zarr")
+    with ad.settings.override(zarr_write_format=3):
+        adata().write_zarr(tmp_path / "a.zarr")
     file = tmp_path / "a.zarr" / "X" / "data" / "zarr.json"
     metadata = json.loads(file.read_text())
     inner = [
@@ -323,10 +324,11 @@ def test_codecs_within_shards_are_looked_at(tmp_path: Path) -> None:
 # --- links in a store
 
 
-@pytest.mark.parametrize("place", ["obs", "X/data", "obs/_index/c/0", "uns/x"])
+@pytest.mark.parametrize("place", ["obs", "X/data", "obs/_index/0", "uns/x"])
 def test_links_in_a_store_are_not_followed(place: str, tmp_path: Path) -> None:
     path, out, private = tmp_path / "a.zarr", tmp_path / "out.zarr", tmp_path / "private"
-    adata().write_zarr(path)
+    with ad.settings.override(zarr_write_format=2):
+        adata().write_zarr(path)
     if (path / place).exists():
         (path / place).rename(private)
     else:
@@ -334,8 +336,9 @@ def test_links_in_a_store_are_not_followed(place: str, tmp_path: Path) -> None:
         (private / "key").write_text("private")
     (path / place).symlink_to(private)
     if place != "uns/x":  # which is not read
-        with pytest.raises(ValueError, match=rf"a\.zarr/.*is a link, to .*private.*{ALLOWED}"):
-            read(path)
+        for name in (path, path.as_uri()):
+            with pytest.raises(ValueError, match=rf"a\.zarr/.*is a link, to .*private.*{ALLOWED}"):
+                read(name)
     for call in (
         lambda: check_output(path, out, overwrite=False),
         lambda: write_results(path, out, Results(obsm={"X_a": np.ones((N_OBS, 2))}), None),

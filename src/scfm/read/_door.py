@@ -207,7 +207,10 @@ def _claims_h5(element: Any, seen: set[int], *, chunks: bool) -> Iterator[Claim]
 
 def _folder(element: Any) -> Path | None:
     """The folder of an element of a local store."""
-    root = getattr(getattr(element, "store", None), "root", None)
+    store = getattr(element, "store", None)
+    root = getattr(store, "root", None)
+    if "file" in getattr(getattr(store, "fs", None), "protocol", ()):  # file://
+        root = Path(store.path)
     return root / element.path if isinstance(root, Path) else None
 
 

@@ -35,7 +35,9 @@ def open_url(url: str) -> Any:
     import zarr
 
     try:
-        return zarr.open_group(url, mode="r", storage_options=_options(url))
+        # of a local store the files are looked at that are going to be read
+        consolidated = False if url.startswith(("file:", "local:")) else None
+        return zarr.open_group(url, mode="r", storage_options=_options(url), use_consolidated=consolidated)
     except ImportError as error:
         msg = f"{url} needs another package: {error}. For http, https and s3: {pip_install('remote')}."
         raise ImportError(masked(msg)) from error
