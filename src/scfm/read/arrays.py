@@ -195,7 +195,8 @@ def check_chunks(array: Any) -> None:
         If one that is compressed by gzip would fill the memory, or the data are compressed in a way that this
         installation of HDF5 cannot undo.
     """
-    if array.chunks is not None and (filters := _filters(array)) in PIPELINES:
+    filters = _filters(array)
+    if filters in PIPELINES and array.id.get_storage_size() > ROOM // INFLATES:
         DeflatedArray(array, filters).check()
 
 
