@@ -40,7 +40,7 @@ class StoredTable:
     def __len__(self) -> int:
         return len(self.names) if is_group(self._names) else int(self._names.shape[0])
 
-    @property
+    @cached_property
     def columns(self) -> list[str]:
         """Names of the columns."""
         if self._grouped:
@@ -67,7 +67,8 @@ class StoredTable:
             categories = text_of(entry(self._root, place)) if place in self._root else None
         else:
             stored, place = entry(self._stored, name, beside=self._n_bytes), f"__categories/{name}"
-            values, old = read_elem(stored), "categories" in stored.attrs
+            is_number = not is_group(stored) and stored.dtype.kind in "biuf"
+            values, old = stored[...] if is_number else read_elem(stored), "categories" in stored.attrs
             categories = read_elem(entry(self._stored, place)) if old else None
         return values if categories is None else pd.Categorical.from_codes(values, pd.Index(categories))
 

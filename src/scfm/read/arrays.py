@@ -181,9 +181,13 @@ def stored_array(array: Any) -> StoredArray:
         return ZarrArray(array)
     if array.chunks is None:
         return H5Array(array)
-    filters = _filters(array)
-    as_stored = array.id.get_type().get_size() == array.dtype.itemsize
-    return DeflatedArray(array, filters) if filters in PIPELINES and as_stored else H5Array(array)
+    filters, size = _filters(array), array.dtype.itemsize
+    # the library is faster at small chunks of a matrix, and these cannot fill the memory
+    is_small = array.ndim > 1 and math.prod(array.chunks) * size <= ROOM // INFLATES
+    if filters in PIPELINES and array.id.get_type().get_size() == size and not is_small:
+        return DeflatedArray(array, filters)
+    check_chunks(array)
+    return H5Array(array)
 
 
 def check_chunks(array: Any) -> None:
