@@ -117,7 +117,7 @@ def test_h5ad_that_leads_out_of_itself(kind: str, other: Path, tmp_path: Path) -
     with h5py.File(path, "r+") as file:
         OUT[kind](file, other)
     with (
-        pytest.raises(ValueError, match=r"a\.h5ad .*another? (file|HDF5)|in other files") as error,
+        pytest.raises(ValueError, match=r"in another file|in other files") as error,
         open_counts(path) as source,
     ):
         list(source.obs)

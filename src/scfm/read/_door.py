@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import numpy as np
+from h5py import Dataset, Datatype, File, Group, h5d, h5f, h5g, h5l, h5o
 
 from scfm._settings import settings
 from scfm._text import masked
@@ -43,6 +44,8 @@ ROWS, PER_BYTE = 2**16, 64
 """Names that a table may declare whatever they take in the file, and how many more for each byte (numbered names: 36)."""
 UNKNOWN = 16
 """Bytes of a value of variable length."""
+KINDS = {h5f.FileID: File, h5g.GroupID: Group, h5d.DatasetID: Dataset}
+"""What h5py makes of its identifiers."""
 HOPS = 16
 """Links within a file that may follow each other."""
 ALLOW = "If that is meant to be, set scfm.settings.allow_external = True, or SCFM_ALLOW_EXTERNAL=1."
@@ -144,25 +147,24 @@ def _entry(group: Any, path: str, beside: int, *, chunks: bool) -> tuple[Any, li
     return element, claims
 
 
-def _refuse(element: Any, found: str, accepted: str) -> NoReturn:
-    msg = f"{element.name.strip('/')} of {file_of(element)} {found}, and is not read. Accepted: {accepted}."
+def _refuse(element: Any, found: str, accepted: str = "") -> NoReturn:
+    """Raise a ValueError that says what is accepted, or else how it can be allowed."""
+    advice = f"Accepted: {accepted}." if accepted else ALLOW
+    msg = f"{element.name.strip('/') or 'The root'} of {file_of(element)} {found}, and is not read. {advice}"
     raise ValueError(msg)
 
 
-# --- HDF5, by the lower level of h5py, which takes a third of the time
+# --- HDF5, by the identifiers of h5py, which takes a third of the time
 
 
 def _opened(group: Any, path: bytes, hops: int) -> Any:
     """The identifier of what is in a group, which is an identifier, too."""
-    from h5py import h5l, h5o
-
     for name in filter(None, path.split(b"/")):
         kind = group.links.get_info(name).type
         if kind == h5l.TYPE_EXTERNAL and not settings.allow_external:
             file, inner = (part.decode(errors="replace") for part in group.links.get_val(name))
-            where = f"{name.decode(errors='replace')} in {_text(group)}"
-            msg = f"{where} is a link to {inner} in another file, {file}, and is not followed. {ALLOW}"
-            raise ValueError(msg)
+            here = name.decode(errors="replace")
+            _refuse(_element(group), f"has a link at {here} to {inner} in another file, {file}")
         if kind == h5l.TYPE_SOFT:
             link = group.links.get_val(name)
             if not hops:
@@ -174,20 +176,10 @@ def _opened(group: Any, path: bytes, hops: int) -> Any:
 
 
 def _element(found: Any) -> Any:
-    import h5py
-
-    kinds = {h5py.h5f.FileID: h5py.File, h5py.h5g.GroupID: h5py.Group, h5py.h5d.DatasetID: h5py.Dataset}
-    return kinds.get(type(found), h5py.Datatype)(found)
-
-
-def _text(found: Any) -> str:
-    element = _element(found)
-    return f"{element.name.strip('/') or '/'} of {file_of(element)}"
+    return KINDS.get(type(found), Datatype)(found)
 
 
 def _claims_h5(found: Any, seen: set[int], *, chunks: bool) -> Iterator[Claim]:
-    from h5py import h5d, h5g, h5o
-
     if isinstance(found, h5g.GroupID):
         address = h5o.get_info(found).addr
         if address not in seen:  # a group can hold itself
@@ -202,8 +194,7 @@ def _claims_h5(found: Any, seen: set[int], *, chunks: bool) -> Iterator[Claim]:
     elsewhere = n_files > 0 or layout == h5d.VIRTUAL
     if elsewhere and not settings.allow_external:
         where = plist.get_external(0)[0].decode(errors="replace") if n_files else "as a virtual dataset"
-        msg = f"{_text(found)} keeps its values in other files, {where}, and is not read. {ALLOW}"
-        raise ValueError(msg)
+        _refuse(_element(found), f"keeps its values in other files, {where}")
     n_values = math.prod(found.shape)
     if layout == h5d.CHUNKED:
         n_values = max(n_values, math.prod(plist.get_chunk()))
