@@ -6,7 +6,21 @@ from scfm.tasks.embed import Embed
 from scfm.tasks.gene_means import GeneMeans
 from scfm.tasks.gene_states import GeneStates
 from scfm.tasks.masked_genes import MaskedGenes
+from scfm.tasks.perturb import Perturb
+from scfm.tasks.perturbations import KINDS, Kind, Perturbations
 from scfm.tasks.scores import Scorer, Scores
 from scfm.tasks.task import Computes, Task
 
-__all__ = ["Computes", "Embed", "GeneMeans", "GeneStates", "MaskedGenes", "Scorer", "Scores", "Task"]
+__all__ = [
+    "Computes",
+    "Embed",
+    "GeneMeans",
+    "GeneStates",
+    "Kind",
+    "MaskedGenes",
+    "Perturb",
+    "Perturbations",
+    "Scorer",
+    "Scores",
+    "Task",
+]
