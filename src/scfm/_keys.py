@@ -9,6 +9,8 @@ __all__ = [
     "Keys",
     "MARKER_GENES",
     "PARAMS",
+    "PERTURB",
+    "STATS",
     "ScoreKeys",
     "annotation_keys",
     "check_key",
@@ -20,6 +22,8 @@ __all__ = [
 
 PARAMS = "params"
 MARKER_GENES = "marker_genes"
+PERTURB = "perturb"
+STATS = "stats"
 
 
 class Keys(NamedTuple):

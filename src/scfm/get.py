@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from scfm._keys import MARKER_GENES
+from scfm._keys import MARKER_GENES, PERTURB, STATS
+from scfm.metrics.shifts import shifts_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["marker_genes_df", "table_of"]
+__all__ = ["marker_genes_df", "perturb_df", "table_of"]
 
 COLUMNS = ("names", "scores", "means", "pts")
 
@@ -91,3 +92,66 @@ def table_of(
     codes = np.repeat(np.arange(len(groups)), [len(part) for part in tables])
     table["group"] = pd.Categorical.from_codes(codes, pd.Index(groups))
     return table[["group", *COLUMNS]]
+
+
+def perturb_df(
+    adata: AnnData,
+    key: str = PERTURB,
+    table: Literal["genes", "raw"] = "genes",
+    *,
+    state: str = "goal",
+    group: str | None = None,
+) -> pd.DataFrame:
+    """Effects of perturbations as a table.
+
+    Parameters
+    ----------
+    adata
+        With the results of :func:`scfm.tl.perturb`.
+    key
+        ``key_added`` of :func:`scfm.tl.perturb`.
+    table
+        ``"genes"``: what :func:`scfm.tl.perturb_stats` stored, a row for each gene (or group of genes). ``"raw"``: a row for each
+        gene of each cell.
+    state
+        For ``"raw"``, with states: ``"goal"``, ``"start"``, ``"alternative_1"`` and so on.
+    group
+        For ``"genes"``: rows of one group only.
+
+    Returns
+    -------
+    The table; for ``"raw"`` with the columns ``cell``, ``names`` and ``effect``.
+
+    Raises
+    ------
+    KeyError
+        If there is no such result, state or group.
+    ValueError
+        If ``table`` is not known.
+
+    Examples
+    --------
+    >>> import scfm
+    >>> adata = scfm.datasets.pbmc68k()[:5].copy()
+    >>> scfm.tl.perturb(adata, "scfm-mini", genes=["CD74", "HLA-DRA"])
+    >>> scfm.get.perturb_df(adata, table="raw").columns.tolist()
+    ['cell', 'names', 'effect']
+    """
+    if table not in ("genes", "raw"):
+        msg = f"table={table!r} is not known; use 'genes' or 'raw'."
+        raise ValueError(msg)
+    if table == "raw":
+        shifts = shifts_of(adata, key, state)
+        names = shifts.names.astype(str)[shifts.genes]
+        return pd.DataFrame({"cell": adata.obs_names[shifts.cells], "names": names, "effect": shifts.values})
+    found = adata.uns.get(key, {}).get(STATS)
+    if found is None:
+        msg = f"uns[{key!r}] holds no statistics; call scfm.tl.perturb_stats(adata, {key!r}) first."
+        raise KeyError(msg)
+    if group is None:
+        return found.copy()
+    known = list(found["group"].cat.categories)
+    if group not in known:
+        msg = f"{group!r} is no group of uns[{key!r}]; found {known}."
+        raise KeyError(msg)
+    return found[found["group"] == group].drop(columns="group")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from scfm._types import TokenBatch
 
-__all__ = ["BUFFER_SPANS", "SPAN_ROWS", "even_batches", "spans_of"]
+__all__ = ["BUFFER_SPANS", "SPAN_ROWS", "even_batches", "runs_of", "spans_of"]
 
 SPAN_ROWS = 1024
 """Consecutive cells that are read together when cells are shuffled."""
@@ -29,6 +29,13 @@ def spans_of(n_obs: int, rng: np.random.Generator | None) -> list[tuple[int, int
     if rng is not None:
         rng.shuffle(starts)
     return [(int(start), min(int(start) + SPAN_ROWS, n_obs)) for start in starts]
+
+
+def runs_of(cells: np.ndarray) -> list[tuple[int, int]]:
+    """Ranges of consecutive cells that cover the positions given, which are sorted."""
+    borders = np.flatnonzero(np.diff(cells, prepend=-2) > 1)
+    stops = np.append(borders[1:], len(cells))[: len(borders)]
+    return [(int(cells[start]), int(cells[stop - 1]) + 1) for start, stop in zip(borders, stops, strict=True)]
 
 
 def even_batches(

@@ -12,6 +12,7 @@ from scfm.tasks.scores import Scorer, Scores
 from scfm.tasks.task import Computes, Task
 
 __all__ = [
+    "KINDS",
     "Computes",
     "Embed",
     "GeneMeans",

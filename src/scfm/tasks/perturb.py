@@ -122,6 +122,14 @@ class Perturb(Task):
                     yield from (shortened.block(), copies.block())
         yield from (shortened.block(), copies.block())
 
+    def count(self, block: TokenBlock) -> tuple[int, int]:
+        """Number of the changed copies of the cells of a block, and of their tokens (as if none were lost or added)."""
+        counts = [
+            (self._perturbations.count(self._genes_of(sequence)), len(sequence))
+            for sequence in np.split(block.tokens, block.offsets[1:-1])
+        ]
+        return sum(n for n, _ in counts), sum(n * length for n, length in counts)
+
     def on(self, network: torch.nn.Module, device: torch.device, dtype: torch.dtype) -> Callable[[TokenBatch], Tensor]:
         """Effects of the sequences of a batch, float64, shape ``(n_sequences, n_effects)``; NaN for cells as they are."""
         options = replace(self._options, pooling="gene") if self._reads_genes else self._options

@@ -56,6 +56,16 @@ class Perturbations:
             if changed is not None:
                 yield tag, changed
 
+    def count(self, genes: NDArray[np.int32]) -> int:
+        """Number of the copies that :meth:`of` makes."""
+        expressed = set(genes.tolist())
+        if self.anchor is not None and self.anchor not in expressed:
+            return 0
+        if self.groups is None:
+            return len(expressed) - (1 if expressed and (self.anchor is not None or self.kind == "overexpress") else 0)
+        groups = [group for group in self.groups if self.anchor not in group]
+        return sum(self.kind == "overexpress" or expressed.issuperset(group) for group in groups)
+
     def tokens(self, tag: int) -> list[int]:
         """The tokens that a copy with this tag differs in."""
         group = (tag,) if self.groups is None else self.groups[tag]
