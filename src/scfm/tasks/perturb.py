@@ -79,6 +79,8 @@ class Perturb(Task):
     gene_effects
         Called for each copy with its tag, the tokens of the genes that were not changed, and one minus the cosine of the
         states of each in cell and copy.
+    embeddings
+        Keep the embeddings of cells and copies.
     """
 
     empty_rows = "without effects"
@@ -90,8 +92,10 @@ class Perturb(Task):
         perturbations: Perturbations,
         targets: NDArray[Any] | None = None,
         gene_effects: Callable[[int, NDArray[np.int64], NDArray[np.float64]], None] | None = None,
+        *,
+        embeddings: bool = False,
     ) -> None:
-        self.effects = Effects(1 if targets is None else len(targets))
+        self.effects = Effects(1 if targets is None else len(targets), recipe.n_features if embeddings else 0)
         super().__init__(self.effects)
         self._recipe, self._options, self._perturbations = recipe, options, perturbations
         self._targets = None if targets is None else _unit(np.asarray(targets, np.float64))
@@ -131,7 +135,7 @@ class Perturb(Task):
         return sum(n for n, _ in counts), sum(n * length for n, length in counts)
 
     def on(self, network: torch.nn.Module, device: torch.device, dtype: torch.dtype) -> Callable[[TokenBatch], Tensor]:
-        """Effects of the sequences of a batch, float64, shape ``(n_sequences, n_effects)``; NaN for cells as they are."""
+        """Effects of the sequences of a batch, float64, NaN for cells as they are; beside them their embeddings, if kept."""
         options = replace(self._options, pooling="gene") if self._reads_genes else self._options
 
         def compute(batch: TokenBatch) -> Tensor:
@@ -144,8 +148,12 @@ class Perturb(Task):
             keys = list(zip(batch.rows.tolist(), batch.tags.tolist(), strict=True))
             if keys[0][1] < 0:  # cells as they are come in blocks of their own
                 self._cells |= {key: self._kept(*one) for key, *one in zip(keys, genes, outputs, strict=True)}
-                return torch.full((len(keys), self.effects.n_effects), torch.nan, dtype=torch.float64)
-            return torch.from_numpy(self._effects_of(keys, genes, outputs))
+                effects = np.full((len(keys), self.effects.n_effects), np.nan)
+            else:
+                effects = self._effects_of(keys, genes, outputs)
+            if self.effects.n_features:
+                effects = np.hstack([effects, _array(map(self._vector, outputs))])
+            return torch.from_numpy(effects)
 
         return compute
 
@@ -153,11 +161,17 @@ class Perturb(Task):
         """Of what has an entry for every token of a sequence, the entries of its genes."""
         return tokens[len(self._frame[0]) : len(tokens) - len(self._frame[1])]
 
+    def _vector(self, output: Tensor) -> Tensor:
+        """Embedding of a sequence."""
+        if self._mean:
+            return self._genes_of(output).float().mean(dim=0)
+        return output[0] if self._reads_genes else output
+
     def _kept(self, genes: NDArray[np.int64], output: Tensor) -> _Cell:
         if not self._reads_genes:
             return _Cell(genes, output)
         states = self._genes_of(output)
-        return _Cell(genes, states.float().sum(dim=0) if self._mean else output[0], states)
+        return _Cell(genes, states.float().sum(dim=0) if self._mean else self._vector(output), states)
 
     def _effects_of(
         self, keys: list[tuple[int, int]], genes: list[NDArray[np.int64]], outputs: list[Tensor]
@@ -171,7 +185,7 @@ class Perturb(Task):
         if self._mean:
             pairs = [self._means(*copy) for copy in copies]
         else:
-            pairs = [(output[0] if self._reads_genes else output, cell.vector) for _, cell, _, output in copies]
+            pairs = [(self._vector(output), cell.vector) for _, cell, _, output in copies]
         after, before = (_unit(_array(vectors)) for vectors in zip(*pairs, strict=True))
         if self._targets is None:
             return 1 - (after * before).sum(axis=1, keepdims=True)
@@ -254,31 +268,44 @@ class _Sequences:
 
 
 class Effects:
-    """Collects effects, shape ``(n_copies, n_effects)``, with the cell and the tag of each copy.
+    """Collects effects, with the cell and the tag of each copy.
 
     Parameters
     ----------
     n_effects
         Effects of a copy.
+    n_features
+        Features of the embeddings that are kept beside them; 0 for none.
     """
 
-    def __init__(self, n_effects: int) -> None:
-        self.n_effects = n_effects
+    def __init__(self, n_effects: int, n_features: int = 0) -> None:
+        self.n_effects, self.n_features = n_effects, n_features
         self._parts: list[tuple[NDArray[Any], ...]] = []
 
     def write(self, batch: TokenBatch, output: Tensor) -> None:
-        """Keep the effects of the copies of a batch."""
+        """Keep the effects of the copies of a batch; with embeddings, also the cells as they are."""
         assert batch.tags is not None
-        copies = batch.tags >= 0
-        if copies.any():
-            self._parts.append((batch.rows[copies], batch.tags[copies], output.numpy()[copies].astype(np.float32)))
+        kept = batch.tags >= (WHOLE if self.n_features else 0)
+        if kept.any():
+            self._parts.append((batch.rows[kept], batch.tags[kept], output.numpy()[kept].astype(np.float32)))
 
     def end_block(self, stop: int, stats: RunStats) -> None:
         """Nothing is held back."""
 
     def table(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
-        """Cells, tags and effects of all copies, sorted by cell and tag."""
-        nothing = (np.empty(0, np.int64), np.empty(0, np.int64), np.empty((0, self.n_effects), np.float32))
+        """Cells, tags and effects of all copies, shape ``(n_copies, n_effects)``, sorted by cell and tag."""
+        rows, tags, values = self._all()
+        copies = tags >= 0
+        return rows[copies], tags[copies], values[copies, : self.n_effects]
+
+    def embeddings(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
+        """Cells, tags (−1 for cells as they are) and embeddings, shape ``(n_sequences, n_features)``, in the same order."""
+        rows, tags, values = self._all()
+        return rows, tags, values[:, self.n_effects :]
+
+    def _all(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
+        width = self.n_effects + self.n_features
+        nothing = (np.empty(0, np.int64), np.empty(0, np.int64), np.empty((0, width), np.float32))
         rows, tags, values = map(np.concatenate, zip(*(self._parts or [nothing]), strict=True))
         order = np.lexsort((tags, rows))
         return rows[order], tags[order], values[order]
