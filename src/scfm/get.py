@@ -14,7 +14,7 @@ from scfm.metrics.shifts import shifts_of
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["marker_genes_df", "perturb_df", "table_of"]
+__all__ = ["marker_genes_df", "perturb_df", "perturbed", "table_of"]
 
 COLUMNS = ("names", "scores", "means", "pts")
 
@@ -155,3 +155,43 @@ def perturb_df(
         msg = f"{group!r} is no group of uns[{key!r}]; found {known}."
         raise KeyError(msg)
     return found[found["group"] == group].drop(columns="group")
+
+
+def perturbed(adata: AnnData, key: str = PERTURB) -> AnnData:
+    """Embeddings of perturbed cells, as tools for perturbation data take them.
+
+    Parameters
+    ----------
+    adata
+        With the results of :func:`scfm.tl.perturb` under ``embeddings=True``.
+    key
+        ``key_added`` of :func:`scfm.tl.perturb`.
+
+    Returns
+    -------
+    AnnData of (cell, perturbation) × features: ``X`` are the embeddings, float32; ``obs`` are those of the cells with
+    ``obs["perturbation"]``, which is ``"control"`` for the cells as they are.
+
+    Raises
+    ------
+    KeyError
+        If there are no such embeddings.
+
+    Examples
+    --------
+    >>> import scfm
+    >>> adata = scfm.datasets.pbmc68k()[:5].copy()
+    >>> scfm.tl.perturb(adata, "scfm-mini", genes=["CD74", "HLA-DRA"], embeddings=True)
+    >>> scfm.get.perturbed(adata).obs["perturbation"].cat.categories.tolist()
+    ['CD74', 'HLA-DRA', 'control']
+    """
+    stored = adata.uns.get(key, {}).get("embeddings")
+    if stored is None:
+        msg = (
+            f"uns[{key!r}] holds no embeddings; call scfm.tl.perturb(adata, model, genes=[...], embeddings=True) first."
+        )
+        raise KeyError(msg)
+    obs = adata.obs.iloc[np.asarray(stored["cells"])].copy()
+    obs["perturbation"] = pd.Categorical(np.asarray(stored["perturbation"]).astype(str))
+    obs.index = obs.index.astype(str) + "_" + obs["perturbation"].astype(str)
+    return AnnData(np.asarray(stored["X"]), obs=obs)

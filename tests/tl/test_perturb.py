@@ -35,7 +35,9 @@ def adata() -> AnnData:
 def ranked(model: Any, adata: AnnData) -> list[np.ndarray]:
     """Tokens of the genes of each cell."""
     with model.count_session(adata, scfm.model.arguments.Arguments(device="cpu")) as session:
-        return [one for block in session.encoded([(0, adata.n_obs)]) for one in np.split(block.tokens, block.offsets[1:-1])]
+        return [
+            one for block in session.encoded([(0, adata.n_obs)]) for one in np.split(block.tokens, block.offsets[1:-1])
+        ]
 
 
 def states_of(model: Any, tokens: np.ndarray) -> np.ndarray:
@@ -49,7 +51,10 @@ def states_of(model: Any, tokens: np.ndarray) -> np.ndarray:
 
 def context(model: Any, before: np.ndarray, after: np.ndarray, changed: list[int]) -> tuple[np.ndarray, np.ndarray]:
     """Means over the genes that both have and that were not changed, the slow and obvious way."""
-    old, new = dict(zip(before, states_of(model, before))), dict(zip(after, states_of(model, after)))
+    old, new = (
+        dict(zip(before, states_of(model, before), strict=True)),
+        dict(zip(after, states_of(model, after), strict=True)),
+    )
     shared = [gene for gene in before if gene in new and gene not in changed]
     return np.mean([old[gene] for gene in shared], axis=0), np.mean([new[gene] for gene in shared], axis=0)
 
@@ -87,9 +92,12 @@ def test_every_gene_of_every_cell(model: Any, adata: AnnData, kind: Any) -> None
 
 def test_towards_states(model: Any, adata: AnnData) -> None:
     scfm.tl.embed(adata, model, device="cpu")
-    states = dict(states_key="bulk_labels", start="CD19+ B", goal="CD56+ NK", alternatives=["CD34+"])
+    states = {"states_key": "bulk_labels", "start": "CD19+ B", "goal": "CD56+ NK", "alternatives": ["CD34+"]}
     scfm.tl.perturb(adata, model, device="cpu", **states)
-    wanted = {name: adata.obsm["X_scfm_mini"][adata.obs["bulk_labels"] == name].mean(axis=0) for name in ("CD19+ B", "CD56+ NK", "CD34+")}
+    wanted = {
+        name: adata.obsm["X_scfm_mini"][adata.obs["bulk_labels"] == name].mean(axis=0)
+        for name in ("CD19+ B", "CD56+ NK", "CD34+")
+    }
     stored = adata.uns["perturb"]["states"]
     for name, vector in wanted.items():
         np.testing.assert_allclose(stored.loc[name], vector, atol=1e-5)
@@ -101,7 +109,11 @@ def test_towards_states(model: Any, adata: AnnData) -> None:
     genes = ranked(model, adata)[row]
     for column in goal[row].indices[:5]:
         old, new = context(model, genes, changed_by_hand(genes, token_of[column], "delete"), [token_of[column]])
-        for field, name in (("perturb_start", "CD19+ B"), ("perturb_goal", "CD56+ NK"), ("perturb_alternative_1", "CD34+")):
+        for field, name in (
+            ("perturb_start", "CD19+ B"),
+            ("perturb_goal", "CD56+ NK"),
+            ("perturb_alternative_1", "CD34+"),
+        ):
             shift = cosine(old, wanted[name]) - cosine(new, wanted[name])
             assert adata.layers[field][row, column] == pytest.approx(shift, abs=2e-6)
 
@@ -177,3 +189,35 @@ def test_what_is_refused(model: Any, arguments: Any, error: type[Exception], wor
     with pytest.raises(error, match=words):
         scfm.tl.perturb(adata, model, **arguments)
     assert set(adata.layers) | set(adata.uns) | set(adata.obsm) == before
+
+
+def test_effects_on_other_genes(model: Any, adata: AnnData) -> None:
+    scfm.tl.perturb(adata, model, gene_effects=True, n_cells=4, device="cpu")
+    effects, n = adata.varp["perturb"], adata.varp["perturb_n"]
+    token_of = scfm.genes.align(adata.var, model.vocabulary).tokens.tolist()
+    gene, other = map(int, np.argwhere(n.toarray() == n.max())[0])
+    wanted = []
+    for row in np.flatnonzero(adata.obs["perturb_n"]):
+        genes = ranked(model, adata)[row].tolist()
+        if {token_of[gene], token_of[other]} <= set(genes):
+            after = changed_by_hand(np.array(genes), token_of[gene], "delete")
+            old, new = states_of(model, np.array(genes)), states_of(model, after)
+            wanted.append(cosine(old[genes.index(token_of[other])], new[after.tolist().index(token_of[other])]))
+    assert n[gene, other] == len(wanted)
+    assert effects[gene, other] == pytest.approx(np.mean(wanted), abs=2e-6)
+    assert not n.diagonal().any()
+
+
+def test_embeddings_of_changed_cells(model: Any, adata: AnnData, tmp_path: Path) -> None:
+    names = adata.var_names[np.asarray(adata.X.getnnz(axis=0)).argsort()[::-1][:2]].tolist()
+    scfm.tl.perturb(adata, model, genes=names, embeddings=True, gene_effects=True, anchor=None, device="cpu")
+    scfm.tl.embed(adata, model, device="cpu")
+    adata.write_h5ad(tmp_path / "a.h5ad")
+    found = scfm.get.perturbed(ad.read_h5ad(tmp_path / "a.h5ad"))
+    control = found[found.obs["perturbation"] == "control"]
+    np.testing.assert_allclose(control.X, adata.obsm["X_scfm_mini"], atol=1e-5)
+    token = scfm.genes.align(adata.var, model.vocabulary).tokens[adata.var_names.get_loc(names[0])]
+    changed = found[found.obs["perturbation"] == names[0]]
+    row = adata.obs_names.get_loc(changed.obs_names[0].removesuffix(f"_{names[0]}"))
+    wanted = states_of(model, changed_by_hand(ranked(model, adata)[row], token, "delete")).mean(axis=0)
+    np.testing.assert_allclose(changed.X[0], wanted, atol=1e-5)

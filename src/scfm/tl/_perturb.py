@@ -47,6 +47,8 @@ def perturb(
     goal: str | None = None,
     alternatives: Sequence[str] | None = None,
     state_average: StateAverage = "mean",
+    gene_effects: bool = False,
+    embeddings: bool = False,
     out: str | Path | None = None,
     overwrite: bool = False,
     n_cells: int | None = None,
@@ -99,6 +101,10 @@ def perturb(
         Further states.
     state_average
         ``"mean"`` or ``"median"`` of the embeddings of all cells of a state.
+    gene_effects
+        Also measure what happens to the states of the other genes of the cell.
+    embeddings
+        Also keep the embeddings of the changed cells, for :func:`scfm.get.perturbed`; takes a list of ``genes``.
     %(out)s
     n_cells
         Most cells that are changed, drawn at random; all (of the start state) by default.
@@ -135,8 +141,13 @@ def perturb(
         states, the same names as for layers.
     ``.obs['perturb_n']`` : int
         Number of perturbations of each cell.
+    ``.varp['perturb' | key_added]``, ``.varp['perturb_n']`` : sparse, shape ``(n_vars, n_vars)``
+        With ``gene_effects``: ``1 − cos`` of the states of a gene (column) in cell and changed cell, mean over the cells in
+        which another gene (row) was changed, and the number of these cells. Of groups and of genes that ``var`` lacks,
+        ``.varm['perturb_effects']``: DataFrame, shape ``(n_vars, n_groups)``.
     ``.uns['perturb' | key_added]`` : dict
-        ``params``, everything needed to repeat the run; with states, ``states``: their embeddings, a DataFrame.
+        ``params``, everything needed to repeat the run; with states, ``states``: their embeddings, a DataFrame; with
+        ``embeddings``, ``embeddings``.
 
     Raises
     ------
@@ -178,7 +189,17 @@ def perturb(
     _check_ranks(loaded)
     with loaded.count_session(target.data, arguments) as session:
         states = states_of(session, states_key, start, goal, alternatives)
-        screen = Screen(session, genes, kind, anchor, states, n_cells, seed)
+        screen = Screen(
+            session,
+            genes,
+            kind,
+            anchor,
+            states,
+            n_cells,
+            seed,
+            gene_effects=gene_effects,
+            embeddings=embeddings,
+        )
         workload = screen.workload()
         logger.info("perturbing %(cells)d cells: %(sequences)d sequences, about %(seconds).0f s", workload)
         if dry_run:
@@ -191,6 +212,8 @@ def perturb(
         if states is not None:
             params |= {"states_key": states.key, "states": states.names, "state_average": state_average}
             stored["states"] = averages
+        if embeddings:
+            stored["embeddings"] = screen.embedded(task)
         results = screen.placed(task, key_added, target.var_names)
     return target.store(replace(results, uns={key_added: stored}))
 

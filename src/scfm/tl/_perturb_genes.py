@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from scfm.genes.align import token_finder
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from scfm.model.session import CountSession
@@ -32,8 +31,6 @@ class Chosen:
     """Genes of each, as they were called."""
     groups: list[tuple[int, ...]]
     """Tokens of each."""
-    columns: NDArray[np.int64]
-    """Column of the gene, −1 for a group and for a gene that the data lack."""
 
 
 def chosen_genes(
@@ -65,9 +62,7 @@ def chosen_genes(
         if len(set(group)) < len(group):
             msg = f"The group {name!r} holds a gene twice: {named[name]}."
             raise ValueError(msg)
-    first = first_columns(session.genes.tokens)
-    columns = [first.get(group[0], -1) if len(group) == 1 else -1 for group in groups]
-    return Chosen(list(named), list(named.values()), groups, np.asarray(columns, np.int64))
+    return Chosen(list(named), list(named.values()), groups)
 
 
 def first_columns(tokens: NDArray[np.int32]) -> dict[int, int]:

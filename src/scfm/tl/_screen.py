@@ -14,6 +14,7 @@ from scfm.genes import first_index
 from scfm.metrics.ranking import cells_of_groups
 from scfm.run import ArraySink
 from scfm.tasks import Embed, Perturb, Perturbations
+from scfm.tl._gene_effects import GeneEffects
 from scfm.tl._perturb_genes import ALL, chosen_genes, first_columns
 
 if TYPE_CHECKING:
@@ -26,7 +27,10 @@ if TYPE_CHECKING:
     from scfm.tasks import Kind
     from scfm.tl._states import States
 
-__all__ = ["Screen"]
+__all__ = ["CONTROL", "Screen"]
+
+CONTROL = "control"
+"""Name of cells as they are among the perturbations."""
 
 
 class Screen:
@@ -36,7 +40,7 @@ class Screen:
     ----------
     session
         Model and cells.
-    genes, kind, anchor, n_cells, seed
+    genes, kind, anchor, n_cells, seed, gene_effects, embeddings
         As for :func:`scfm.tl.perturb`.
     states
         States between which effects are measured; the cells of the first are changed.
@@ -56,13 +60,22 @@ class Screen:
         states: States | None,
         n_cells: int | None,
         seed: int,
+        *,
+        gene_effects: bool = False,
+        embeddings: bool = False,
     ) -> None:
         if session.options.pooling == "gene":
             msg = "pooling='gene' gives no embedding of cells; leave pooling out, or use 'cls' or 'mean'."
             raise ValueError(msg)
-        self._session, self._states = session, states
+        if gene_effects and session.options.pooling not in ("cls", "mean"):
+            msg = f"gene_effects=True takes pooling='cls' or 'mean', got {session.options.pooling!r}."
+            raise ValueError(msg)
+        self._session, self._states, self._embeddings = session, states, embeddings
         self._chosen = None if isinstance(genes, str) and genes == ALL else chosen_genes(genes, session)
         self._anchor = anchor
+        if embeddings and self._chosen is None:
+            msg = "embeddings=True keeps an embedding for each gene of each cell; name the genes= that it is to be kept for."
+            raise ValueError(msg)
         groups = None if self._chosen is None else tuple(self._chosen.groups)
         token = None if anchor is None else chosen_genes([anchor], session).groups[0][0]
         self._perturbations = Perturbations(kind, groups, token)
@@ -72,6 +85,9 @@ class Screen:
             else pd.Categorical([states.names[0] if code == 0 else None for code in states.codes.tolist()])
         )
         self.cells = cells_of_groups(of_start, session.source.n_obs, n_cells, seed)
+        known = np.unique(session.genes.tokens[session.genes.tokens >= 0]).astype(np.int64)
+        tags = known if groups is None else np.arange(len(groups))
+        self._gene_effects = GeneEffects(tags, known) if gene_effects else None
 
     def workload(self) -> dict[str, float]:
         """Numbers of cells, sequences and tokens, and the seconds that they will take.
@@ -108,34 +124,76 @@ class Screen:
         from scipy import sparse
 
         rows, tags, effects = task.effects.table()
-        n_obs, session = self._session.source.n_obs, self._session
-        columns, names = self._columns(np.unique(tags), first_index(var_names, session.source.var.index))
+        n_obs, obs_names = self._session.source.n_obs, self._session.source.obs_names
+        columns, names = self._places(np.unique(tags), var_names)
         at = columns.reindex(tags).to_numpy()
-        layers, obsm = {}, {}
+        by_gene, layers, obsm = at >= 0, {}, {}
         for suffix, values in zip(self._suffixes(), effects.T, strict=True):
-            by_gene = at >= 0
-            if (columns >= 0).any():
+            if by_gene.any():
                 placed = (values[by_gene], (rows[by_gene], at[by_gene]))
                 layers[key + suffix] = sparse.csr_matrix(placed, shape=(n_obs, len(var_names)))
             if len(names):
                 table = np.full((n_obs, len(names)), np.nan, np.float32)
                 table[rows[~by_gene], names.index.get_indexer(pd.Index(tags[~by_gene]))] = values[~by_gene]
-                obsm[key + suffix] = pd.DataFrame(table, index=session.source.obs_names, columns=names.to_numpy())
-        counts = np.bincount(rows, minlength=n_obs)
-        return Results(obs={f"{key}_n": counts}, obsm=obsm, layers=layers)
+                obsm[key + suffix] = pd.DataFrame(table, index=obs_names, columns=names.to_numpy())
+        varm, varp = self._on_genes(key, columns, names, var_names)
+        return Results(
+            obs={f"{key}_n": np.bincount(rows, minlength=n_obs)}, obsm=obsm, layers=layers, varm=varm, varp=varp
+        )
 
-    def _columns(self, tags: NDArray[np.int64], places: NDArray[np.intp]) -> tuple[pd.Series[Any], pd.Series[Any]]:
+    def _on_genes(
+        self, key: str, columns: pd.Series[Any], names: pd.Series[Any], var_names: pd.Index
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Effects of genes on genes for ``varp``, of groups on genes for ``varm``."""
+        from scipy import sparse
+
+        if self._gene_effects is None:
+            return {}, {}
+        affected = self._columns_of(self._gene_effects.tokens, var_names)
+        perturbed = columns.reindex(self._gene_effects.tags, fill_value=-1).to_numpy()
+        n, found = len(var_names), []
+        for matrix in self._gene_effects.matrices():
+            entries = matrix.tocoo()
+            row, column = perturbed[entries.row], affected[entries.col]
+            kept = (row >= 0) & (column >= 0)
+            found.append(sparse.csr_matrix((entries.data[kept], (row[kept], column[kept])), shape=(n, n)))
+        varp = {key: found[0], f"{key}_n": found[1]} if (columns >= 0).any() else {}
+        if not len(names):
+            return {}, varp
+        table = np.full((n, len(names)), np.nan, np.float32)
+        entries = self._gene_effects.matrices()[0][np.searchsorted(self._gene_effects.tags, names.index)].tocoo()
+        kept = affected[entries.col] >= 0
+        table[affected[entries.col][kept], entries.row[kept]] = entries.data[kept]
+        return {f"{key}_effects": pd.DataFrame(table, index=var_names, columns=names.to_numpy())}, varp
+
+    def embedded(self, task: Perturb) -> dict[str, Any]:
+        """Embeddings of cells and copies, with the position of the cell and the name of the perturbation of each."""
+        rows, tags, vectors = task.effects.embeddings()
+        assert self._chosen is not None
+        names = np.asarray([*self._chosen.names, CONTROL], dtype=object)[tags]  # cells as they are have the tag -1
+        return {"X": vectors, "cells": rows, "perturbation": names.astype(str)}
+
+    def _columns_of(self, tokens: NDArray[np.int64], var_names: pd.Index) -> NDArray[np.int64]:
+        """First column of each token among the genes of the data, −1 for none."""
+        first, source = first_columns(self._session.genes.tokens), self._session.source.var.index
+        places = first_index(var_names, source)
+        return np.asarray([places[first[token]] if token in first else -1 for token in tokens.tolist()], np.int64)
+
+    def _places(self, tags: NDArray[np.int64], var_names: pd.Index) -> tuple[pd.Series[Any], pd.Series[Any]]:
         """Column in which each tag is stored, −1 for those that have one of their own; and the names of these, by tag."""
         if self._chosen is None:
+            names = self._session.source.var.index
             first = first_columns(self._session.genes.tokens)
-            source, names = np.asarray([first[tag] for tag in tags.tolist()], np.int64), self._session.source.var.index
-            called = pd.Series([str(names[column]) for column in source.tolist()], index=tags, dtype=object)
+            called = pd.Series([str(names[first[tag]]) for tag in tags.tolist()], index=tags, dtype=object)
+            columns = self._columns_of(tags, var_names)
         else:
-            tags = np.arange(len(self._chosen.names))
-            source, called = self._chosen.columns, pd.Series(self._chosen.names, index=tags, dtype=object)
-        alone = (source >= 0) & (self._perturbations.anchor is None)
-        columns = pd.Series(np.where(alone, places[source], -1), index=tags)
-        return columns, called[(columns < 0).to_numpy()]
+            called = pd.Series(self._chosen.names, dtype=object)
+            tokens = [group[0] if len(group) == 1 else -1 for group in self._chosen.groups]
+            columns = self._columns_of(np.asarray(tokens), var_names)
+        if self._perturbations.anchor is not None:
+            columns = np.full_like(columns, -1)
+        placed = pd.Series(columns, index=called.index)
+        return placed, called[(placed < 0).to_numpy()]
 
     def _suffixes(self) -> list[str]:
         if self._states is None:
@@ -144,7 +202,8 @@ class Screen:
         return ["_start", "_goal", *(f"_alternative_{i}" for i in range(1, n + 1))]
 
     def _task(self, targets: NDArray[np.float64] | None) -> Perturb:
-        return Perturb(self._session.model, self._session.options, self._perturbations, targets)
+        model, options = self._session.model, self._session.options
+        return Perturb(model, options, self._perturbations, targets, self._gene_effects, embeddings=self._embeddings)
 
     def _tokens_per_second(self) -> float:
         """How fast the network is, from a small batch."""
