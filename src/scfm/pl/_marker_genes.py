@@ -1,4 +1,4 @@
-"""Plots, drawn by scanpy."""
+"""Highest genes of each group."""
 
 from __future__ import annotations
 
