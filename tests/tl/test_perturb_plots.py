@@ -67,7 +67,7 @@ def test_arrows_between_neighbours() -> None:
     adata = scfm.datasets.pbmc68k()[:30].copy()
     scfm.tl.perturb(adata, "scfm-mini", genes=["CD74"], embeddings=True, device="cpu")
     found = scfm.get.perturbed(adata)
-    ax: Any = scfm.pl.perturb_cells(adata, "CD74", n_neighbors=5, show=False)
+    ax: Any = scfm.pl.perturb_cells(adata, "CD74", n_neighbors=5, color="bulk_labels", show=False)
     arrows = ax.collections[-1]
     control, changed = (found[found.obs["perturbation"] == name] for name in ("control", "CD74"))
     assert arrows.N == changed.n_obs
