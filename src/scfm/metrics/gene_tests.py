@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ranks_within", "rank_sum", "rank_sum_pairs", "signed_rank"]
 
-EXACT_UP_TO = 50
-"""Values of a gene for which the distribution of the signed-rank statistic is exact, as in scipy."""
+EXACT_UP_TO, EXACT_TIED_UP_TO = 50, 13
+"""Values of a gene for which the distribution of the signed-rank statistic is exact, without and with ties or zeros, as in scipy."""
 
 
 def ranks_within(groups: NDArray[np.int64], values: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
@@ -47,8 +47,8 @@ def signed_rank(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Wilcoxon's signed-rank test that the values of each gene are symmetric about 0, two-sided.
 
-    As :func:`scipy.stats.wilcoxon` with its defaults: zeros are left out; exact for up to 50 values without zeros and ties,
-    else the normal approximation with the correction for ties.
+    As :func:`scipy.stats.wilcoxon` with its defaults: zeros are left out; exact for up to 50 values without zeros and ties and
+    for up to 13 with them, else the normal approximation with the correction for ties.
 
     Parameters
     ----------
@@ -62,7 +62,7 @@ def signed_rank(
     Statistic (the smaller rank sum) and p-value of each gene, shape ``(n_genes,)``; NaN without values.
     """
     used = values != 0
-    has_zeros = np.bincount(genes[~used], minlength=n_genes) > 0
+    n_zeros = np.bincount(genes[~used], minlength=n_genes)
     genes, values = genes[used], values[used]
     ranks, ties = ranks_within(genes, np.abs(values))
     n = np.bincount(genes, minlength=n_genes)
@@ -73,13 +73,17 @@ def signed_rank(
     error = np.sqrt((n * (n + 1.0) * (2 * n + 1) - tied / 2) / 24)
     with np.errstate(invalid="ignore", divide="ignore"):
         pvals = _two_sided((plus - n * (n + 1) / 4) / error)
-    exact = (n <= EXACT_UP_TO) & (n > 0) & ~has_zeros & (tied == 0)
-    pvals[exact] = [
-        _exact(int(size))[int(rank)] for size, rank in zip(n[exact], np.minimum(plus, minus)[exact], strict=True)
-    ]
-    nothing = n == 0
-    pvals[nothing] = np.nan
-    return np.where(nothing, np.nan, np.minimum(plus, minus)), pvals
+    statistic = np.where(n > 0, np.minimum(plus, minus), np.nan)
+    even = (n_zeros == 0) & (tied == 0)
+    for gene in np.flatnonzero((n > 0) & even & (n <= EXACT_UP_TO)).tolist():
+        pvals[gene] = _exact(tuple(range(1, n[gene] + 1)))[int(statistic[gene])]
+    doubled = (2 * ranks[np.argsort(genes, kind="stable")]).astype(np.int64)
+    starts = np.cumsum(n) - n
+    for gene in np.flatnonzero((n > 0) & ~even & (n + n_zeros <= EXACT_TIED_UP_TO)).tolist():
+        own = np.sort(doubled[starts[gene] : starts[gene] + n[gene]])
+        pvals[gene] = _exact(tuple(own.tolist()))[int(2 * statistic[gene])]
+    pvals[n == 0] = np.nan
+    return statistic, pvals
 
 
 def rank_sum(
@@ -140,9 +144,10 @@ def _two_sided(z: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 @cache
-def _exact(n: int) -> NDArray[np.float64]:
-    """Two-sided p-value for each smaller rank sum of ``n`` values."""
-    ways = np.ones(1)
-    for rank in range(1, n + 1):
-        ways = np.convolve(ways, np.append(np.append(1.0, np.zeros(rank - 1)), 1.0))
-    return np.minimum(2 * np.cumsum(ways / 2.0**n), 1)
+def _exact(ranks: tuple[int, ...]) -> NDArray[np.float64]:
+    """Two-sided p-value for each smaller sum of those of the ranks that have one sign."""
+    ways = np.zeros(sum(ranks) + 1)
+    ways[0] = 1
+    for rank in ranks:
+        ways[rank:] += ways[:-rank].copy()
+    return np.minimum(2 * np.cumsum(ways / 2.0 ** len(ranks)), 1)

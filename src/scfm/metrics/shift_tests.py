@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from scfm.metrics.gene_tests import rank_sum, rank_sum_pairs, signed_rank
+from scfm.metrics.gene_tests import rank_sum, rank_sum_pairs, ranks_within, signed_rank
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -52,21 +52,22 @@ def summary(shifts: Shifts, donors: NDArray[np.int64] | None) -> pd.DataFrame:
 
 
 def paired(shifts: Shifts, donors: NDArray[np.int64] | None) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Signed-rank test of the effect of a gene minus the mean effect of the other genes of the cell.
+    """Signed-rank test, over cells, of the place of a gene among the genes of the cell: 0 in the middle, ½ for the largest.
 
-    With donors, of its mean over the cells of each donor. Cells with one gene have nothing to compare it with.
+    Effects within a cell are skewed, so that most genes lie below the mean of the others in every cell; places are symmetric
+    where no gene differs from the others. With donors, the test is over the means of their cells. Cells with one gene
+    have nothing to compare it with.
     """
     genes, cells, values = shifts.genes, shifts.cells, shifts.values
-    n, sums = np.bincount(cells), np.bincount(cells, values)
+    n = np.bincount(cells)
+    places = (ranks_within(cells, values)[0] - 0.5) / n[cells] - 0.5
     kept = n[cells] > 1
-    genes, cells, values = genes[kept], cells[kept], values[kept]
-    difference = values - (sums[cells] - values) / (n[cells] - 1)
-    if donors is not None:
-        of = donors[cells]
-        genes, difference, of = genes[of >= 0], difference[of >= 0], of[of >= 0]
-        means = pd.Series(difference).groupby([genes, of]).mean()
-        genes, difference = means.index.get_level_values(0).to_numpy(np.int64), np.asarray(means, np.float64)
-    return signed_rank(genes, difference, len(shifts.names))
+    if donors is None:
+        return signed_rank(genes[kept], places[kept], len(shifts.names))
+    kept &= donors[cells] >= 0
+    means = pd.Series(places[kept]).groupby([genes[kept], donors[cells[kept]]]).mean()
+    genes = means.index.get_level_values(0).to_numpy(np.int64)
+    return signed_rank(genes, np.asarray(means, np.float64), len(shifts.names))
 
 
 def against_others(shifts: Shifts, *, upstream: bool) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

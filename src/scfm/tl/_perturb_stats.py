@@ -55,7 +55,7 @@ def perturb_stats(
     key
         ``key_added`` of :func:`scfm.tl.perturb`.
     test
-        ``"paired"``: signed-rank test of the effect of a gene minus the mean effect of the other genes in the same cell.
+        ``"paired"``: signed-rank test, over cells, of the place of a gene among the genes of the same cell, ranked by effect.
         ``"ranksum"``: the effects of a gene against those of all other genes. ``"null"``: against its own effects in
         ``null_key``, or those of ``null_genes``. ``"mixture"``: two normal distributions are fitted to the mean effects; a
         gene has an impact if it belongs to the one with the larger mean.
