@@ -128,7 +128,7 @@ def ours(recipe: Recipe, network: Any, genes: np.ndarray, args: argparse.Namespa
     tokens = np.concatenate([frame[0], genes, frame[1]]).astype(np.int32)
     groups = tuple((int(gene),) for gene in genes[: args.copies])
     task = Perturb(recipe, options, Perturbations("delete", groups))
-    compute = task.on(network, torch.device("cpu"), dtype)
+    compute = task.make_forward(network, torch.device("cpu"), dtype)
     with torch.inference_mode():
         for block in task.edit(TokenBlock(0, tokens, np.array([0, len(tokens)]), np.array([len(genes)]))):
             for batch in plan_batches(block, BUDGET):

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import settings
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Iterator
     from typing import TypeVar
 
     Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
@@ -70,3 +70,14 @@ def shared() -> Path:
     if not path.is_dir():
         pytest.skip(f"no reference data at {path}; set SCFM_SHARED to the folder that holds it")
     return path
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Threads cost small matrices a hundred times what they save where cores are busy."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import pty
-import subprocess
-import sys
-from typing import TYPE_CHECKING
-
 import pytest
 
 import scfm
 from scfm import _console
 from scfm._console import console_bar
 from scfm.run.progress import cells_bar, use_bar
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def test_a_log_gets_a_line_now_and_then(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,34 +51,3 @@ def test_runs_show_the_bar_that_is_in_use(capsys: pytest.CaptureFixture[str]) ->
     with cells_bar(5, False) as advance:
         advance(5)
     assert capsys.readouterr().err == ""
-
-
-def test_a_terminal_gets_a_bar(tmp_path: Path) -> None:
-    scfm.datasets.pbmc68k().write_h5ad(tmp_path / "a.h5ad")
-    call = [
-        "embed",
-        str(tmp_path / "a.h5ad"),
-        "--model",
-        "scfm-mini",
-        "--out",
-        str(tmp_path / "b.h5ad"),
-        "--device",
-        "cpu",
-    ]
-    ours, theirs = pty.openpty()
-    env = {**os.environ, "COLUMNS": "120", "TERM": "xterm"}
-    with subprocess.Popen(
-        [sys.executable, "-m", "scfm", *call], stdin=theirs, stdout=theirs, stderr=theirs, env=env
-    ) as run:
-        os.close(theirs)
-        shown = b""
-        while True:
-            try:
-                piece = os.read(ours, 4096)
-            except OSError:  # the other end is closed
-                break
-            shown += piece
-    os.close(ours)
-    assert run.returncode == 0
-    assert b"700 of 700 cells" in shown
-    assert b"cells/s" in shown

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -75,3 +77,19 @@ def test_methods_have_the_signature_of_the_verb(name: str, verb: Callable[..., A
     method = getattr(scfm.datasets.synthetic(2, 5, genes_per_cell=2).scfm, name)
     assert list(inspect.signature(method).parameters) == list(inspect.signature(verb).parameters)[1:]
     assert inspect.getdoc(method) == inspect.getdoc(verb)
+
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.parametrize("page", ["docs/architecture.md", "CONTRIBUTING.md"])
+def test_files_that_the_docs_name_exist(page: str) -> None:
+    if not (ROOT / page).is_file():
+        pytest.skip("without documentation")
+    text = (ROOT / page).read_text(encoding="utf-8")
+    named = set(re.findall(r"`(?:\.\./)?([\w/.-]+(?:\.py|\.md|\.toml|/))`", text))
+    paths = (path for top in ("src", "docs", "tests", "scripts") for path in [ROOT / top, *(ROOT / top).rglob("*")])
+    known = {path.as_posix() for path in [*paths, *ROOT.iterdir()]}
+    missing = [name for name in named if not any(path.endswith(f"/{name.rstrip('/')}") for path in known)]
+    assert [name for name in missing if not name.endswith(("_x.py", "mymodel.py", "mymodel.toml", "mymodel.md"))] == []
+    assert len(named) > 5

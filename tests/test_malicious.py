@@ -91,7 +91,7 @@ def test_no_instruction_of_a_pickle_runs_anything(kind: str, tmp_path: Path, ref
     assert canary.exists()  # it would work
     canary.unlink()
     (tmp_path / "token_dictionary.pkl").write_bytes(attack)
-    refused("dictionary", "token_dictionary.pkl is no readable pickle")
+    refused("dictionary", "token_dictionary.pkl is not a readable pickle")
     for content in (attack, zipped(attack), zipped(attack, zipfile.ZIP_DEFLATED), legacy(attack)):
         (tmp_path / "pytorch_model.bin").write_bytes(content)
         refused("pytorch", "pytorch_model.bin was refused")
@@ -107,7 +107,7 @@ def test_numbers_of_functions_are_not_looked_up(tmp_path: Path) -> None:
             pickle.loads(attack)
             canary.unlink()
             path.write_bytes(attack)
-            with pytest.raises(ValueError, match="a.pkl is no readable pickle .*nothing was run"):
+            with pytest.raises(ValueError, match="a.pkl is not a readable pickle .*nothing was run"):
                 read_dictionary(path)
             for content in (zipped(attack), legacy(attack)):
                 path.write_bytes(content)
@@ -129,12 +129,12 @@ PICKLES: dict[str, tuple[bytes, str]] = {
     "deep frozenset": (b"(" + NESTED + b"\x91.", "an instruction that"),
     "same hashes": (b"}(" + COLLIDING + b"u.", "as the key of a dictionary"),
     "same hashes in the memo": (b"Np%d\n." % (2**61 - 1), "as the key of a dictionary"),
-    "digits": (b"}" + text("a") + b"I" + b"9" * 5000 + b"\ns.", "is no readable pickle (ValueError"),
+    "digits": (b"}" + text("a") + b"I" + b"9" * 5000 + b"\ns.", "is not a readable pickle (ValueError"),
     "hexadecimal digits": (b"}" + text("a") + b"I0x" + b"f" * 10**6 + b"\ns.", "an integer of more than 128 bits"),
     "long": (b"}" + text("a") + b"L0x" + b"f" * 10**6 + b"L\ns.", "an integer of more than 128 bits"),
     "large": (b"}" + text("a") + b"\x8b\x10\x27\x00\x00" + b"\x7f" * 10_000 + b"s.", "an instruction that"),
-    "no text": (b"}X\x01\x00\x00\x00\xffK\x01s.", "is no readable pickle (UnicodeDecodeError"),
-    "bytes": (b"\x8e" + b"\xff" * 7 + b"\x00.", "is no readable pickle"),
+    "no text": (b"}X\x01\x00\x00\x00\xffK\x01s.", "is not a readable pickle (UnicodeDecodeError"),
+    "bytes": (b"\x8e" + b"\xff" * 7 + b"\x00.", "is not a readable pickle"),
     "buffer": (b"\x97.", "an instruction that"),
 }
 
@@ -174,16 +174,16 @@ TENSORS: dict[str, tuple[bytes, str]] = {
     "overlapping": (zipped(rebuilt((15, 4), (1, 0))), "of which it does not hold all values"),
     "beyond": (zipped(rebuilt((17,), (1,))), "cut off"),
     "backwards": (zipped(rebuilt((4,), (-1,))), "cut off"),
-    "declared": (zipped(rebuilt((4,), (1,), 10**12)), "no storage of a tensor in the file"),
-    "declared legacy": (legacy(rebuilt((4,), (1,), 10**12)), "no storage of a tensor in the file"),
-    "negative": (zipped(rebuilt((4,), (1,), -4)), "no storage of a tensor in the file"),
+    "declared": (zipped(rebuilt((4,), (1,), 10**12)), "not a storage in the file"),
+    "declared legacy": (legacy(rebuilt((4,), (1,), 10**12)), "not a storage in the file"),
+    "negative": (zipped(rebuilt((4,), (1,), -4)), "not a storage in the file"),
     "bytearray": (zipped(called("builtins bytearray", HUGE)), "asks for builtins.bytearray"),
     "empty": (zipped(called("torch FloatTensor", HUGE)), "asks for torch.FloatTensor"),
     "meta": (zipped(rebuilt((4,), (1,), name="meta_tensor_no_storage")), "asks for torch._utils"),
     "sparse": (zipped(called("torch._utils _rebuild_sparse_tensor", b"N")), "asks for torch._utils"),
     "subclass": (zipped(called("torch._tensor _rebuild_from_type_v2", b"N")), "asks for torch._tensor"),
     "items": (zipped(called("collections OrderedDict", b"](", b"](" + NESTED + b"K\x01ee")), "takes 1 positional"),
-    "attributes": (zipped(b"\x80\x02ccollections\nOrderedDict\n)R](](" + NESTED + b"K\x01eeb."), "no dictionary"),
+    "attributes": (zipped(b"\x80\x02ccollections\nOrderedDict\n)R](](" + NESTED + b"K\x01eeb."), "not a dictionary"),
     "zip bomb": (zipped(b"\x80\x02}." + bytes(2**28), zipfile.ZIP_DEFLATED), "it is compressed, as 'archive/data.pkl'"),
     "script": (zipped(rebuilt((4,), (1,)), name="constants.pkl"), "cut off"),
     "key of the list": (legacy(b"\x80\x02}.")[:-10] + b"\x80\x02](" + NESTED + b"e.", "was refused"),

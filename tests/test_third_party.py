@@ -13,7 +13,7 @@ import anndata as ad
 import numpy as np
 import pytest
 
-from scfm.testing._contract import RULES
+from scfm.testing._rules import RULES
 
 NOT_OFFERED = {
     "bag-of-genes": ("linear layers", "genes", "scores", "masked genes"),

@@ -51,7 +51,7 @@ def test_a_cell_is_judged_alone(draw: Callable[..., Reference], method: Any) -> 
 
 def test_errors(draw: Callable[..., Reference]) -> None:
     reference = draw(12)
-    with pytest.raises(ValueError, match="n_neighbors=13 must lie between 1 and the 12 cells"):
+    with pytest.raises(ValueError, match="n_neighbors=13 must be between 1 and the 12 cells"):
         predict(reference, reference.values, n_neighbors=13)
     with pytest.raises(
         ValueError, match=r"metric='manhattan' is unknown; choose from 'whitened', 'cosine', 'euclidean'"

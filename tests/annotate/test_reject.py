@@ -51,7 +51,7 @@ def test_a_label_of_one_batch_does_not_count(draw: Callable[..., Reference]) -> 
 
 def test_what_cannot_be_left_out(draw: Callable[..., Reference]) -> None:
     reference = draw(60)
-    with pytest.raises(ValueError, match=r"left out of a reference of one batch.*reject=None"):
+    with pytest.raises(ValueError, match=r"A reference of one batch cannot be split.*reject=None"):
         left_out_novelty(replace(reference, batches=np.zeros(60, dtype=np.int64)), 0)
     with pytest.raises(ValueError, match="cannot be calibrated"):
         threshold(np.array([]), 0.05)

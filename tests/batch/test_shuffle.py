@@ -10,7 +10,7 @@ import pytest
 
 import scfm
 from scfm._types import TokenBlock
-from scfm.batch import even_batches, shuffle, spans_of
+from scfm.batch import fixed_size_batches, row_ranges, shuffle
 from scfm.model.arguments import Arguments
 
 if TYPE_CHECKING:
@@ -26,8 +26,8 @@ def rows_of(data: Any, **arguments: Any) -> list[list[int]]:
 
 @pytest.fixture
 def small_spans(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shuffle, "SPAN_ROWS", 16)
-    monkeypatch.setattr(shuffle, "BUFFER_SPANS", 3)
+    monkeypatch.setattr(shuffle, "RANGE_ROWS", 16)
+    monkeypatch.setattr(shuffle, "BUFFER_RANGES", 3)
 
 
 def test_every_cell_comes_once_in_order() -> None:
@@ -70,7 +70,7 @@ def test_tokens_are_those_of_the_cell() -> None:
 
 def blocks(n_obs: int) -> Any:
     """Cells of 0 to 3 tokens, each the position of the cell, with a count."""
-    for start, stop in spans_of(n_obs, None):
+    for start, stop in row_ranges(n_obs, None):
         rows = np.arange(start, stop)
         lengths = rows % 4
         tokens = np.repeat(rows, lengths).astype(np.int32)
@@ -82,7 +82,7 @@ def blocks(n_obs: int) -> Any:
 def test_cells_without_tokens_are_left_out(seed: int | None) -> None:
     rng = None if seed is None else np.random.default_rng(seed)
     seen: list[int] = []
-    for batch in even_batches(blocks(100), 7, rng, drop_last=False):
+    for batch in fixed_size_batches(blocks(100), 7, rng, drop_last=False):
         seen += batch.rows.tolist()
         assert batch.values is not None
         np.testing.assert_array_equal(batch.tokens, np.repeat(batch.rows, batch.lengths))
@@ -91,15 +91,15 @@ def test_cells_without_tokens_are_left_out(seed: int | None) -> None:
 
 
 def test_no_cells() -> None:
-    assert list(even_batches(blocks(0), 7, None, drop_last=False)) == []
+    assert list(fixed_size_batches(blocks(0), 7, None, drop_last=False)) == []
 
 
 def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shuffle, "SPAN_ROWS", 64)
+    monkeypatch.setattr(shuffle, "RANGE_ROWS", 64)
 
     def peak(n_obs: int) -> int:
         tracemalloc.start()
-        for _ in even_batches(blocks(n_obs), 7, np.random.default_rng(0), drop_last=False):
+        for _ in fixed_size_batches(blocks(n_obs), 7, np.random.default_rng(0), drop_last=False):
             pass
         found = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING
 
 import anndata as ad
@@ -12,7 +11,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-import scfm
 from scfm.cli._commands import COMMANDS
 from scfm.cli._words import known_words
 from scfm.tl._annotate import annotate
@@ -20,7 +18,6 @@ from scfm.tl._annotate import annotate
 from ..tl.test_annotate import HOW, made
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 pytestmark = pytest.mark.filterwarnings(
@@ -28,16 +25,6 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore:From 0.4:FutureWarning",  # of mudata about its next release
     "ignore:Cannot join columns:UserWarning",  # of mudata; the modalities share names of genes
 )
-
-
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    """Commands set the verbosity of the session."""
-    logger = logging.getLogger("scfm")
-    handlers = list(logger.handlers)
-    yield
-    scfm.settings.reset()
-    logger.handlers[:] = handlers
 
 
 def run(*words: object) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import subprocess
 import sys
@@ -12,7 +11,6 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 import zarr
 from anndata.tests.helpers import assert_equal
 from scipy import sparse
@@ -25,12 +23,14 @@ from scfm.testing import write_geneformer, write_transcriptformer
 from scfm.weights.gene_vectors import write_gene_vectors
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*zarr v[23]:UserWarning", "ignore:Consolidated metadata:UserWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*zarr v[23]:UserWarning", "ignore:Consolidated metadata:UserWarning"),
+    pytest.mark.usefixtures("one_thread"),
+]
 N_OBS, N_GENES = 9, 30
 IDS = [f"ENSG{i:011d}" for i in range(1, N_GENES + 1)]
 MOUSE = [f"ENSMUSG{i:011d}" for i in range(1, N_GENES + 1)]
@@ -48,18 +48,6 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "a": write_gene_vectors(root / "a_gene.h5", MOUSE[:20], rng.standard_normal((20, 6))),
         "b": write_gene_vectors(root / "b_gene.h5", MOUSE[20:], rng.standard_normal((10, 6))),
     }
-
-
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    """The command sets the verbosity of the session; take that back."""
-    logger, threads = logging.getLogger("scfm"), torch.get_num_threads()
-    handlers = list(logger.handlers)
-    torch.set_num_threads(1)
-    yield
-    scfm.settings.reset()
-    torch.set_num_threads(threads)
-    logger.handlers[:] = handlers
 
 
 def anndata(genes: list[str] = IDS) -> ad.AnnData:
@@ -239,16 +227,19 @@ def test_flags_may_have_a_value(given: list[str], wanted: bool | None, folders: 
     np.testing.assert_array_equal(ad.read_h5ad(out).obsm["X_transcriptformer"], expected)
 
 
-def test_warnings_are_single_lines(folders: dict[str, Path], source: Path) -> None:
+def test_warnings_of_a_process_are_single_lines(folders: dict[str, Path], source: Path) -> None:
     adata = ad.read_h5ad(source)
     adata.X = sparse.csr_matrix(np.ones((N_OBS, N_GENES), np.float32) * (np.arange(N_OBS) > 1)[:, None])
     adata.write_h5ad(source)
     command = [sys.executable, "-m", "scfm", "embed", str(source), f"--checkpoint_path={folders['tiny']}"]
-    command += ["--out", str(source.with_name("out.h5ad")), "--min-expressed-genes=1", "--filter-outliers", "9"]
+    out = source.with_name("out.h5ad")
+    command += ["--out", str(out), "--min-expressed-genes=1", "--filter-outliers", "9"]
     env = {**os.environ, "SCFM_DEVICE": "cpu", "SCFM_VERBOSITY": "warning", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=env)
     lines = [line for line in done.stderr.splitlines() if not line.startswith("embed:")]
     assert (done.returncode, len(lines)) == (0, 2), done.stderr
+    assert done.stdout == f"wrote {out}\n"
+    assert "X_transcriptformer" in ad.read_h5ad(out).obsm
     assert lines[0].startswith("scfm: warning: 2 of 9 cells were left out by the options filter_outliers")
     assert lines[1].startswith("scfm: warning: 7 of 9 cells express more than the 29 genes that the model takes")
 

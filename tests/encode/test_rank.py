@@ -79,7 +79,7 @@ def test_special_tokens_and_room() -> None:
     found = encoder(block(matrix))
     assert split(encoder, block(matrix)) == [[2, 6, 5, 3], [2, 3]]
     assert found.n_genes.tolist() == [3, 0]
-    with pytest.raises(ValueError, match="leaves no room"):
+    with pytest.raises(ValueError, match="leaves no space"):
         RankEncoder(np.array([4], np.int32), np.ones(7), 2, first=2, last=3)
 
 

@@ -73,7 +73,7 @@ def test_no_pickle_runs_anything(kind: str, protocol: int, folder_of: Callable[[
     (folder / "token_dictionary_gctiny.pkl").write_bytes(data)
     for use in (scfm.model.load, lambda source: scfm.model.convert(source, tmp_path / "out")):
         with pytest.raises(
-            ValueError, match=r"token_dictionary_gctiny.pkl is no readable pickle .*(nothing was run|numpy)"
+            ValueError, match=r"token_dictionary_gctiny.pkl is not a readable pickle .*(nothing was run|numpy)"
         ):
             use(folder)
     assert not marker.exists()
@@ -131,14 +131,14 @@ def test_a_small_pickle_takes_little_memory(tmp_path: Path) -> None:
 
 BAD_TABLES: dict[str, tuple[bytes, str]] = {
     "LFS": (LFS, "is a git-lfs pointer.*git lfs pull"),
-    "page": (PAGE, "is no readable pickle"),
-    "empty": (b"", "is no readable pickle"),
+    "page": (PAGE, "is not a readable pickle"),
+    "empty": (b"", "is not a readable pickle"),
     "list": (pickle.dumps(["a"]), "holds a list, expected a dictionary"),
     "no strings": (pickle.dumps({1: 2}), "holds 1: 2; expected strings"),
     "bool": (pickle.dumps({"a": True}), "holds 'a': True; expected strings"),
     "bytes": (pickle.dumps({"a": b"1"}), "holds 'a': b'1'; expected strings"),
-    "subclass": (b"ccollections\nOrderedDict\n)R.", "is no readable pickle .*it asks for collections.OrderedDict"),
-    "persistent": (b"Pid\n.", "is no readable pickle .*it refers to objects outside"),
+    "subclass": (b"ccollections\nOrderedDict\n)R.", "is not a readable pickle .*it asks for collections.OrderedDict"),
+    "persistent": (b"Pid\n.", "is not a readable pickle .*it refers to objects outside"),
 }
 
 
@@ -156,7 +156,7 @@ def test_a_bad_dictionary_is_named(kind: str, table: str, folder_of: Callable[[s
 def test_a_truncated_pickle(share: float, folder_of: Callable[[str], Path]) -> None:
     path = folder_of("published") / "token_dictionary_gctiny.pkl"
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
-    with pytest.raises(ValueError, match="token_dictionary_gctiny.pkl is no readable pickle"):
+    with pytest.raises(ValueError, match="token_dictionary_gctiny.pkl is not a readable pickle"):
         scfm.model.load(path.parent)
 
 

@@ -244,7 +244,7 @@ BAD_ARGUMENTS: dict[str, tuple[dict[str, Any], Errors, str]] = {
     "dtype": ({"dtype": "float64"}, ValueError, "dtype='float64' is not supported; use one of float32, bfloat16"),
     "dtype name": ({"dtype": "single"}, ValueError, "dtype='single' is not supported"),
     "device": ({"device": "tpux"}, ValueError, "device='tpux' is not a torch device; use 'cpu', 'cuda'"),
-    "absent device": ({"device": "cuda:99"}, ValueError, "cannot be used here; there is cpu.*device=None"),
+    "absent device": ({"device": "cuda:99"}, ValueError, "cannot be used here; available: cpu.*device=None"),
     "compat": ({"compat": "legacy"}, ValueError, "compat='legacy' is not known; use 'upstream'"),
     "n_counts": ({"compat": "upstream"}, KeyError, r"obs\['n_counts'\], which is missing.*compat=None"),
     "option": ({"batch_size": 3}, TypeError, "'batch_size' is no option of this call.*'geneformer' takes no options"),

@@ -18,19 +18,12 @@ from scfm.weights.gene_vectors import write_gene_vectors
 from .faulty import LFS, PAGE, cells, refused
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from scfm.model import FoundationModel
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 WEIGHTS, ASSAYS, GENES = "model_weights.pt", "vocabs/assay_vocab.json", "vocabs/homo_sapiens_gene.h5"
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")
@@ -55,7 +48,7 @@ FILES: dict[str, tuple[str, bytes | None, type[Exception], str]] = {
     "assays huge": (ASSAYS, b'{"unknown": 0, "a": 1000000000}', ValueError, "must give an id from 0 on"),
     "fewer assays": (ASSAYS, b'{"unknown": 0}', ValueError, r"aux_embeddings.assay.weight is \(3, 8\), expected \(1, 8\)"),
     "genes missing": (GENES, None, FileNotFoundError, "no homo_sapiens_gene.h5 in .*vocabs.*as dictionaries="),
-    "genes empty": (GENES, b"", ValueError, "homo_sapiens_gene.h5 is no HDF5 file"),
+    "genes empty": (GENES, b"", ValueError, "homo_sapiens_gene.h5 is not an HDF5 file"),
     "genes lfs": (GENES, LFS, ValueError, "homo_sapiens_gene.h5 is a git-lfs pointer"),
     "genes page": (GENES, PAGE, ValueError, "homo_sapiens_gene.h5 is a web page"),
 }  # fmt: skip
@@ -77,7 +70,7 @@ def test_a_file_that_is_missing_or_another(kind: str, folder_of: Callable[[str],
 def test_a_file_that_is_cut_off(left: int, name: str, folder_of: Callable[[str], Path]) -> None:
     path = folder_of("tf") / name
     path.write_bytes(path.read_bytes()[:left])
-    refused(path.parents[name.count("/")], f"{path.name} (was refused|is no readable|is no HDF5).*cut off|again")
+    refused(path.parents[name.count("/")], f"{path.name} (was refused|is not a readable|is not an HDF5).*cut off|again")
 
 
 def without(name: str, rows: slice | None = None) -> Callable[[h5py.File], None]:

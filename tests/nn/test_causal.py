@@ -13,8 +13,6 @@ from scfm.nn import causal
 from scfm.nn.causal import FLEX_BLOCK, CausalPacking, CausalPath, attend_causal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from torch import Tensor
 
 CPU = torch.device("cpu")
@@ -34,15 +32,7 @@ HAS_FLEX = find_spec("torch.nn.attention.flex_attention") is not None  # from to
 PATHS: list[CausalPath] = ["tiles", "flex"] if HAS_FLEX else ["tiles"]
 needs_flex = pytest.mark.skipif(not HAS_FLEX, reason="this torch has no flex_attention")
 UNCOMPILED = "ignore:flex_attention called without torch.compile"  # compiled on CUDA only
-pytestmark = pytest.mark.filterwarnings(UNCOMPILED)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = [pytest.mark.filterwarnings(UNCOMPILED), pytest.mark.usefixtures("one_thread")]
 
 
 def draw(n: int, seed: int = 0, scale: float = 1.5) -> tuple[Tensor, Tensor]:
@@ -260,7 +250,7 @@ def test_without_flex_where_it_does_not_work(
     assert flex.failed
     assert len(compiled.options) == 2, "flex attention was tried again"
     assert [record.getMessage() for record in caplog.records] == [
-        "flex_attention does not work here (TypeError); going on without it."
+        "flex_attention does not work here (TypeError); continuing without it."
     ]
 
 

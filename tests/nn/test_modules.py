@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from scfm.model import FoundationModel
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 LENGTHS = [60, 60, 50, 47, 40, 30, 20, 1]  # more than 256 tokens, which a plain layer sends to oneDNN
 RANK = 2
 
@@ -118,14 +119,6 @@ MODELS: dict[str, tuple[Callable[[Path], Any], Callable[[FoundationModel], Net]]
     ),
 }
 WITHOUT_LINEARS = {"esm2ce"}
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,8 @@ from scfm.nn import (
     TranscriptFormer,
     TranscriptFormerConfig,
     TranscriptFormerHeads,
-    count_heads,
     transcriptformer,
+    transcriptformer_heads,
 )
 from scfm.testing import (
     TranscriptFormerOracle,
@@ -27,21 +27,14 @@ from scfm.testing import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     from torch import Tensor
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 ATOL = 2e-5
 SIZES = {"vocab_size": 67, "n_assays": 3, "gene_vector_size": 12}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @dataclass
@@ -305,8 +298,8 @@ def test_heads(
     checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch, chunk: int | None, softplus_approx: bool
 ) -> None:
     if chunk:
-        monkeypatch.setattr(count_heads, "VOCABULARY_CHUNK", 2 * chunk)
-        monkeypatch.setattr(count_heads, "TOKEN_CHUNK", chunk)
+        monkeypatch.setattr(transcriptformer_heads, "VOCABULARY_CHUNK", 2 * chunk)
+        monkeypatch.setattr(transcriptformer_heads, "TOKEN_CHUNK", chunk)
     states, genes, counts, lengths = seen_before(checkpoint)
     heads = checkpoint.heads(replace(checkpoint.config, softplus_approx=softplus_approx))
     with torch.inference_mode():

@@ -59,8 +59,8 @@ def test_cells_without_a_direction() -> None:
     ("shapes", "message"),
     [
         (((2,), (3, 4), (1, 3)), "values must have two dimensions; found shape \\(2,\\)"),
-        (((2, 4), (3, 5), (1, 3)), "do not fit: found \\(2, 4\\), \\(3, 5\\) and \\(1, 3\\)"),
-        (((2, 4), (3, 4), (1, 2)), "do not fit"),
+        (((2, 4), (3, 5), (1, 3)), "do not match: found \\(2, 4\\), \\(3, 5\\) and \\(1, 3\\)"),
+        (((2, 4), (3, 4), (1, 2)), "do not match"),
     ],
 )
 def test_shapes(shapes: tuple[tuple[int, ...], ...], message: str) -> None:

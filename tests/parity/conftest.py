@@ -1,15 +1,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
-import torch
 
 from .layout import write_layouts
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 
@@ -23,12 +18,3 @@ def reference(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
             pytest.skip(f"no reference data at {full}")
         return full
     return write_layouts(DATA, tmp_path_factory.mktemp("reference"))
-
-
-@pytest.fixture(scope="module")
-def one_thread() -> Iterator[None]:
-    """Threads cost small matrices a hundred times what they save where cores are busy."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)

@@ -114,7 +114,7 @@ def test_cells_that_are_too_long(case: Case, goal: bool) -> None:
     options = Arguments(hidden_layer=-1, compat="upstream").resolved(case.model)
     targets = case.expected["state_embs"] if goal else None
     task = Perturb(case.model, options, Perturbations("overexpress", (group,)), targets)
-    compute = task.on(
+    compute = task.make_forward(
         case.model.networks(options.n_layers, [torch.device("cpu")], torch.float32)[0],
         torch.device("cpu"),
         torch.float32,

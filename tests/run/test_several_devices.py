@@ -97,7 +97,7 @@ def batch(n_cells: int) -> TokenBatch:
 def test_an_output_of_the_cpu_is_there_at_once() -> None:
     output = torch.ones(3, 4)
     pending = HostCopy(batch(3), output)
-    assert pending.is_there
+    assert pending.is_ready
     assert pending.wait() is output
 
 
@@ -106,10 +106,10 @@ def test_an_output_of_the_cpu_is_there_at_once() -> None:
 def test_an_output_of_a_gpu_lands_on_the_host() -> None:
     output = torch.randn(3, 4, device="cuda", dtype=torch.bfloat16)
     pending = HostCopy(batch(3), output)
-    assert not pending.is_there
+    assert not pending.is_ready
     assert pending.wait().device.type == "cpu"
     assert torch.equal(pending.wait(), output.cpu())
-    assert HostCopy(batch(2), output).is_there  # states of tokens stay where they are
+    assert HostCopy(batch(2), output).is_ready  # states of tokens stay where they are
 
 
 def test_processes_of_a_machine_take_a_device_each(monkeypatch: pytest.MonkeyPatch) -> None:

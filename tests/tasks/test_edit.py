@@ -60,7 +60,7 @@ class WithoutFirst(Task):
             tags = np.full(block.n_cells, tag)
             yield replace(block, tokens=block.tokens[kept], offsets=offsets, rows=rows, tags=tags)
 
-    def on(self, network: torch.nn.Module, device: Any, dtype: Any) -> Callable[[TokenBatch], torch.Tensor]:
+    def make_forward(self, network: torch.nn.Module, device: Any, dtype: Any) -> Callable[[TokenBatch], torch.Tensor]:
         def forward(batch: TokenBatch) -> torch.Tensor:
             assert batch.tags is not None
             assert set(batch.tags) == {self.alive}  # the next ones are made when these are done

@@ -17,7 +17,7 @@ from scfm.model.families.geneformer import Geneformer
 from scfm.model.families.transcriptformer import TranscriptFormer
 from scfm.model.registry import families
 from scfm.testing import check_model
-from scfm.testing._contract import RULES
+from scfm.testing._rules import RULES
 
 from ..families import TINY
 
@@ -225,11 +225,11 @@ BROKEN: dict[type[FoundationModel], tuple[str, str]] = {
     OtherFromFiles: ("containers", "a cell in the path of an .h5ad file differs"),
     SaysNothingOfEmptyCells: ("empty cells", "the row of an empty cell is not NaN, but embeds_empty is False"),
     EmptyCellsAreMissing: ("empty cells", "the row of an empty cell is not finite, but embeds_empty is True"),
-    TakesAnyValue: ("bad input", "the count -1 was taken"),
-    TakesAnyGene: ("bad input", "no gene that the model knows was taken"),
+    TakesAnyValue: ("bad input", "the count -1 was accepted"),
+    TakesAnyGene: ("bad input", "no gene that the model knows was accepted"),
     StoresTooEarly: ("bad input", "something was stored although the count -1 was refused"),
-    Writes: ("caller's data", "X, layers, raw, obs or var of the caller were changed"),
-    Sorts: ("caller's data", "X, layers, raw, obs or var of the caller were changed"),
+    Writes: ("unchanged input", "X, layers, raw, obs or var of the caller were changed"),
+    Sorts: ("unchanged input", "X, layers, raw, obs or var of the caller were changed"),
     UnstorableParams: ("provenance", "IORegistryError: .*set"),
     ParamsThatChange: ("provenance", "a file gives other params back: share"),
     SecondDeviceIsOther: ("devices", "a cell on one of two devices differs"),
@@ -257,5 +257,7 @@ def test_every_rule_can_be_broken() -> None:
 
 
 def test_an_unknown_rule_is_refused(models: dict[str, FoundationModel]) -> None:
-    with pytest.raises(ValueError, match="exempt holds 'batch', which is no rule; the rules are 'result', 'batches'"):
+    with pytest.raises(
+        ValueError, match="exempt holds 'batch', which is not a rule; the rules are 'result', 'batches'"
+    ):
         check_model(models["scfm-mini"], exempt=["batch"])

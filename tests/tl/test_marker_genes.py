@@ -211,7 +211,7 @@ def test_memory_runs_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog
     monkeypatch.setattr(MaskedGenes, "_scores", limited)
     scfm.tl.marker_genes(adata, model, key_added="less")
     np.testing.assert_allclose(adata.layers["less"].toarray(), adata.layers["marker_genes"].toarray(), atol=1e-6)
-    assert "going on with 64 tokens at a time" in caplog.text
+    assert "continuing with 64 tokens at a time" in caplog.text
     monkeypatch.setattr(MaskedGenes, "_scores", lambda *_: (_ for _ in ()).throw(RuntimeError("shapes")))
     with pytest.raises(RuntimeError, match="shapes"):
         scfm.tl.marker_genes(adata, model)

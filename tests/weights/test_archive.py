@@ -7,12 +7,9 @@ import io
 import os
 import stat
 import tarfile
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from scfm.weights import archive as module
 from scfm.weights.archive import unpack
@@ -121,7 +118,7 @@ BAD: dict[str, tuple[list[Entry], str]] = {
     "no text": ([MAIN, entry("tf/a\udcff", b"1")], "has a name"),
     "long part": ([MAIN, entry("tf/" + "a" * 256, b"1")], "has a name"),
     "long name": ([MAIN, entry("tf/" + "a/" * 600 + "b", b"1")], "has a name"),
-    "dot": ([MAIN, entry(".", b"1")], "'.' has a name that is no name of a file"),
+    "dot": ([MAIN, entry(".", b"1")], "'.' has a name that is not a file name"),
     "hidden path": ([MAIN, entry("tf/x", b"1", pax_headers={"path": "/etc/x"})], "'/etc/x' has a name"),
     "symlink": ([MAIN, entry("tf/l", type=tarfile.SYMTYPE, linkname="/etc")], "'tf/l' is a link"),
     "symlink companion": ([MAIN, entry("tf/._l", type=tarfile.SYMTYPE, linkname="/etc")], "'tf/._l' is a link"),
@@ -142,13 +139,13 @@ BAD: dict[str, tuple[list[Entry], str]] = {
     "beside": ([MAIN, entry("b", b"1")], "'b' lies outside the folder 'tf'"),
     "no folder": ([entry("b", b"1")], "'b' lies outside the folder"),
     "in place of the folder": ([MAIN, entry("tf", b"1")], "'tf' lies outside"),
-    "twice": ([MAIN, MAIN], "'tf/a' is there twice"),
-    "folder twice": ([folder("tf"), MAIN, folder("tf")], "'tf' is there twice"),
-    "twice in disguise": ([MAIN, entry("tf/./a", b"1")], "'tf/./a' is there twice"),
-    "case": ([MAIN, entry("tf/A", b"1")], "'tf/A' is there twice, or differs from another only in the case"),
+    "twice": ([MAIN, MAIN], "'tf/a' occurs twice"),
+    "folder twice": ([folder("tf"), MAIN, folder("tf")], "'tf' occurs twice"),
+    "twice in disguise": ([MAIN, entry("tf/./a", b"1")], "'tf/./a' occurs twice"),
+    "case": ([MAIN, entry("tf/A", b"1")], "'tf/A' occurs twice, or differs from another only in the case"),
     "file as folder": ([MAIN, entry("tf/a/b", b"1")], "'tf/a/b' lies in a folder that is a file"),
     "folder as file": ([entry("tf/a/b", b"1"), MAIN], "'tf/a/b' lies in a folder that is a file"),
-    "file and folder": ([MAIN, folder("tf/a")], "'tf/a' is there twice"),
+    "file and folder": ([MAIN, folder("tf/a")], "'tf/a' occurs twice"),
     "nothing": ([], "holds no files"),
     "only folders": ([folder("tf"), folder("tf/a")], "holds no files"),
     "only companions": ([entry("._tf", b"1")], "holds no files"),
@@ -200,7 +197,7 @@ def test_declared_sizes_are_not_believed(form: str, size: bytes, tmp_path: Path)
     header = entry("tf/long", b"1", type=form.encode()) if form else MAIN
     path = tmp_path / "a.tar.gz"
     path.write_bytes(gzip.compress(resized(packed([header, MAIN], tarfile.GNU_FORMAT), size)))
-    with pytest.raises(ValueError, match="a.tar.gz (was refused|is no readable|has no end mark)"):
+    with pytest.raises(ValueError, match="a.tar.gz (was refused|is not a readable|has no end mark)"):
         unpack(path, tmp_path / "out")
     assert outside(tmp_path) == {"a.tar.gz"}
 
@@ -227,13 +224,13 @@ def test_an_archive_that_is_cut_off(compressed: bool, tmp_path: Path) -> None:
     [
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n", "is a git-lfs pointer"),
         (b"<html></html>", "is a web page"),
-        (b"PK\x03\x04" + bytes(100), "is no readable .tar or .tar.gz"),
-        (os.urandom(2000), "is no readable .tar or .tar.gz"),
-        (gzip.compress(b"no tar" * 200), "is no readable .tar or .tar.gz"),
+        (b"PK\x03\x04" + bytes(100), "is not a readable .tar or .tar.gz"),
+        (os.urandom(2000), "is not a readable .tar or .tar.gz"),
+        (gzip.compress(b"no tar" * 200), "is not a readable .tar or .tar.gz"),
         (bytes(10240), "holds no files"),
         (packed(GOOD) + packed(GOOD), "goes on after its end mark"),
         (gzip.compress(packed(GOOD)) + gzip.compress(packed(GOOD)), "goes on after its end mark"),
-        (gzip.compress(packed(GOOD)) + b"more", "is no readable .tar or .tar.gz .BadGzipFile"),
+        (gzip.compress(packed(GOOD)) + b"more", "is not a readable .tar or .tar.gz .BadGzipFile"),
     ],
     ids=["lfs", "page", "zip", "noise", "no tar", "zeros", "two", "two compressed", "more"],
 )
@@ -266,23 +263,3 @@ def test_a_failure_while_writing_leaves_nothing(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(OSError, match="^disk full$"):
         unpack(path, tmp_path)
     assert outside(tmp_path) == {"a.tar"}
-
-
-@given(data=st.data(), compressed=st.booleans())
-def test_damage_is_a_value_error(
-    data: st.DataObject, compressed: bool, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    top = tmp_path_factory.mktemp("damaged")
-    content = packed([folder("tf"), MAIN, entry("tf/" + "b" * 120, b"2"), entry("tf/c", b"3" * 600)], data.draw(FORMS))
-    damaged = bytearray(gzip.compress(content) if compressed else content)
-    places = st.integers(0, len(damaged) - 1)
-    for place, value in data.draw(st.lists(st.tuples(places, st.integers(0, 255)), min_size=1, max_size=8)):
-        damaged[place] = value
-    (top / "a.tar").write_bytes(damaged)
-    with suppress(ValueError):
-        unpack(top / "a.tar", top / "out")
-    assert {path.name for path in top.iterdir()} <= {"a.tar", "out"}
-    assert not (top / "out").exists() or len(list((top / "out").iterdir())) == 1
-
-
-FORMS = st.sampled_from([tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])

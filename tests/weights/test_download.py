@@ -83,7 +83,7 @@ def test_offline(server: FileServer, target: Path) -> None:
 
 @pytest.mark.parametrize("url", ["file:///etc/passwd", "ftp://a.org/b", "https:///b", "a.org/b", "https://[::1/b", ""])
 def test_an_address_that_is_none(url: str) -> None:
-    with pytest.raises(ValueError, match="is no address of a file; expected https://host/path"):
+    with pytest.raises(ValueError, match="is not the address of a file; expected https://host/path"):
         RemoteFile(url)
 
 
@@ -230,7 +230,7 @@ def test_a_full_disk_and_a_read_only_one(server: FileServer, tmp_path: Path) -> 
     assert done.returncode == 0, done.stderr
     announced, full, *read_only = done.stdout.splitlines()
     assert re.search(rf"^28 .*{disk} has [\d,]+ bytes free, and 200,000 more are needed", announced)
-    assert re.search(rf"^28 .*{disk} has no room left: .*SCFM_CACHE_DIR.* What has come is kept", full)
+    assert re.search(rf"^28 .*{disk} has no space left: .*SCFM_CACHE_DIR.* Partial downloads are kept", full)
     assert len(read_only) == 2
     assert all(re.search(rf"^30 .*{disk}(/new)? cannot be written .Read-only", line) for line in read_only)
     got = (out / "weights.bin.part").read_bytes()

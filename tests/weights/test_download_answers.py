@@ -90,7 +90,7 @@ def in_seconds(seconds: float) -> str:
 )
 def test_the_wait_that_is_asked_for(text: str, seconds: float, waits: list[float]) -> None:
     headers = {"Retry-After": text, "Date": MODIFIED}
-    found = transport.asked_wait(SimpleNamespace(headers=headers))  # type: ignore[arg-type]
+    found = transport.retry_after(SimpleNamespace(headers=headers))  # type: ignore[arg-type]
     assert (1 if found is None else found) == seconds
 
 
@@ -235,7 +235,7 @@ def test_nothing_leads_back_from_https() -> None:
 )
 def test_redirects_to_what_is_no_address(location: str | None, server: FileServer, target: Path) -> None:
     server.always = to(location)
-    with pytest.raises(OSError, match="redirects to .*, which is no address"):
+    with pytest.raises(OSError, match="redirects to .*, which is not an address"):
         download(RemoteFile(server.url(), hosts=("a.org", "evil.org")), target)
     assert len(server.seen) == 1
 

@@ -1,4 +1,4 @@
-"""Labels from labelled cells: nearest neighbours, logistic regression, linear probe."""
+"""Classify cells: nearest neighbours, logistic regression, linear probe."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ def label_probabilities(
     query
         Embeddings without NaN, shape ``(n_cells, d)``.
     method
-        ``"knn"``: the share of each label among the nearest cells of the reference. ``"logistic"``: logistic
+        ``"knn"``: the fraction of each label among the nearest cells of the reference. ``"logistic"``: logistic
         regression on whitened embeddings, L2 penalty with ``C=1``. ``"linear_probe"``: :func:`train_probe` on the
         embeddings as they are.
     space
         Space of the reference.
     n_neighbors, metric
-        For ``"knn"``, as :func:`check_neighbours` allows them: the distance is the cosine in ``space``, or the cosine
-        or Euclidean distance of the embeddings.
+        For ``"knn"``: number of neighbours, and cosine distance in ``space``, or cosine or Euclidean distance of the
+        embeddings.
     seed
         Seed of the linear probe.
 
@@ -62,12 +62,12 @@ def label_probabilities(
 
 
 def check_neighbours(reference: Reference, n_neighbors: int, metric: str) -> None:
-    """Raise a ValueError if the metric is unknown, or the reference has fewer cells than neighbours are asked for."""
+    """Raise a ValueError if the metric is unknown or ``n_neighbors`` exceeds the cells of the reference."""
     if metric not in get_args(Metric):
         msg = f"metric={metric!r} is unknown; choose from {', '.join(map(repr, get_args(Metric)))}."
         raise ValueError(msg)
     if not 1 <= n_neighbors <= len(reference.values):
-        msg = f"n_neighbors={n_neighbors} must lie between 1 and the {len(reference.values)} cells of the reference."
+        msg = f"n_neighbors={n_neighbors} must be between 1 and the {len(reference.values)} cells of the reference."
         raise ValueError(msg)
 
 
@@ -81,7 +81,7 @@ def _by_neighbours(
             return values
         return unit(space.whiten(values) if metric == "whitened" else values)
 
-    # among vectors of length 1, the order of Euclidean distances is that of cosines
+    # Euclidean distances of unit vectors order as cosine distances
     classifier = KNeighborsClassifier(n_neighbors).fit(placed(reference.values), reference.codes)
     return np.asarray(classifier.predict_proba(placed(query)), dtype=np.float32)
 

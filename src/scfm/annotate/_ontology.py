@@ -1,4 +1,4 @@
-"""Types that no cell of the reference has, from their place in the ontology."""
+"""Predict types without cells in the reference, from their position in the ontology."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ MIN_TYPES = 3
 
 
 class OntologyScores:
-    """Scores of types by scCello's procedure for novel types :cite:p:`Yuan2024`.
+    """Scores of types by scCello's method for novel types :cite:p:`Yuan2024`.
 
-    A cell is compared with the mean of each known type, and a type of the ontology with the same types by PageRank;
-    the score is the Spearman correlation of the two (:func:`scfm.ontology.novel_type_scores`).
+    The score is the Spearman correlation (:func:`scfm.ontology.novel_type_scores`) between the similarity of a cell to
+    the means of the known types and the PageRank of a candidate to these types.
 
     Parameters
     ----------
@@ -63,20 +63,20 @@ class OntologyScores:
 
         Returns
         -------
-        float64 in [-1, 1], shape ``(n_cells, n_candidates)``; NaN for a cell that is equally like all types.
+        float64 in [-1, 1], shape ``(n_cells, n_candidates)``; NaN for a cell that is equally similar to all types.
 
         Raises
         ------
         ValueError
-            If a candidate is equally far from all known types.
+            If a candidate is equally distant from all known types.
         """
-        # the usual 100 iterations do not bring a small tree below its tolerance
+        # small graphs need more than the default of 100 iterations
         pagerank = self._ontology.pagerank(candidates, to=self._reference.labels, max_iter=1000)
         names = [f"{self._ontology.name_of(id)} ({id})" for id in candidates]
         return novel_type_scores(query, self._reference.means(), pagerank, targets=names)
 
     def left_out(self, seed: int) -> NDArray[np.float64]:
-        """Best score among the known types of cells that are left out of the means, for :func:`threshold`.
+        """Best score among the known types for held-out cells, for :func:`threshold`.
 
         Parameters
         ----------

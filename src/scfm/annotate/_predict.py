@@ -1,4 +1,4 @@
-"""Probabilities, novelty, and the limit of novelty, in one go."""
+"""Predict labels with probabilities, novelty and a rejection limit."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import numpy as np
 
 from scfm.annotate._classify import Classifier, Metric, check_neighbours, label_probabilities
 from scfm.annotate._ontology import OntologyScores
-from scfm.annotate._reject import left_out_novelty, threshold
 from scfm.annotate._space import LabelSpace
 
 if TYPE_CHECKING:
@@ -20,19 +19,19 @@ if TYPE_CHECKING:
     from scfm.annotate._reference import Reference
     from scfm.ontology import CellOntology
 
-__all__ = ["Prediction", "predict", "predict_types"]
+__all__ = ["Prediction", "left_out_novelty", "predict", "predict_types", "threshold"]
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What a reference says about cells."""
+    """Predictions for the cells of a query."""
 
     probabilities: NDArray[np.float32]
-    """Probability of each label, shape ``(n_cells, n_labels)``; rows sum to 1, or are NaN where nothing can be said."""
+    """Probability of each label, shape ``(n_cells, n_labels)``; rows sum to 1, or are NaN without a prediction."""
     novelty: NDArray[np.float32]
-    """How unlike the reference each cell is, shape ``(n_cells,)``; higher is less like."""
+    """Dissimilarity of each cell to the reference, shape ``(n_cells,)``; higher is more novel."""
     limit: float | None
-    """Novelty above which a cell is rejected; ``None``: none is."""
+    """Novelty above which a cell is rejected; ``None``: no limit."""
 
     @property
     def rejected(self) -> NDArray[np.bool_]:
@@ -61,9 +60,9 @@ def predict(
     method, n_neighbors, metric
         As for :func:`label_probabilities`.
     reject
-        Share of left-out cells of the reference that the limit rejects; ``None``: no limit.
+        Fraction of held-out reference cells that the limit rejects; ``None``: no limit.
     seed
-        Seed of the linear probe and of the parts that are left out.
+        Seed of the linear probe and of the folds.
 
     Raises
     ------
@@ -105,7 +104,7 @@ def predict_types(
     reject: float | None = None,
     seed: int = 0,
 ) -> Prediction:
-    """Predict types of an ontology, which the reference need not have.
+    """Predict types of an ontology, including types without cells in the reference.
 
     Parameters
     ----------
@@ -123,7 +122,7 @@ def predict_types(
     Raises
     ------
     ValueError
-        As :class:`OntologyScores`, or if nothing can be left out of the reference.
+        As :class:`OntologyScores`, or if no reference cells can be held out.
     """
     from scipy.special import softmax
 
@@ -132,3 +131,47 @@ def predict_types(
     limit = None if reject is None else threshold(1 - scorer.left_out(seed), reject)
     novelty = (1 - scores.max(axis=1)).astype(np.float32)
     return Prediction(softmax(scores, axis=1).astype(np.float32), novelty, limit)
+
+
+def left_out_novelty(reference: Reference, seed: int) -> NDArray[np.float32]:
+    """Cross-validated novelty of the cells of the reference.
+
+    Parameters
+    ----------
+    reference
+        Labelled cells.
+    seed
+        As for :meth:`Reference.folds`.
+
+    Returns
+    -------
+    float32, at most one value per cell, in no particular order.
+
+    Raises
+    ------
+    ValueError
+        If no cells can be held out.
+    """
+    return np.concatenate([LabelSpace.fit(known).novelty(left.values) for known, left in reference.folds(seed)])
+
+
+def threshold(novelty: NDArray[np.floating], share: float) -> float:
+    """Novelty above which ``share`` of the held-out cells are rejected.
+
+    Parameters
+    ----------
+    novelty
+        Novelty of held-out cells of known types.
+    share
+        Fraction of them to reject, between 0 and 1.
+
+    Raises
+    ------
+    ValueError
+        If there is no cell to calibrate with.
+    """
+    finite = novelty[np.isfinite(novelty)]
+    if not len(finite):
+        msg = "No label has cells left when a part of the reference is held out, so reject= cannot be calibrated."
+        raise ValueError(msg)
+    return float(np.quantile(finite, 1 - share))

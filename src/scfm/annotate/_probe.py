@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LinearProbe", "train_probe"]
 
-# scCello's own settings (and those of the transformers Trainer that it leaves as they are)
+# scCello's settings, and the defaults of the transformers Trainer that it uses
 DROPOUT = 0.02
 INITIAL_STD = 0.02
 LEARNING_RATE = 5e-3
@@ -49,18 +49,18 @@ class LinearProbe:
 
 
 def train_probe(reference: Reference, *, seed: int = 0) -> LinearProbe:
-    """Train a linear layer on frozen embeddings, as scCello's linear probing does :cite:p:`Yuan2024`.
+    """Train a linear layer on frozen embeddings, as scCello's linear probing :cite:p:`Yuan2024`.
 
-    Dropout, then a linear layer; cross-entropy, AdamW with a warm-up and a linear decay to 0. A tenth of the cells is
-    held out, and the weights of the epoch with the best macro F1 on them are kept. Upstream leaves dropout on in its
-    frozen network, too; here the embeddings stay the same.
+    Dropout, then a linear layer; cross-entropy, AdamW with warm-up and linear decay to 0. A tenth of the cells is held
+    out, and the weights of the epoch with the best macro F1 on them are kept. Unlike upstream, which leaves dropout on
+    in its frozen network, the embeddings are fixed.
 
     Parameters
     ----------
     reference
         Labelled cells.
     seed
-        Seed of the split, of the first weights, of the order of the cells and of dropout.
+        Seed of the split, the initial weights, the order of the cells and dropout.
     """
     import torch
     from torch.nn import functional as F
@@ -89,7 +89,7 @@ def train_probe(reference: Reference, *, seed: int = 0) -> LinearProbe:
 
 
 def _split(n_cells: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """Positions to train on and to choose the epoch by; a reference too small to be split serves as both."""
+    """Cells to train on and to validate with; a reference too small to be split serves as both."""
     import torch
 
     order = torch.randperm(n_cells, generator=generator)

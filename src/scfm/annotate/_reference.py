@@ -1,4 +1,4 @@
-"""Labelled cells, as arrays."""
+"""Labelled reference cells, as arrays."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ N_FOLDS = 5
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """Cells whose label is known."""
+    """Labelled reference cells."""
 
     values: NDArray[np.floating]
     """Embeddings, all finite, shape ``(n_cells, d)``."""
@@ -30,7 +30,7 @@ class Reference:
     labels: list[str]
     """All labels."""
     batches: NDArray[np.int64] | None = None
-    """Batch of each cell, shape ``(n_cells,)``; ``None``: batches are not told apart."""
+    """Batch of each cell, shape ``(n_cells,)``; ``None``: batches are ignored."""
 
     def means(self) -> NDArray[np.float64]:
         """Mean embedding of each label, shape ``(n_labels, d)``; zero for a label without a cell."""
@@ -46,21 +46,21 @@ class Reference:
         return replace(self, values=self.values[cells], codes=self.codes[cells], batches=batches)
 
     def renamed(self, names: Mapping[str, str]) -> Self:
-        """The same cells under other names; labels with the same new name become one."""
+        """The same cells with renamed labels; labels with the same new name are merged."""
         labels = sorted({names[label] for label in self.labels})
         place = np.array([labels.index(names[label]) for label in self.labels])
         return replace(self, codes=place[self.codes], labels=labels)
 
     def folds(self, seed: int) -> Iterator[tuple[Self, Self]]:
-        """Cells to learn from and cells left out, five times.
+        """Yield training cells and held-out cells, five times.
 
-        Batches, where they are told apart, are left out as a whole. Left-out cells whose label none of the others has
-        are dropped: they are new types to these.
+        Batches, if given, are held out as a whole. Held-out cells whose label is missing among the training cells are
+        dropped, because they would be novel.
 
         Parameters
         ----------
         seed
-            Seed of the order in which single cells are left out.
+            Seed of the folds over cells.
 
         Raises
         ------
@@ -72,7 +72,7 @@ class Reference:
         n_groups = len(self.codes) if self.batches is None else len(np.unique(self.batches))
         if n_groups < 2:
             what = "cell" if self.batches is None else "batch"
-            msg = f"Nothing can be left out of a reference of one {what}. Give a larger reference, or reject=None."
+            msg = f"A reference of one {what} cannot be split. Give a larger reference, or reject=None."
             raise ValueError(msg)
         n_folds = min(N_FOLDS, n_groups)
         splitter = KFold(n_folds, shuffle=True, random_state=seed) if self.batches is None else GroupKFold(n_folds)

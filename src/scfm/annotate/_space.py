@@ -1,4 +1,4 @@
-"""The space in which labels are compared: whitened by what varies within a label."""
+"""The space in which labels are compared: whitened by the variation within labels."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ TINY = 1e-12
 
 @dataclass(frozen=True, slots=True)
 class LabelSpace:
-    """Embeddings whitened by their covariance within labels, seen from the middle of the labels.
+    """Embeddings centred on the labels and whitened by the covariance within labels.
 
-    What varies among cells of one label (sequencing depth, cell cycle, and, where the labels were measured in several
-    batches, the batch) is noise to an annotation. Dividing by it is within-class covariance normalisation
-    :cite:p:`Hatch2006`; the covariance is shrunk as in :cite:t:`Ledoit2004`.
+    What varies within a label (sequencing depth, cell cycle, and the batch if labels span several) is noise to an
+    annotation. Whitening by it is within-class covariance normalisation :cite:p:`Hatch2006`; the covariance is shrunk
+    as in :cite:t:`Ledoit2004`.
     """
 
     origin: NDArray[np.float64]
-    """Mean of the means of the labels, shape ``(d,)``: a frequent label does not pull it."""
+    """Mean of the means of the labels, shape ``(d,)``, so that frequent labels have no more weight."""
     whitening: NDArray[np.float64]
     """Matrix ``W`` with ``W @ W.T`` the inverse of the covariance within labels, shape ``(d, d)``."""
     means: NDArray[np.float32]
@@ -35,17 +35,12 @@ class LabelSpace:
 
     @classmethod
     def fit(cls, reference: Reference) -> Self:
-        """Estimate the space from labelled cells.
-
-        Parameters
-        ----------
-        reference
-            Labelled cells; labels without a cell are left out.
+        """Estimate the space from labelled cells; labels without cells are ignored.
 
         Raises
         ------
         ValueError
-            If no label has two cells that differ, so that nothing is known about the variation within one.
+            If no label has two different cells, so that the variation within labels cannot be estimated.
         """
         from sklearn.covariance import ledoit_wolf
 
@@ -69,22 +64,12 @@ class LabelSpace:
         return np.asarray((values - self.origin) @ self.whitening, dtype=np.float32)
 
     def novelty(self, values: NDArray[np.floating]) -> NDArray[np.float32]:
-        """How unlike all labels a cell is: 1 − cosine to the nearest mean of a label, from 0 (alike) to 2.
-
-        Parameters
-        ----------
-        values
-            Embeddings, shape ``(n, d)``.
-
-        Returns
-        -------
-        float32, shape ``(n,)``.
-        """
+        """Novelty of embeddings of shape ``(n, d)``: 1 − cosine to the nearest label mean, 0 to 2; float32, ``(n,)``."""
         cosine = (unit(self.whiten(values)) @ self.means.T).max(axis=1)
         return np.asarray(1 - cosine, dtype=np.float32)
 
 
 def unit(values: NDArray[np.floating]) -> NDArray[np.floating]:
-    """Rows scaled to length 1; a row of zeros stays."""
+    """Rows scaled to unit length; zero rows stay zero."""
     length = np.linalg.norm(values, axis=1, keepdims=True)
     return np.asarray(values / np.maximum(length, TINY))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from scfm.batch.plan import batch_of, plan_batches
+from scfm.batch.plan import make_batch, plan_batches
 from scfm.batch.prefetch import prefetch
-from scfm.batch.shuffle import even_batches, runs_of, spans_of
+from scfm.batch.shuffle import fixed_size_batches, ranges_of, row_ranges
 
-__all__ = ["batch_of", "even_batches", "plan_batches", "prefetch", "runs_of", "spans_of"]
+__all__ = ["fixed_size_batches", "make_batch", "plan_batches", "prefetch", "ranges_of", "row_ranges"]

@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
     from scfm._types import TokenBlock
 
-__all__ = ["batch_of", "plan_batches"]
+__all__ = ["make_batch", "plan_batches"]
 
 
 def plan_batches(block: TokenBlock, max_tokens: int, *, padded: bool = False) -> Iterator[TokenBatch]:
     """Split the sequences of a block, longest first, into batches of at most ``max_tokens`` tokens.
 
-    The largest batch comes first, so that a lack of memory shows at once. A sequence longer than ``max_tokens`` is a
-    batch of its own; one without tokens is left out.
+    The largest batch comes first, so that running out of memory shows at once. A sequence longer than ``max_tokens``
+    gets a batch of its own; empty sequences are skipped.
 
     Parameters
     ----------
@@ -31,7 +31,7 @@ def plan_batches(block: TokenBlock, max_tokens: int, *, padded: bool = False) ->
     max_tokens
         Token budget of a batch.
     padded
-        Count every cell as long as the longest of its batch, for networks that pad.
+        Count every sequence as long as the longest of its batch, for networks that pad.
     """
     lengths = np.diff(block.offsets)
     order = np.argsort(-lengths, kind="stable")
@@ -39,13 +39,12 @@ def plan_batches(block: TokenBlock, max_tokens: int, *, padded: bool = False) ->
     start = 0
     while start < len(order):
         stop = start + _n_fitting(lengths[order[start:]], max_tokens, padded=padded)
-        cells = order[start:stop]
-        yield batch_of(block, cells)
+        yield make_batch(block, order[start:stop])
         start = stop
 
 
-def batch_of(block: TokenBlock, sequences: NDArray[np.int64]) -> TokenBatch:
-    """Chosen sequences of a block as a batch, in the order given."""
+def make_batch(block: TokenBlock, sequences: NDArray[np.int64]) -> TokenBatch:
+    """Make a batch of some sequences of a block, in the order given."""
     values = None if block.values is None else _gather(block.values, block.offsets, sequences)
     return TokenBatch(
         rows=block.row0 + sequences if block.rows is None else block.rows[sequences],
@@ -61,7 +60,7 @@ def _gather(values: NDArray[Any], offsets: NDArray[np.int64], cells: NDArray[np.
 
 
 def _n_fitting(lengths: np.ndarray, max_tokens: int, *, padded: bool) -> int:
-    """How many of the cells, longest first, fit into one batch; one at least."""
+    """Number of sequences, longest first, that fit into a batch; at least one."""
     head = lengths[: max(1, max_tokens)]
     costs = np.arange(1, len(head) + 1) * head[0] if padded else np.cumsum(head)
     return max(1, int(np.searchsorted(costs, max_tokens, side="right")))

@@ -1,4 +1,4 @@
-"""Let one thread work ahead of the consumer."""
+"""Iterate in a background thread, ahead of the consumer."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ Item = TypeVar("Item")
 def prefetch(items: Iterable[Item], depth: int = 1) -> Iterator[Item]:
     """Iterate over ``items`` in a background thread that stays at most ``depth`` finished items ahead.
 
-    Order is kept, an exception of ``items`` is raised where its item would have come, and the thread ends when the
-    consumer stops early.
+    Order is kept, an exception of ``items`` is raised in place of the item, and the thread ends when the consumer
+    stops early.
 
     Parameters
     ----------
     items
-        Anything iterable; consumed in one background thread.
+        Iterable that the background thread consumes.
     depth
-        Number of items that may wait.
+        Size of the queue.
     """
     waiting: queue.Queue[tuple[Item | None, BaseException | None, bool]] = queue.Queue(maxsize=depth)
     stopped = threading.Event()

@@ -1,4 +1,4 @@
-"""Batches of as many cells each, in order or shuffled, for training."""
+"""Batches with a fixed number of cells, in order or shuffled, for training."""
 
 from __future__ import annotations
 
@@ -8,59 +8,59 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from scfm._types import TokenBlock
-from scfm.batch.plan import batch_of
+from scfm.batch.plan import make_batch
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from scfm._types import TokenBatch
 
-__all__ = ["BUFFER_SPANS", "SPAN_ROWS", "even_batches", "runs_of", "spans_of"]
+__all__ = ["BUFFER_RANGES", "RANGE_ROWS", "fixed_size_batches", "ranges_of", "row_ranges"]
 
-SPAN_ROWS = 1024
-"""Consecutive cells that are read together when cells are shuffled."""
-BUFFER_SPANS = 16
-"""Spans among whose cells is drawn."""
+RANGE_ROWS = 1024
+"""Consecutive cells that are read together."""
+BUFFER_RANGES = 16
+"""Ranges whose cells are shuffled together."""
 
 
-def spans_of(n_obs: int, rng: np.random.Generator | None) -> list[tuple[int, int]]:
-    """Ranges of consecutive cells that cover a source; in random order with ``rng``."""
-    starts = np.arange(0, n_obs, SPAN_ROWS)
+def row_ranges(n_obs: int, rng: np.random.Generator | None) -> list[tuple[int, int]]:
+    """Split the rows of a source into consecutive ranges; with ``rng`` in random order."""
+    starts = np.arange(0, n_obs, RANGE_ROWS)
     if rng is not None:
         rng.shuffle(starts)
-    return [(int(start), min(int(start) + SPAN_ROWS, n_obs)) for start in starts]
+    return [(int(start), min(int(start) + RANGE_ROWS, n_obs)) for start in starts]
 
 
-def runs_of(cells: np.ndarray) -> list[tuple[int, int]]:
+def ranges_of(cells: np.ndarray) -> list[tuple[int, int]]:
     """Ranges of consecutive cells that cover the positions given, which are sorted."""
     borders = np.flatnonzero(np.diff(cells, prepend=-2) > 1)
     stops = np.append(borders[1:], len(cells))[: len(borders)]
     return [(int(cells[start]), int(cells[stop - 1]) + 1) for start, stop in zip(borders, stops, strict=True)]
 
 
-def even_batches(
-    spans: Iterable[list[TokenBlock]], batch_size: int, rng: np.random.Generator | None, *, drop_last: bool
+def fixed_size_batches(
+    ranges: Iterable[list[TokenBlock]], batch_size: int, rng: np.random.Generator | None, *, drop_last: bool
 ) -> Iterator[TokenBatch]:
-    """Batches of ``batch_size`` cells, longest first within a batch; cells without tokens are left out.
+    """Yield batches of ``batch_size`` cells, longest first within a batch; cells without tokens are skipped.
 
     Parameters
     ----------
-    spans
+    ranges
         Blocks of each range of cells.
     batch_size
-        Cells of a batch.
+        Number of cells of a batch.
     rng
-        Draws from the cells of :data:`BUFFER_SPANS` ranges at a time; in the order of the ranges without it.
+        Shuffles the cells of :data:`BUFFER_RANGES` ranges at a time; ``None`` keeps their order.
     drop_last
-        Whether a last batch of fewer cells is left out.
+        Drop the last batch if it is smaller.
     """
     waiting: list[TokenBlock] = []
-    iterator = iter(spans)
-    while group := list(islice(iterator, 1 if rng is None else BUFFER_SPANS)):
+    iterator = iter(ranges)
+    while group := list(islice(iterator, 1 if rng is None else BUFFER_RANGES)):
         block = _joined([*waiting, *(block for blocks in group for block in blocks)])
         cells = np.flatnonzero(np.diff(block.offsets))
         if rng is not None:
-            # the cells that wait from the group before come first, as they were drawn
+            # the cells left over from the previous group come first and are shuffled already
             n_waiting = len(waiting[0].offsets) - 1 if waiting else 0
             rng.shuffle(cells[n_waiting:])
         n_whole = len(cells) // batch_size * batch_size
@@ -73,7 +73,7 @@ def even_batches(
 
 def _longest_first(block: TokenBlock, cells: np.ndarray) -> TokenBatch:
     lengths = np.diff(block.offsets)[cells]
-    return batch_of(block, cells[np.argsort(-lengths, kind="stable")])
+    return make_batch(block, cells[np.argsort(-lengths, kind="stable")])
 
 
 def _joined(blocks: list[TokenBlock]) -> TokenBlock:
@@ -94,7 +94,7 @@ def _rows(block: TokenBlock) -> np.ndarray:
 
 
 def _taken(block: TokenBlock, cells: np.ndarray) -> TokenBlock:
-    batch = batch_of(block, cells)
+    batch = make_batch(block, cells)
     return TokenBlock(
         row0=0,
         tokens=batch.tokens.astype(np.int32),

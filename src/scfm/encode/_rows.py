@@ -1,4 +1,4 @@
-"""What the encoders share: rows in threads, and the message for a value that is no count."""
+"""What the encoders share: threads over rows, counting model genes, compaction of sequences."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scfm.encode.kernels import count_model_genes
+from scfm.encode.rank_kernels import count_model_genes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
     from scfm._types import CountBlock
 
-__all__ = ["close_gaps", "count_genes", "in_threads"]
+__all__ = ["compact", "count_genes", "in_threads"]
 
 
 def in_threads(encode: Callable[[tuple[int, int]], None], indptr: NDArray[np.int64], threads: int) -> None:
-    """Run ``encode`` over row ranges of about equal work."""
+    """Run ``encode`` over row ranges with about equally many stored values each."""
     n_cells = len(indptr) - 1
     borders = np.searchsorted(indptr, np.linspace(0, indptr[-1], threads + 1)[1:-1])
     borders = np.unique(np.concatenate([[0], borders, [n_cells]]))
@@ -36,7 +36,7 @@ def in_threads(encode: Callable[[tuple[int, int]], None], indptr: NDArray[np.int
 def count_genes(
     block: CountBlock, data: NDArray[np.generic], column_tokens: NDArray[np.int32], *, keep_zeros: bool, threads: int
 ) -> NDArray[np.int64]:
-    """Count the stored values of each cell that lie in a model gene.
+    """Count the stored values of model genes in each cell.
 
     Raises
     ------
@@ -58,20 +58,18 @@ def count_genes(
     return counts
 
 
-def close_gaps(
-    offsets: NDArray[np.int64], lengths: NDArray[np.int64], *values: NDArray[Any]
-) -> tuple[NDArray[Any], ...]:
-    """Keep the first ``lengths`` entries of the room that each cell has between ``offsets``."""
-    room = np.diff(offsets)
-    if np.array_equal(room, lengths):
+def compact(offsets: NDArray[np.int64], lengths: NDArray[np.int64], *values: NDArray[Any]) -> tuple[NDArray[Any], ...]:
+    """Keep the first ``lengths`` entries of the slice of each cell between ``offsets``."""
+    capacity = np.diff(offsets)
+    if np.array_equal(capacity, lengths):
         return values
-    position = np.arange(offsets[-1]) - np.repeat(offsets[:-1], room)
-    used = position < np.repeat(lengths, room)
+    position = np.arange(offsets[-1]) - np.repeat(offsets[:-1], capacity)
+    used = position < np.repeat(lengths, capacity)
     return tuple(array[used] for array in values)
 
 
 def _bad_count_message(block: CountBlock, at: int) -> str:
-    """Say which cell and column hold the value at position ``at`` of a block."""
+    """Error message that locates the value at position ``at`` of a block."""
     row = int(np.searchsorted(block.indptr, at, side="right")) - 1
     return (
         f"Cell {block.row0 + row} holds the value {block.data[at]} in column {int(block.indices[at])}: counts must be "

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from scfm._types import TokenBlock
-from scfm.encode._rows import close_gaps, count_genes, in_threads
+from scfm.encode._rows import compact, count_genes, in_threads
 from scfm.encode.order_kernels import BY_COLUMN, BY_VALUE, SHUFFLED, order_rows
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ _MODES = {"input": BY_COLUMN, "vocabulary": BY_COLUMN, "expression": BY_VALUE, "
 
 @dataclass(frozen=True)
 class OrderEncoder:
-    """Turn count blocks into sequences of genes with counts.
+    """Encode blocks of counts as sequences of genes with counts.
 
     Parameters
     ----------
@@ -52,9 +52,9 @@ class OrderEncoder:
     seed
         Seed of ``order="random"``.
     distinct
-        Token for which columns are not added up though they share it: that of unknown genes, −1 for none.
+        Token whose columns are not added up although they share it (the token of unknown genes); −1 for none.
     keep_cells
-        Cells of the source that are encoded; the others get no tokens. Shape ``(n_obs,)``, ``None`` for all.
+        Mask of the cells to encode, shape ``(n_obs,)``; the others get no tokens. ``None``: all.
     min_genes
         Cells with fewer expressed genes get no tokens.
     pad
@@ -102,10 +102,10 @@ class OrderEncoder:
         expressed = count_genes(block, data, self._slots, keep_zeros=False, threads=self.threads)
         rows = slice(block.row0, block.row0 + block.n_cells)
         fed = self.max_genes if self.read_last else self.max_genes - 1
-        room = np.minimum(expressed, fed) if self.pad < 0 else np.full(block.n_cells, fed, np.int64)
+        capacity = np.minimum(expressed, fed) if self.pad < 0 else np.full(block.n_cells, fed, np.int64)
         has_prefix = self.prefix[rows] >= 0
         offsets = np.zeros(block.n_cells + 1, np.int64)
-        np.cumsum(room + 1 + has_prefix, out=offsets[1:])
+        np.cumsum(capacity + 1 + has_prefix, out=offsets[1:])
         tokens = np.full(offsets[-1], self.pad, np.int32)
         counts = np.zeros(offsets[-1], np.float32)
         starts = offsets[:-1] + has_prefix
@@ -113,62 +113,29 @@ class OrderEncoder:
         tokens[starts] = self.start
         counts[offsets[:-1]] = counts[starts] = 1
         n_genes = np.empty(block.n_cells, np.int64)
-        self._fill(block, data, fed, tokens, counts, starts + 1, n_genes)
-        used = np.minimum(n_genes, fed) if self.pad < 0 else room
-        dropped = self._dropped(rows, n_genes)
-        lengths = np.where(dropped, 0, used + 1 + has_prefix)
-        if not np.array_equal(lengths, np.diff(offsets)):
-            tokens, counts = close_gaps(offsets, lengths, tokens, counts)
-            offsets = np.concatenate([[0], np.cumsum(lengths)])
+        used = self._slots[self._slots >= 0]
+        genes = (self._slots, len(np.unique(used)) < len(used), self.column_tokens, self._keys)
+        limits = (self.max_genes, fed, float(self.scale), float(self.clip) if self.clip > 0 else -1.0)
+
+        def encode(rows: tuple[int, int]) -> None:
+            csr = (block.indptr, block.indices, data)
+            mode = (_MODES[self.order], self.seed)
+            order_rows(*csr, *rows, *genes, *mode, *limits, tokens, counts, starts + 1, n_genes)
+
+        in_threads(encode, block.indptr, self.threads)
+        dropped = n_genes < self.min_genes
+        if self.keep_cells is not None:
+            dropped |= ~self.keep_cells[rows]
+        filled = np.minimum(n_genes, fed) if self.pad < 0 else capacity
+        lengths = np.where(dropped, 0, filled + 1 + has_prefix)
+        tokens, counts = compact(offsets, lengths, tokens, counts)
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
         return TokenBlock(block.row0, tokens, offsets, np.where(dropped, -1, n_genes), counts)
 
     def _token_keys(self, slots: NDArray[np.int32]) -> NDArray[np.int64]:
-        """Tokens, or where several columns stay apart under one token, ranks by token and column."""
+        """Sort keys by token; ranks by token and column where columns of one token stay apart."""
         if self.distinct < 0:
             return self.column_tokens.astype(np.int64)
         ranks = np.empty(len(slots), np.int64)
         ranks[np.lexsort((slots, self.column_tokens))] = np.arange(len(slots))
         return ranks[np.maximum(slots, 0)]
-
-    def _fill(
-        self,
-        block: CountBlock,
-        data: NDArray[np.generic],
-        fed: int,
-        tokens: NDArray[np.int32],
-        counts: NDArray[np.float32],
-        starts: NDArray[np.int64],
-        n_genes: NDArray[np.int64],
-    ) -> None:
-        used = self._slots[self._slots >= 0]
-        merge = len(np.unique(used)) < len(used)
-        clip = self.clip if self.clip > 0 else -1.0
-
-        def encode(rows: tuple[int, int]) -> None:
-            order_rows(
-                block.indptr,
-                block.indices,
-                data,
-                rows[0],
-                rows[1],
-                self._slots,
-                merge,
-                self.column_tokens,
-                self._keys,
-                _MODES[self.order],
-                self.seed,
-                self.max_genes,
-                fed,
-                float(self.scale),
-                float(clip),
-                tokens,
-                counts,
-                starts,
-                n_genes,
-            )
-
-        in_threads(encode, block.indptr, self.threads)
-
-    def _dropped(self, rows: slice, n_genes: NDArray[np.int64]) -> NDArray[np.bool_]:
-        dropped = n_genes < self.min_genes
-        return dropped if self.keep_cells is None else dropped | ~self.keep_cells[rows]

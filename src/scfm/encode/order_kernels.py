@@ -1,4 +1,4 @@
-"""Expression sequences, compiled; the rules of :mod:`scfm.encode.kernels` hold here, too."""
+"""Numba kernels of expression sequences; the rules of :mod:`scfm.encode.rank_kernels` apply."""
 
 # mypy: disable-error-code="untyped-decorator,no-untyped-def"
 from __future__ import annotations
@@ -60,7 +60,9 @@ def _gather(indices, data, begin, end, slots, tokens, order, mode, seed, place, 
     if mode == SHUFFLED:
         content = np.uint64(0)
         for i in range(n):
-            content += _hash(tokens[columns[i]], values[i])  # a sum: the order in which genes are stored plays no part
+            content += _hash(
+                tokens[columns[i]], values[i]
+            )  # a sum does not depend on the order in which genes are stored
         cell_hash = _mix(cell_hash + _mix(content))
     for i in range(n):
         if len(place):

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, ClassVar, Protocol
 import numpy as np
 
 from scfm._types import TokenBlock
-from scfm.encode._rows import close_gaps, count_genes, in_threads
-from scfm.encode.kernels import encode_rows
+from scfm.encode._rows import compact, count_genes, in_threads
+from scfm.encode.rank_kernels import encode_rows
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -25,14 +25,14 @@ __all__ = ["Depth", "ObsDepth", "RankEncoder", "VocabularyDepth"]
 
 
 class Depth(Protocol):
-    """Totals of the cells, where upstream's rounding is to be reproduced.
+    """Sequencing depth of the cells, for upstream's rounding.
 
     A count is multiplied by the factor of its cell, by ``scale``, and by 1 / median, in this order.
     """
 
     scale: ClassVar[float]
     keep_zeros: ClassVar[bool]
-    """Whether stored zeros are encoded, too, at the end of a cell."""
+    """Whether explicit zeros are encoded, too, at the end of a cell."""
 
     def factors(self, block: CountBlock) -> tuple[NDArray[np.float64], bool]:
         """Give the factors of the rows of a block, and whether the first two products are rounded to float32."""
@@ -86,9 +86,9 @@ class VocabularyDepth:
 
 @dataclass(frozen=True)
 class RankEncoder:
-    """Turn count blocks into token blocks by rank value encoding.
+    """Encode blocks of counts by rank value encoding.
 
-    Ties are broken by vocabulary order, so tokens depend on nothing but the counts of the cell.
+    Ties are broken by vocabulary order, so the tokens of a cell depend on its counts alone.
 
     Parameters
     ----------
@@ -99,13 +99,13 @@ class RankEncoder:
     max_tokens
         Longest sequence, special tokens included.
     first, last
-        Special tokens put around the genes of each cell, −1 for none.
+        Special tokens before and after the genes of each cell, −1 for none.
     merge
         Add up the counts of columns that share a token.
     upstream
-        Totals for upstream's rounding; ``None`` ranks by ``x / median`` in float64.
+        Totals that reproduce upstream's rounding; ``None`` ranks by ``x / median`` in float64.
     keep_cells
-        Cells that are encoded, by their position in the source, shape ``(n_obs,)``; others get no tokens. ``None``: all.
+        Mask of the cells to encode, shape ``(n_obs,)``; the others get no tokens. ``None``: all.
     threads
         Threads that encode one block together.
 
@@ -129,7 +129,7 @@ class RankEncoder:
 
     def __post_init__(self) -> None:
         if self.max_tokens < 1 + (self.first >= 0) + (self.last >= 0):
-            msg = f"max_tokens={self.max_tokens} leaves no room for a gene between the special tokens."
+            msg = f"max_tokens={self.max_tokens} leaves no space for a gene between the special tokens."
             raise ValueError(msg)
         used = self.column_tokens[self.column_tokens >= 0]
         repeated = len(np.unique(used)) < len(used)
@@ -139,8 +139,8 @@ class RankEncoder:
     def __call__(self, block: CountBlock) -> TokenBlock:
         """Encode one block; row order is kept."""
         data = block.data if block.data.dtype == np.float32 else block.data.astype(np.float64)
-        specials = (self.first >= 0) + (self.last >= 0)
-        keep = self.max_tokens - specials
+        n_specials = (self.first >= 0) + (self.last >= 0)
+        keep = self.max_tokens - n_specials
         keep_zeros = self.upstream is not None and self.upstream.keep_zeros
         counts = count_genes(block, data, self.column_tokens, keep_zeros=keep_zeros, threads=self.threads)
         depth, single, scale = np.empty(0), False, 1.0
@@ -148,38 +148,20 @@ class RankEncoder:
             scale = self.upstream.scale
             depth, single = self.upstream.factors(block)
         offsets = np.zeros(block.n_cells + 1, np.int64)
-        np.cumsum(np.minimum(counts, keep) + specials, out=offsets[1:])
+        np.cumsum(np.minimum(counts, keep) + n_specials, out=offsets[1:])
         tokens = np.empty(offsets[-1], np.int32)
         lengths, n_genes = np.empty_like(counts), np.empty_like(counts)
+        specials = (self.first, self.last)
+        scaling = (self.column_tokens, self._factors, depth, scale, single, keep_zeros, self._merge)
 
         def encode(rows: tuple[int, int]) -> None:
-            encode_rows(
-                block.indptr,
-                block.indices,
-                data,
-                rows[0],
-                rows[1],
-                self.column_tokens,
-                self._factors,
-                depth,
-                scale,
-                single,
-                keep_zeros,
-                self._merge,
-                keep,
-                self.first,
-                self.last,
-                offsets,
-                tokens,
-                lengths,
-                n_genes,
-            )
+            csr = (block.indptr, block.indices, data)
+            encode_rows(*csr, *rows, *scaling, keep, *specials, offsets, tokens, lengths, n_genes)
 
         in_threads(encode, block.indptr, self.threads)
         if self.keep_cells is not None:
             dropped = ~self.keep_cells[block.row0 : block.row0 + block.n_cells]
             lengths[dropped], n_genes[dropped] = 0, -1
-        if self._merge or self.keep_cells is not None:
-            (tokens,) = close_gaps(offsets, lengths, tokens)
-            offsets = np.concatenate([[0], np.cumsum(lengths)])
+        (tokens,) = compact(offsets, lengths, tokens)
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
         return TokenBlock(block.row0, tokens, offsets, n_genes)

@@ -1,4 +1,4 @@
-"""How good embeddings and gene scores are: clustering, mixing of batches, marker genes."""
+"""Benchmark embeddings and gene scores: clustering, batch mixing, marker genes."""
 
 from __future__ import annotations
 

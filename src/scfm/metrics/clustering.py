@@ -1,4 +1,4 @@
-"""How well clusters of an embedding agree with labels."""
+"""Agreement of clusters of an embedding with labels."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def nmi_ari(
 ) -> tuple[float, float]:
     """Normalised mutual information and adjusted Rand index of labels and clusters.
 
-    The mutual information is divided by the arithmetic mean of the two entropies. Of several clusterings the one with
-    the highest NMI counts, for both.
+    The mutual information is divided by the arithmetic mean of the two entropies. Of several clusterings, the one with
+    the highest NMI is used for both.
 
     Parameters
     ----------
@@ -49,14 +49,14 @@ def nmi_ari(
     n_neighbors
         Neighbours of each cell in the graph, itself included.
     compat
-        ``"upstream"``: as scCello, Louvain communities of the graph without its weights, the best of the resolutions
-        0.1, 0.2, ..., 2.
+        ``"upstream"``: as scCello, Louvain communities of the unweighted graph, the best of the resolutions 0.1, 0.2,
+        ..., 2.
     seed
-        Seed of the clustering into communities.
+        Seed of the community detection.
 
     Returns
     -------
-    NMI, in [0, 1], and ARI, at most 1 and 0 for chance.
+    NMI, in [0, 1], and ARI, at most 1; 0 is chance.
 
     Raises
     ------
@@ -113,7 +113,7 @@ def _best_louvain(connectivities: Any, codes: NDArray[np.int64]) -> tuple[float,
 
 @contextmanager
 def _igraph_seeded(seed: int) -> Iterator[None]:
-    """Seed igraph, which visits the cells in random order, and give it its usual generator back."""
+    """Seed igraph, which visits cells in random order, and restore its generator."""
     import igraph
 
     igraph.set_random_number_generator(random.Random(seed))

@@ -40,8 +40,8 @@ def score_embedding(
 ) -> pd.Series:
     """Score how well an embedding keeps cell types apart and mixes batches.
 
-    By default with the definitions of scIB (Luecken et al. 2022, doi:10.1038/s41592-021-01336-8), by scib-metrics. All
-    scores are good when they are high. ``adata`` is not changed.
+    By default with the definitions of scIB (Luecken et al. 2022, doi:10.1038/s41592-021-01336-8), by scib-metrics.
+    Higher is better for all scores. ``adata`` is not changed.
 
     Parameters
     ----------
@@ -63,8 +63,8 @@ def score_embedding(
         of the cells.
     compat
         ``"upstream"``: as in scCello's clustering and batch integration benchmarks. NMI and ARI come from Louvain
-        clusters, ``asw_batch`` and ``graph_connectivity`` do not know the cell types: the first is taken over all
-        cells of a batch, the second asks whether *batches* hang together, not cell types.
+        clusters, and ``asw_batch`` and ``graph_connectivity`` ignore the cell types: the first is computed over all
+        cells of a batch, the second measures the connectivity of *batches*.
     seed
         Seed of subsets and clustering.
 
@@ -81,7 +81,7 @@ def score_embedding(
     ``asw_batch``
         Silhouette width of batches (:func:`silhouette_batch`).
     ``graph_connectivity``
-        Whether cell types (upstream: batches) hang together (:func:`graph_connectivity`).
+        Connectivity of cell types (upstream: batches) in the neighbour graph (:func:`graph_connectivity`).
     ``avg_batch``
         Mean of these two. The last three with ``batch_key`` only.
 
@@ -132,7 +132,7 @@ def score_embedding(
         connected = graph_connectivity(points[cells], groups[cells], n_neighbors=n_neighbors, compat=compat)
         return {"asw_batch": asw, "graph_connectivity": connected}
 
-    # The generator of upstream, which draws the subsets for batches first.
+    # upstream's generator, which draws the subsets for batches first
     rng = np.random.RandomState(seed)
     batch_cells, bio_cells = (_subsets(rng, len(points), n_subsets) for _ in range(2))
     scores = _averaged(bio, bio_cells, "avg_bio")
@@ -142,7 +142,7 @@ def score_embedding(
 
 
 def _column(adata: AnnData, key: str) -> NDArray[np.str_]:
-    """Labels as strings, after they were found to be complete."""
+    """Complete labels, as strings."""
     values = entry_of(adata.obs, key, "obs")
     codes_of(values, adata.n_obs, f"obs[{key!r}]")
     return np.asarray(values).astype(str)

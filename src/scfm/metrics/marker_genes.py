@@ -1,4 +1,4 @@
-"""Whether scores of genes tell the marker genes of each cell from its other genes."""
+"""Evaluate gene scores against marker genes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["marker_auroc"]
 
 BLOCK_VALUES = 4_000_000
-"""Scores that are ranked at a time; some 60 bytes each."""
+"""Number of scores that are ranked at a time; about 60 bytes each."""
 
 
 def marker_auroc(
@@ -25,20 +25,20 @@ def marker_auroc(
     labels: ArrayLike | None = None,
     genes: Sequence[str] | None = None,
 ) -> NDArray[np.float64]:
-    """Area under the ROC curve of gene scores against marker genes, for each cell.
+    """Area under the ROC curve of gene scores for marker genes, for each cell.
 
-    The chance that a random marker gene of the cell has a higher score than a random other gene of it; ties count
-    half. A cell with no marker among its genes, or nothing else, has no such value. The benchmark of scCello reports
-    the mean over the others, ``numpy.nanmean``.
+    The probability that a random marker gene of the cell scores higher than a random other gene of it; ties count half.
+    Undefined for a cell whose genes include no marker, or only markers. The benchmark of scCello reports the mean over
+    all other cells (``numpy.nanmean``).
 
     Parameters
     ----------
     scores
-        Score of each gene in each cell, ``(n_cells, n_genes)``. Of a sparse matrix, the stored entries are the genes
-        that were scored, zeros among them; of an array, the values that are not NaN.
+        Score of each gene in each cell, ``(n_cells, n_genes)``. Scored genes are the stored entries of a sparse matrix,
+        explicit zeros included, or the values of an array that are not NaN.
     markers
-        Either a mask of the same shape, dense or sparse, or a mapping of labels to genes (as of :func:`read_markers`),
-        which needs ``labels`` and ``genes``. A cell whose label is not in the mapping has no marker.
+        Either a mask of the same shape, dense or sparse, or a mapping of labels to genes (as from :func:`read_markers`),
+        which needs ``labels`` and ``genes``. A cell whose label is not in the mapping has no markers.
     labels
         Label of each cell.
     genes
@@ -46,12 +46,13 @@ def marker_auroc(
 
     Returns
     -------
-    One value for each cell, ``(n_cells,)``, 0.5 for chance, NaN where there is none.
+    One value per cell, ``(n_cells,)``; 0.5 is chance, NaN is undefined.
 
     Raises
     ------
     ValueError
-        If shapes do not fit, scores are NaN, or a mapping comes without ``labels`` and ``genes``, or shares none of them.
+        If shapes do not match, stored scores are NaN, or a mapping comes without ``labels`` and ``genes`` or shares no
+        label or gene with them.
 
     Examples
     --------
@@ -84,20 +85,22 @@ def _csr_of(scores: Any) -> sparse.csr_matrix:
         indptr = np.searchsorted(cells, np.arange(len(dense) + 1))
         matrix = sparse.csr_matrix((dense[cells, columns], columns, indptr), shape=dense.shape)
     if np.isnan(matrix.data).any():
-        msg = f"{np.isnan(matrix.data).sum():,} scores are NaN; take the entries out of the matrix."
+        msg = f"{np.isnan(matrix.data).sum():,} scores are NaN; remove these entries from the matrix."
         raise ValueError(msg)
     return matrix
 
 
 def _masks_of(markers: Any, shape: tuple[int, int], labels: ArrayLike | None, genes: Sequence[str] | None) -> Any:
-    """Function of cells and columns that tells the markers."""
+    """Function of cells and columns that says which are markers."""
     from collections.abc import Mapping
 
     from scipy import sparse
 
     if isinstance(markers, Mapping):
         if labels is None or genes is None:
-            msg = "A mapping of labels to marker genes needs labels=, one a cell, and genes=, one a column of scores."
+            msg = (
+                "A mapping of labels to marker genes needs labels=, one per cell, and genes=, one per column of scores."
+            )
             raise ValueError(msg)
         codes, table = _marker_table(markers, np.asarray(labels).astype(str), np.asarray(genes), shape)
         return lambda cells, columns: table[codes[cells], columns]
@@ -152,7 +155,7 @@ def _auroc(
     new[1:] = (rows[1:] != rows[:-1]) | (values[1:] != values[:-1])
     first = np.flatnonzero(new)
     size = np.diff(first, append=len(rows))
-    rank = np.repeat(first + (size + 1) / 2, size)  # of the block: all rows before it are ahead
+    rank = np.repeat(first + (size + 1) / 2, size)  # within the block: earlier rows have lower ranks
     n = np.bincount(rows, minlength=n_rows)
     before = np.cumsum(n) - n
     n_markers = np.bincount(rows, is_marker, minlength=n_rows)

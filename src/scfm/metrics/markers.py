@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["read_markers"]
 
-# The benchmark aligns alveolar cells of the lung to T helper cells, by their names in the data.
+# The benchmark aligns alveolar cells of the lung to T helper cells, misled by their names.
 CORRECTIONS = {
     ("GSE130148", "Type 1"): ["Pulmonary alveolar type I cell", "Type I pneumocyte"],
     ("GSE130148", "Type 2"): ["Pulmonary alveolar type II cell", "Type II pneumocyte"],
@@ -40,28 +40,28 @@ def read_markers(
         ``cellmarkers.tsv``.
     alignment
         Table with the columns ``dataset``, ``original label`` and ``aligned label`` (cell types of ``path``, with
-        commas between): ``celllabel2typesquality.csv``. Then the result is by the labels of one data set.
+        commas between): ``celllabel2typesquality.csv``. The result then has the labels of one data set.
     dataset
         Data set of ``alignment``, or a part of one: ``"GSE96583_1"``.
     symbols
-        Table with the columns ``id`` and ``name``: ``vocab_id2name.csv``. Then the genes are ids; symbols that are not
-        in it are left out.
+        Table with the columns ``id`` and ``name``: ``vocab_id2name.csv``. The genes are then ids; unknown symbols are
+        dropped.
     compat
-        By default a symbol with several ids stands for all of them, and the lung labels ``Type 1`` and ``Type 2`` of
-        GSE130148 are alveolar cells. ``"upstream"``: a symbol stands for its last id, and these labels, as in the
-        published table, for T helper cells.
+        By default a symbol with several ids maps to all of them, and the lung labels ``Type 1`` and ``Type 2`` of
+        GSE130148 are alveolar cells. ``"upstream"``: a symbol maps to its last id, and these labels to T helper cells,
+        as in the published table.
 
     Returns
     -------
-    Genes of each cell type or label, sorted, none twice. A label that the table aligns to no known cell type has none;
-    rows without a label are left out.
+    Unique genes of each cell type or label, sorted. A label that is aligned to no known cell type has no genes; rows
+    without a label are skipped.
 
     Raises
     ------
     KeyError
         If a column is missing.
     ValueError
-        If ``alignment`` comes without ``dataset``, or the other way round, or does not hold it.
+        If only one of ``alignment`` and ``dataset`` is given, or the table does not hold the data set.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Neighbour graphs of cells, and whether they hold together."""
+"""Neighbour graphs of cells, and their connectivity."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["check_neighbors", "graph_connectivity", "neighbors_of"]
 def graph_connectivity(
     embedding: ArrayLike, labels: ArrayLike, *, n_neighbors: int = 15, compat: Compat | None = None
 ) -> float:
-    r"""Share of the cells of a label that hang together in the neighbour graph, mean over labels.
+    r"""Graph connectivity: largest connected fraction of the cells of a label, mean over labels.
 
     .. math:: \mathrm{GC} = \frac{1}{|L|} \sum_{l \in L} \frac{|\mathrm{LCC}(G_l)|}{|G_l|}
 
@@ -36,8 +36,8 @@ def graph_connectivity(
         Neighbours of each cell, itself included.
     compat
         By default the graph and its components are those of scib-metrics: edges point from a cell to its nearest
-        neighbours, and cells hang together that can be reached in both directions. ``"upstream"``: edges have no
-        direction, as in scCello and the original scib package, which gives values that are higher or equal.
+        neighbours, and components are strongly connected. ``"upstream"``: edges are undirected, as in scCello and the
+        original scib package; values are equal or higher.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""From scores of genes in cells to ranked genes of groups of cells."""
+"""Rank genes of groups of cells by their scores."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["cells_of_groups", "ranked_table"]
 
 
 def cells_of_groups(labels: pd.Categorical | None, n_obs: int, n_cells: int | None, seed: int) -> NDArray[np.int64]:
-    """Positions of at most ``n_cells`` cells of each group, drawn at random, in order; cells without a label are left out.
+    """Sorted positions of up to ``n_cells`` random cells of each group; cells without a label are skipped.
 
     Raises
     ------

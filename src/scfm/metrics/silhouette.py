@@ -1,4 +1,4 @@
-"""Silhouette widths: how compact labels are, and how well batches are mixed."""
+"""Silhouette widths of labels and batches."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def silhouette_label(embedding: ArrayLike, labels: ArrayLike) -> float:
     r"""Average silhouette width (ASW) of labels, :math:`(\bar s + 1) / 2`.
 
     :math:`s_i = (b_i - a_i) / \max(a_i, b_i)` with the mean Euclidean distance :math:`a_i` of a cell to the others of
-    its label, and :math:`b_i` to those of the nearest other label; 0 for a cell that is alone. Upstream's definition is
-    the same.
+    its label, and :math:`b_i` to those of the nearest other label; 0 for the only cell of a label. Upstream's definition
+    is the same.
 
     Parameters
     ----------
@@ -54,11 +54,11 @@ def silhouette_label(embedding: ArrayLike, labels: ArrayLike) -> float:
 def silhouette_batch(
     embedding: ArrayLike, *, batches: ArrayLike, labels: ArrayLike | None = None, compat: Compat | None = None
 ) -> float:
-    r"""Average silhouette width of batches: 1 if each cell has batches around it as they come.
+    r"""Average silhouette width of batches: 1 if batches are perfectly mixed.
 
     By default the mean of :math:`1 - |s_i|` over the cells of a label, with the silhouettes of the batches among these
-    cells only, and then over labels (scIB, Luecken et al. 2022, doi:10.1038/s41592-021-01336-8). Labels that are in
-    one batch only, or once in each, do not count.
+    cells only, and then over labels (scIB, Luecken et al. 2022, doi:10.1038/s41592-021-01336-8). Labels in a single
+    batch, or with one cell per batch, are ignored.
 
     Parameters
     ----------
@@ -67,7 +67,7 @@ def silhouette_batch(
     batches
         Batch of each cell.
     labels
-        Cell type of each cell. Needed unless ``compat`` is given, which has no use for it.
+        Cell type of each cell. Required unless ``compat`` is given, which ignores it.
     compat
         ``"upstream"``: as scCello, the mean of :math:`1 - |s_i|` over the cells of a batch, with the silhouettes of
         the batches among *all* cells, then over batches, then :math:`(\cdot + 1) / 2`. It is never below 0.5, and also

@@ -13,7 +13,7 @@ import numpy as np
 from scfm._checks import is_int
 from scfm._settings import settings
 from scfm._warn import warn
-from scfm.batch import even_batches, prefetch, spans_of
+from scfm.batch import fixed_size_batches, prefetch, row_ranges
 from scfm.genes import columns_of
 from scfm.run import RunPlan, run
 from scfm.run.device import default_batch_tokens
@@ -89,7 +89,7 @@ class Session(ABC):
         """
         encode = self.encoder()
         networks = self.networks()
-        forwards = [task.on(*place, self.dtype) for place in zip(networks, self.devices, strict=True)]
+        forwards = [task.make_forward(*place, self.dtype) for place in zip(networks, self.devices, strict=True)]
         plan = RunPlan(
             batch_tokens=task.batch_tokens or default_batch_tokens(self.device),
             block_rows=min(task.block_rows or settings.block_rows, settings.block_rows),
@@ -133,8 +133,8 @@ class Session(ABC):
             msg = f"batch_size={batch_size!r}: need 1 cell or more."
             raise ValueError(msg)
         rng = np.random.default_rng(seed) if shuffle else None
-        spans = prefetch(list(self.encoded([span])) for span in spans_of(self.source.n_obs, rng))
-        return even_batches(spans, batch_size, rng, drop_last=drop_last)
+        spans = prefetch(list(self.encoded([span])) for span in row_ranges(self.source.n_obs, rng))
+        return fixed_size_batches(spans, batch_size, rng, drop_last=drop_last)
 
     def encoded(self, spans: Iterable[tuple[int, int]]) -> Iterator[TokenBlock]:
         """Token sequences of ranges of cells, block by block; nothing is computed of them."""

@@ -4,7 +4,6 @@ from scfm.nn.attention import AttentionPath, Lengths, Packing
 from scfm.nn.bert import BertEncoder, BertLayer
 from scfm.nn.bert_config import BertConfig
 from scfm.nn.causal import CausalPath
-from scfm.nn.count_heads import GeneScores, TranscriptFormerHeads
 from scfm.nn.gene_rows import GeneRows, GeneVectors
 from scfm.nn.heads import MaskedLMHead
 from scfm.nn.losses import (
@@ -20,6 +19,7 @@ from scfm.nn.published import check_shapes, published_keys
 from scfm.nn.sccello import ProjectionHead, ScCelloConfig, ScCelloNetwork, check_sccello
 from scfm.nn.transcriptformer import TranscriptFormer
 from scfm.nn.transcriptformer_config import TranscriptFormerConfig
+from scfm.nn.transcriptformer_heads import GeneScores, TranscriptFormerHeads
 
 __all__ = [
     "AttentionPath",

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from scfm.nn.move import to_device
+from scfm.nn.device import to_device
 
 __all__ = ["AttentionPath", "Lengths", "Packing", "attend", "attend_first"]
 
@@ -25,7 +25,7 @@ AttentionPath = Literal["auto", "cells", "padded"]
 """How attention runs: ``"auto"`` takes ``"cells"`` on the CPU and ``"padded"`` elsewhere."""
 
 TILE_BYTES = 2**21
-"""Size of a tile of attention scores per thread: 1 to 4 MiB are equally fast, more and less are slower (Zen 4)."""
+"""Size of a tile of attention scores per thread; 1 to 4 MiB are equally fast, other sizes slower (Zen 4)."""
 
 Lengths = Sequence[int] | np.ndarray | Tensor
 """Tokens of each cell: a list of ints, an integer array, or an integer tensor on the CPU."""
@@ -67,7 +67,7 @@ class Packing:
         self.padded = self._pad() if use_padded else None
 
     def runs(self) -> list[tuple[int, int, int]]:
-        """Neighbouring cells of equal length as (first token, number of cells, length); empty cells are left out."""
+        """Runs of cells of equal length as (first token, number of cells, length), without empty cells."""
         runs, start = [], 0
         for length, group in groupby(self.lengths):
             n_cells = len(list(group))
@@ -78,10 +78,8 @@ class Packing:
 
     def positions(self) -> Tensor:
         """Position of each packed token within its cell, int64, shape ``(T,)``."""
-        each = [torch.arange(n) for n in self.lengths]
-        return (
-            to_device(torch.cat(each), self.device) if each else torch.empty(0, dtype=torch.int64, device=self.device)
-        )
+        within = torch.cat([torch.empty(0, dtype=torch.int64), *(torch.arange(n) for n in self.lengths)])
+        return to_device(within, self.device)
 
     def first(self) -> Tensor:
         """Position of the first token of each cell among the packed tokens, int64, shape ``(n_cells,)``."""
@@ -93,12 +91,12 @@ class Packing:
     def _pad(self) -> _Padded:
         lengths = [n for n in self.lengths if n]  # an empty cell would be a row of the mask without a key
         longest = max(lengths, default=0)
-        index = [torch.arange(i * longest, i * longest + n) for i, n in enumerate(lengths)]
+        index = [torch.empty(0, dtype=torch.int64)]
+        index += [torch.arange(i * longest, i * longest + n) for i, n in enumerate(lengths)]
         mask = None
         if lengths and min(lengths) < longest:
             mask = to_device((torch.arange(longest) < torch.tensor(lengths)[:, None])[:, None, None, :], self.device)
-        flat = torch.cat(index) if index else torch.empty(0, dtype=torch.int64)
-        return _Padded((len(lengths), longest), to_device(flat, self.device), mask)
+        return _Padded((len(lengths), longest), to_device(torch.cat(index), self.device), mask)
 
 
 def attend(qkv: Tensor, packing: Packing, n_heads: int, dropout: float = 0.0) -> Tensor:
@@ -113,7 +111,7 @@ def attend(qkv: Tensor, packing: Packing, n_heads: int, dropout: float = 0.0) ->
     n_heads
         Number of heads; each has ``d / n_heads`` features.
     dropout
-        Share of the attention weights that are dropped.
+        Dropout probability of the attention weights.
 
     Returns
     -------
@@ -144,7 +142,7 @@ def attend_first(queries: Tensor, x: Tensor, packing: Packing, scale: float) -> 
     Parameters
     ----------
     queries
-        Queries of the first token of each cell, one a head, shape ``(n_cells, n_heads, d)``.
+        Queries of the first token of each cell, one per head, shape ``(n_cells, n_heads, d)``.
     x
         Hidden states of all packed tokens, which are keys and values, shape ``(T, d)``.
     packing
@@ -171,7 +169,7 @@ def attend_first(queries: Tensor, x: Tensor, packing: Packing, scale: float) -> 
 
 
 def _attend_states(queries: Tensor, states: Tensor, scale: float, mask: Tensor | None) -> Tensor:
-    """As :func:`attend_first`, for states of shape ``(n_cells, length, d)``: the heads are queries of one cell."""
+    """:func:`attend_first` for states of shape ``(n_cells, length, d)``; the heads are the queries of a cell."""
     key = states[:, None]
     mask = None if mask is None else mask.expand(-1, 1, queries.shape[1], -1)
     return F.scaled_dot_product_attention(queries[:, None], key, key, attn_mask=mask, scale=scale)[:, 0]
@@ -185,7 +183,7 @@ def _attend_tiles(qkv: Tensor, n_heads: int) -> Tensor:
     """
     n, d = len(qkv), qkv.shape[1] // 3
     q, k, v = qkv.view(n, 3, n_heads, -1).permute(1, 2, 0, 3).contiguous().unbind(0)
-    q = q * (d // n_heads) ** -0.5  # a copy: of one token q is a view of what came in
+    q = q * (d // n_heads) ** -0.5  # not in place: for a single token, q is a view of the input
     out = qkv.new_empty(n, n_heads, d // n_heads)
     rows = max(64, torch.get_num_threads() * TILE_BYTES // (n * qkv.itemsize))
     for head in range(n_heads):

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from scfm.nn.attention import AttentionPath, Lengths, Packing, attend, attend_first
+from scfm.nn.device import to_device
 from scfm.nn.linear import affine, is_plain, linear
-from scfm.nn.move import to_device
 from scfm.nn.published import WORDS, check_names, check_tied
 from scfm.nn.state_dict import copy_into, weight_and_bias
 
@@ -38,8 +38,8 @@ CHUNK = 1024
 class BertLayer(nn.Module):
     """One post-norm encoder layer on packed tokens.
 
-    Its modules are called, so adapters and hooks take effect; on the CPU without gradients all but ``qkv`` see pieces of
-    up to 1024 tokens.
+    Its modules are called, so adapters and hooks take effect; on the CPU without gradients all but ``qkv`` are called on
+    chunks of up to 1024 tokens.
 
     Parameters
     ----------
@@ -83,8 +83,8 @@ class BertLayer(nn.Module):
         (wq, wk, wv), (bq, _, bv) = self.qkv.weight.chunk(3), self.qkv.bias.chunk(3)
         by_head = (self.n_heads, -1, x.shape[1])
         q = affine(first, wq, bq).unflatten(1, (self.n_heads, -1))
-        # (W x) · q = x · (Wᵀ q): one query and one value a cell are projected, not all keys and values. The bias of the
-        # keys adds the same to all scores of a query, which softmax does not see.
+        # (W x) · q = x · (Wᵀ q): one query and one value per cell are projected, not all keys and values. The bias of
+        # the keys adds the same to all scores of a query, which softmax ignores.
         queries = torch.einsum("che,hed->chd", q, wk.view(by_head))
         states = attend_first(queries, x, packing, q.shape[-1] ** -0.5)
         attended = torch.einsum("chd,hed->che", states, wv.view(by_head)).flatten(1) + bv
@@ -93,9 +93,9 @@ class BertLayer(nn.Module):
     def _after_attention(self, attended: Tensor, x: Tensor) -> Tensor:
         if attended.requires_grad or attended.device.type != "cpu":
             return self._feed_forward(attended, x)
-        # each token stands alone from here on: pieces that fit the cache, and no wide activations of a whole batch
-        pieces = zip(attended.split(CHUNK), x.split(CHUNK), strict=True)
-        return torch.cat([self._feed_forward(*piece) for piece in pieces])
+        # tokens are independent from here on: chunks fit the cache and bound the memory of wide activations
+        chunks = zip(attended.split(CHUNK), x.split(CHUNK), strict=True)
+        return torch.cat([self._feed_forward(*chunk) for chunk in chunks])
 
     def _feed_forward(self, attended: Tensor, x: Tensor) -> Tensor:
         x = self.norm1(self._added(self.out, attended, x))
@@ -105,7 +105,7 @@ class BertLayer(nn.Module):
         return cast("Tensor", self.norm2(self._added(self.down, wide, x)))
 
     def _added(self, layer: nn.Module, x: Tensor, residual: Tensor) -> Tensor:
-        """``dropout(layer(x)) + residual``, into the memory of the product where neither autograd nor a hook holds it."""
+        """``dropout(layer(x)) + residual``, in place where neither autograd nor a hook holds the product."""
         new = self.dropout(linear(layer, x))
         in_place = is_plain(layer) and is_plain(self.dropout, nn.Dropout) and not new.requires_grad
         return cast("Tensor", new.add_(residual) if in_place else new + residual)

@@ -32,8 +32,8 @@ class BertConfig:
     ------
     ValueError
         If a size is not a positive integer, ``hidden_size`` is not a multiple of ``n_heads``, ``layer_norm_eps`` is
-        not positive, the activation is unknown, ``pad_token_id`` is not in the vocabulary, or ``dropout`` is no
-        probability below 1.
+        not positive, the activation is unknown, ``pad_token_id`` is not in the vocabulary, or ``dropout`` is not in
+        [0, 1).
     """
 
     vocab_size: int
@@ -55,11 +55,11 @@ class BertConfig:
     hidden_act: Activation = "relu"
     """Activation of the feed-forward block and of the language-model head; ``"gelu"`` is the exact one (erf)."""
     pad_token_id: int = 0
-    """Token that upstream pads with; packed cells hold none."""
+    """Padding token of upstream; packed cells have no padding."""
     dropout: float = 0.0
-    """Share of the values that are dropped in training: of the embeddings after their norm, of the attention weights, and
-    of what attention and feed-forward block add to a hidden state. Upstream's ``hidden_dropout_prob`` and
-    ``attention_probs_dropout_prob``, which are equal in all published models; neither is read from a published config."""
+    """Dropout probability in training: of the embeddings after their norm, the attention weights, and the outputs of
+    attention and feed-forward blocks. Upstream's ``hidden_dropout_prob`` and ``attention_probs_dropout_prob``, which are
+    equal in all published models; not read from a published config."""
 
     def __post_init__(self) -> None:
         for name in (*_HF_KEYS, "type_vocab_size"):
@@ -70,7 +70,7 @@ class BertConfig:
         if self.hidden_size % self.n_heads:
             msg = f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads {self.n_heads}."
             raise ValueError(msg)
-        eps: object = self.layer_norm_eps  # from a file: the annotation promises nothing
+        eps: object = self.layer_norm_eps  # from a file, so of any type
         if not isinstance(eps, float) or not 0 < eps < 1:
             msg = f"layer_norm_eps must be a number between 0 and 1, got {eps!r}."
             raise ValueError(msg)
@@ -84,7 +84,7 @@ class BertConfig:
         check_dropout(self.dropout)
 
     def architecture(self) -> dict[str, Any]:
-        """The sizes as a model card holds them: without dropout, on which no weight depends."""
+        """Sizes for a model card, without dropout."""
         return {name: value for name, value in asdict(self).items() if name != "dropout"}
 
     @classmethod

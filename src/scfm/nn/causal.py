@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from scfm.nn.attention import Lengths, Packing
-from scfm.nn.move import to_device
+from scfm.nn.device import to_device
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,19 +27,19 @@ CausalPath = Literal["auto", "tiles", "flex"]
 """How attention runs: ``"auto"`` takes ``"flex"`` on CUDA and ``"tiles"`` elsewhere."""
 
 TILE_VALUES = 2**21
-"""Attention scores that are computed at a time."""
+"""Number of attention scores that are computed at a time."""
 SMALL_CAP = 40.0
-"""Cap up to which sums of exponentials of scores stay far from the limits of float32."""
+"""Cap up to which sums of exponentials of scores stay far below the limits of float32."""
 FLEX_BLOCK = 128
 FULL_BYTES = 4
-"""Bytes of a number from which on products are exact enough for scores."""
+"""Smallest itemsize whose products are exact enough for scores."""
 _SMALL_TILES = {"BLOCK_M": 32, "BLOCK_N": 32}
 
 logger = logging.getLogger("scfm")
 
 
 class CausalPacking(Packing):
-    """Where each cell lies among the packed tokens of a batch, with the mask that flex attention takes.
+    """Where each cell lies among the packed tokens of a batch, with a block mask for flex attention.
 
     Parameters
     ----------
@@ -54,7 +54,7 @@ class CausalPacking(Packing):
 
     @cached_property
     def block_mask(self) -> Any:
-        """Which blocks of keys a block of queries sees, with the whole batch as one sequence of whole blocks."""
+        """Blocks of keys that each block of queries sees; the batch is one sequence, padded to whole blocks."""
         from torch.nn.attention.flex_attention import BlockMask
 
         lengths = torch.tensor([*self.lengths, -self.n_tokens % FLEX_BLOCK])
@@ -90,7 +90,7 @@ def attend_causal(
     n_heads
         Number of heads; each has ``d / n_heads`` features.
     softcap
-        Bound of the scores, applied after the bias; 0 for none.
+        Bound of the scores, applied after the bias; 0 for no bound.
     path
         How attention runs; see :data:`CausalPath`.
 
@@ -109,13 +109,13 @@ def attend_causal(
             if path == "flex":
                 raise
             _flex.failed = True
-            logger.warning("flex_attention does not work here (%s); going on without it.", type(error).__name__)
+            logger.warning("flex_attention does not work here (%s); continuing without it.", type(error).__name__)
     cells = zip(qkv.split(packing.lengths), bias.split(packing.lengths), strict=True)
     return torch.cat([_attend_tiles(part, key_bias, n_heads, softcap) for part, key_bias in cells])
 
 
 def _attend_tiles(qkv: Tensor, bias: Tensor, n_heads: int, softcap: float) -> Tensor:
-    """One cell, a tile of queries at a time; keys behind a tile are never touched."""
+    """Attention of one cell, a tile of queries at a time; keys after a tile are not read."""
     n, d = len(qkv), qkv.shape[1] // 3
     if n == 0:
         return qkv[:, :d]
@@ -131,7 +131,7 @@ def _attend_tiles(qkv: Tensor, bias: Tensor, n_heads: int, softcap: float) -> Te
         total = weights.sum(dim=-1, keepdim=True)
         if v.itemsize >= FULL_BYTES:
             parts.append(weights @ v[:, :stop] / total)
-        else:  # sums of unscaled weights are beyond the largest float16
+        else:  # sums of unscaled weights overflow float16
             parts.append((weights / total).to(v.dtype) @ v[:, :stop])
     return torch.cat(parts, dim=1).transpose(0, 1).reshape(n, d)
 
@@ -144,9 +144,9 @@ def _scores(q: Tensor, k: Tensor, bias: Tensor) -> Tensor:
 
 
 def _weights(scores: Tensor, start: int, cap: float) -> Tensor:
-    """Exponentials of a tile of scores (over ``cap``, if there is one), zero behind each query, not yet normalised.
+    """Exponentials of a tile of scores (given over ``cap``), not normalised, zero after each query.
 
-    Scores below a small cap need no common scale. Nothing that autograd needs is overwritten.
+    Scores below a small cap need no common scale. Works in place where autograd does not need the scores.
     """
     if 0 < cap <= SMALL_CAP and not scores.requires_grad:
         return scores.tanh_().mul_(cap).exp_().tril_(start)
@@ -156,7 +156,7 @@ def _weights(scores: Tensor, start: int, cap: float) -> Tensor:
 
 
 class _Flex:
-    """Flex attention over all cells of a batch as one sequence, in which a token sees only its own cell."""
+    """Flex attention over a batch as one sequence, in which a token sees only its own cell."""
 
     def __init__(self) -> None:
         self.failed = False
@@ -206,6 +206,6 @@ def _flex_function(compiled: bool) -> Callable[..., Tensor]:
 
 
 def _listed(which: Tensor) -> tuple[Tensor, Tensor]:
-    """Number of the chosen columns of each row, and their positions first in each row; int32, batch and head 1."""
+    """Number of True columns of each row, and their positions first in each row; int32, with batch and head axes."""
     order = torch.argsort(which.to(torch.int8), dim=1, descending=True, stable=True)
     return which.sum(dim=1, dtype=torch.int32)[None, None], order.to(torch.int32)[None, None]

@@ -1,4 +1,4 @@
-"""Checks of values that come from a file, where annotations promise nothing."""
+"""Checks of values from config files, which type annotations cannot guarantee."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["check_dropout", "is_int"]
 
 
 def is_int(value: object) -> TypeGuard[int]:
-    """Whether a value is an integer; ``True`` is none."""
+    """Whether a value is an integer and no bool."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 

@@ -1,4 +1,4 @@
-"""Rows of a table that are computed when they are first needed."""
+"""States and vectors of genes, computed when a gene first occurs and then cached."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from scfm.nn.move import to_device
+from scfm.nn.device import to_device
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -23,10 +23,10 @@ AT_ONCE = 4096
 
 
 class GeneRows:
-    """States by token, made for each token once.
+    """Cache of states by token.
 
-    A network that turns the vector of a gene into a state does so once per gene, not once per cell and gene. While
-    gradients are recorded nothing is kept, because the states change.
+    A network that turns the vector of a gene into a state does so once per gene, not once per cell and gene. Nothing is
+    cached while gradients are recorded.
 
     Parameters
     ----------
@@ -35,7 +35,7 @@ class GeneRows:
     """
 
     def __init__(self, n_tokens: int) -> None:
-        self._place = np.full(n_tokens, -1)  # no tensor, which would remember the mode that it was made in
+        self._place = np.full(n_tokens, -1)  # an array: a tensor made in inference mode could not be changed later
         self._made_of: object = None
         self._table: Tensor | None = None
         self._n_rows = 0
@@ -53,13 +53,13 @@ class GeneRows:
         Parameters
         ----------
         tokens
-            Tokens, in any order and as often as they occur.
+            Tokens, in any order, with repeats.
         make
-            States of distinct tokens, ``(n,)`` → ``(n, d)``.
+            Computes the states of distinct tokens, ``(n,)`` → ``(n, d)``.
         weights
-            What states are made of: when these tensors change, all states are made anew.
+            Tensors that the states depend on; when one changes, the cache is emptied.
         keep
-            Whether ``weights`` are all that states are made of; if not, nothing is kept or taken from what was kept.
+            Use the cache; only right if the states depend on nothing but ``weights``.
 
         Raises
         ------
@@ -71,8 +71,8 @@ class GeneRows:
             raise IndexError(msg)
         if torch.is_grad_enabled() or not keep or not len(tokens):
             distinct, inverse = torch.unique(tokens, return_inverse=True)
-            made = make(distinct)
-            return made[inverse.to(made.device)]
+            states = make(distinct)
+            return states[inverse.to(states.device)]
         made_of = [(id(weight), _version(weight), weight.dtype, weight.device) for weight in weights]
         if made_of != self._made_of:
             self._made_of, self._table, self._n_rows = made_of, None, 0
@@ -88,8 +88,8 @@ class GeneRows:
     def _add(self, tokens: Tensor, made: Tensor) -> None:
         stop = self._n_rows + len(tokens)
         if self._table is None or stop > len(self._table):
-            room = min(max(FIRST_ROWS, 2 * stop), len(self._place))
-            table = made.new_empty(room, made.shape[1])
+            capacity = min(max(FIRST_ROWS, 2 * stop), len(self._place))
+            table = made.new_empty(capacity, made.shape[1])
             if self._table is not None:
                 table[: self._n_rows] = self._table[: self._n_rows]
             self._table = table
@@ -114,12 +114,12 @@ def gene_vectors(tensors: Mapping[str, Tensor]) -> Tensor:
 
 
 def _version(weight: Tensor) -> int:
-    """How often a tensor was changed in place; one that was made in inference mode does not count."""
+    """Version counter of a tensor; −1 for inference tensors, which have none."""
     return -1 if weight.is_inference() else weight._version
 
 
 class GeneVectors(nn.Module):
-    """The frozen vectors of genes, zero for the assay tokens behind them; moved to the device as genes occur.
+    """Frozen vectors of genes, zero for the assay tokens after them; copied to the device as genes occur.
 
     Parameters
     ----------
@@ -130,7 +130,7 @@ class GeneVectors(nn.Module):
     """
 
     pads = False
-    """Whether cells are padded on an accelerator, which the planner of batches asks every network."""
+    """Whether cells are padded on an accelerator; read when batches are planned."""
 
     def __init__(self, tensors: Mapping[str, Tensor], n_assays: int) -> None:
         super().__init__()
@@ -140,9 +140,9 @@ class GeneVectors(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Vectors of tokens, shape ``(T, d)``; a copy."""
-        return self._rows(tokens, self._moved, self.buffers())
+        return self._rows(tokens, self._look_up, self.buffers())
 
-    def _moved(self, tokens: Tensor) -> Tensor:
+    def _look_up(self, tokens: Tensor) -> Tensor:
         is_gene = tokens < len(self._vectors)
         vectors = self._vectors[torch.where(is_gene, tokens, 0)] * is_gene[:, None]
         return vectors.to(self.like)  # type: ignore[arg-type]

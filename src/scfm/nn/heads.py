@@ -1,4 +1,4 @@
-"""Output heads, built only where their output is read."""
+"""Language-model head of a BERT."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["MaskedLMHead", "head_targets"]
 class MaskedLMHead(nn.Module):
     """Masked-language-model head: ``LayerNorm(act(dense(x))) · word_embeddingsᵀ + bias``.
 
-    The output weights are the word embeddings of the encoder, which are handed over at each call.
+    The output weights are the word embeddings of the encoder, passed at each call.
 
     Parameters
     ----------
@@ -40,7 +40,7 @@ class MaskedLMHead(nn.Module):
         self.apply(init_weights)
 
     def forward(self, hidden: Tensor, word_embeddings: Tensor) -> Tensor:
-        """Scores of all tokens of the vocabulary.
+        """Logits of all tokens of the vocabulary.
 
         Parameters
         ----------

@@ -1,8 +1,8 @@
 """Losses of scCello's pretraining (Yuan et al. 2024, arXiv:2408.12373), which adds them up without weights.
 
-Throughout, ``n(v) = v / ‖v‖ / √τ``, so that an inner product of two such vectors is their cosine divided by the
-temperature ``τ``. All is computed in float32 (float64 for float64 input), under autocast, too, because a logit of
-``1 / τ = 100`` has no digit behind the point in bfloat16.
+Throughout, ``n(v) = v / ‖v‖ / √τ``, so that the inner product of two such vectors is their cosine over the
+temperature ``τ``. Everything is computed in float32 (float64 for float64 input), also under autocast, because bfloat16
+has no decimals at logits of ``1 / τ = 100``.
 """
 
 from __future__ import annotations
@@ -32,17 +32,16 @@ __all__ = [
 IGNORED = -100
 """Label of a token that is not predicted."""
 ROWS = 1024
-"""Masked tokens whose logits exist at once: 100 MB for 25,000 genes."""
+"""Number of masked tokens whose logits exist at once: 100 MB for 25,000 genes."""
 
 
 class LossAndAccuracy(NamedTuple):
-    """What a loss over classes returns."""
+    """Loss and accuracy of a classification."""
 
     loss: Tensor
     """Mean cross-entropy in nats, a scalar."""
     accuracy: Tensor
-    """Share of the predictions whose largest logit is that of the label, a scalar without gradient; NaN if there were
-    none."""
+    """Share of correct predictions, a scalar without gradient; NaN if nothing is predicted."""
 
 
 def cell_representation(projected: Tensor, tau: float) -> Tensor:
@@ -69,15 +68,14 @@ def cell_representation(projected: Tensor, tau: float) -> Tensor:
 
 
 class MaskedGeneLoss(nn.Module):
-    """Masked gene prediction: which gene stood where the mask is.
+    """Masked gene prediction: which gene was masked.
 
     With ``h_t`` the projected hidden state of a masked token and ``E_v`` the projected word embedding of gene ``v``,
     the mean over the masked tokens of
 
         −log softmax_v( n(h_t) · n(E_v) ) at the gene of the token.
 
-    The logits are made for some masked tokens at a time and again in the backward pass, so memory does not grow with
-    the batch.
+    Logits are computed in chunks and recomputed in the backward pass, so memory does not grow with the batch.
 
     Parameters
     ----------
@@ -107,8 +105,7 @@ class MaskedGeneLoss(nn.Module):
         hidden
             Hidden states of the last layer, shape ``(..., d)``.
         labels
-            Token that stood there, −100 where none is to be predicted; int64, shape of ``hidden`` without its last
-            axis.
+            Original token, −100 where nothing is predicted; int64, shape of ``hidden`` without its last axis.
         word_embeddings
             Word embeddings of all tokens, special tokens included, shape ``(vocab_size, d)``.
         head
@@ -229,16 +226,14 @@ class RegularisationLoss(nn.Module):
 
 
 class OntologyAlignmentLoss(nn.Module):
-    """Inter loss: cells of types that are close in the ontology are closer than cells of types that are not.
+    """Inter loss: cells of types that are close in the ontology lie closer than cells of distant types.
 
-    With ``S_ij = z_i · z_j`` off the diagonal and ``S_ii = z_i · z_i′``, ``z′`` from a second pass with other dropout
-    (that of the config, with the network in training mode), and each value ``s`` but the lowest that the similarity of
-    the type of cell ``i`` to those of the batch takes,
+    With ``S_ij = z_i · z_j`` off the diagonal and ``S_ii = z_i · z_i′``, ``z′`` from a second pass with another dropout
+    mask, and each value ``s`` but the lowest of the similarities of the type of cell ``i`` to those of the batch,
 
         P = {j : sim(c_i, c_j) ≥ s},    N = {k : sim(c_i, c_k) < s and c_k is no ancestor of c_i},
 
-    the mean over all ``(i, s, j ∈ P)`` of ``−log( e^{S_ij} / (e^{S_ij} + Σ_{k ∈ N} e^{S_ik}) )``. A cell is compared
-    with the cells of its own batch alone.
+    the mean over all ``(i, s, j ∈ P)`` of ``−log( e^{S_ij} / (e^{S_ij} + Σ_{k ∈ N} e^{S_ik}) )``, within a batch.
 
     Parameters
     ----------
@@ -274,7 +269,7 @@ class OntologyAlignmentLoss(nn.Module):
                 "both must be (n_types, n_types)."
             )
             raise ValueError(msg)
-        # given, not learned: no part of the state dict
+        # not learned, so not in the state dict
         self.register_buffer("similarity", similarity, persistent=False)
         self.register_buffer("ancestors", ancestors.bool(), persistent=False)
 
@@ -306,14 +301,14 @@ class OntologyAlignmentLoss(nn.Module):
         with _no_autocast(z):
             z, z_prime = _precise(z), _precise(z_prime)
             scores = (z @ z.T).diagonal_scatter((z * z_prime).sum(dim=1)).index_select(0, anchor)
-            # the lowest number instead of −∞, whose log-sum-exp over no negative at all has a gradient of NaN
+            # the lowest number instead of −∞: without any negative, the gradient of the log-sum-exp of −∞ is NaN
             negatives = torch.where(below & unrelated[anchor], scores, torch.finfo(scores.dtype).min)
             terms = F.logsigmoid(scores - negatives.logsumexp(dim=1, keepdim=True))
             return -terms.masked_fill(below, 0).sum() / (~below).sum().clamp(min=1)
 
 
 def _summed(queries: Tensor, labels: Tensor, genes: Tensor) -> tuple[Tensor, Tensor]:
-    """Sum of the cross-entropies of some masked tokens, and how many of them are right."""
+    """Sum of the cross-entropies of some masked tokens, and the number of correct predictions."""
     logits = queries @ genes.T
     return F.cross_entropy(logits, labels, reduction="sum"), (logits.detach().argmax(dim=1) == labels).sum()
 

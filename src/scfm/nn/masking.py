@@ -1,12 +1,12 @@
-"""What a BERT makes of a cell when one token after the other is replaced by ``<mask>``.
+"""Outputs of a BERT for copies of a cell in which one token each is replaced by ``<mask>``.
 
-Copies of a cell that differ in one token have the first layer in common: queries, keys and values are those of the cell but
-for one row. With ``o`` the attended value of a query, ``w`` the weight of the key that goes and ``u`` that of the key that
-comes, both relative to the sum of the cell, the value in the copy is
+Such copies share the first layer: queries, keys and values are those of the cell but for one row. With ``o`` the
+attended value of a query, ``w`` the weight of the key that is removed and ``u`` that of the key that is added, both
+relative to the sum of the cell, the value in the copy is
 
     (o − w v + u v') / (1 − w + u)
 
-so a copy pays for the feed-forward block of the first layer, and not for its attention. That takes a first layer whose
+so a copy costs the feed-forward block of the first layer, but not its attention. This needs a first layer whose
 projections nothing wraps, and no gradients; otherwise each copy goes through all layers.
 """
 
@@ -20,8 +20,8 @@ from torch import Tensor
 
 from scfm.nn.attention import Packing
 from scfm.nn.bert import BertLayer
+from scfm.nn.device import to_device
 from scfm.nn.linear import is_plain, linear
-from scfm.nn.move import to_device
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -31,10 +31,10 @@ if TYPE_CHECKING:
 __all__ = ["masked_outputs"]
 
 QUERIES = 512
-"""Queries of a cell whose scores are held at a time."""
+"""Number of queries of a cell whose scores are held at a time."""
 
 MAX_EXPONENT = 60.0
-"""A key that outweighs all others by more than exp of this is in float32 the only one."""
+"""A key that outweighs all others by more than the exponential of this is the only one in float32."""
 
 
 def masked_outputs(
@@ -58,12 +58,12 @@ def masked_outputs(
     mask
         Token that takes their place.
     pool
-        From hidden states of packed copies (of their first tokens with ``first_only``) and the lengths of the copies to
-        one vector a copy.
+        Turns hidden states of packed copies (of their first tokens with ``first_only``) and their lengths into one
+        vector per copy.
     first_only
         Whether only the first token is read.
     max_tokens
-        Tokens of the copies that are computed together; copies of several cells share a batch.
+        Token budget of a batch of copies, which several cells share.
 
     Returns
     -------
@@ -100,7 +100,7 @@ def masked_outputs(
 
 
 def _shared_layer(network: BertEncoder) -> BertLayer | None:
-    """The first layer, if what it makes of a cell says what it makes of the copies of the cell."""
+    """The first layer, if its output for the copies follows from that for the cell."""
     if torch.is_grad_enabled() or not len(network.layers):
         return None
     layer = network.layers[0]
@@ -143,7 +143,7 @@ def _heads(layer: BertLayer, x: Tensor) -> Heads:
 
 @dataclass(frozen=True)
 class _Attention:
-    """Attention of a cell as it is; but for ``heads`` all tensors are ``(n_tokens, n_heads)`` or one dimension more."""
+    """Attention of the unchanged cell; except ``heads``, tensors are ``(n_tokens, n_heads)``, values with one axis more."""
 
     heads: Heads
     log_sums: Tensor
@@ -165,7 +165,7 @@ class _Attention:
             scores = queries @ k.transpose(1, 2)
             log_sums, top = scores.logsumexp(dim=-1), scores.argmax(dim=-1)
             out = (scores - log_sums[..., None]).exp() @ v
-            # taking the heaviest key out of a finished sum could leave nothing but rounding errors
+            # subtracting the heaviest key from a finished sum could leave nothing but rounding errors
             scores.scatter_(-1, top[..., None], -torch.inf)
             other_log_sums = scores.logsumexp(dim=-1)
             other_out = scores.sub_(other_log_sums[..., None]).exp_() @ v
@@ -178,12 +178,12 @@ class _Attention:
         old, fresh = ((q @ part[:, positions].transpose(1, 2)).permute(2, 1, 0) for part in (k, new_k))
         weight = (old - self.log_sums).exp()
         rest, log_sums = 1 - weight, self.log_sums.expand_as(fresh).clone()
-        gone, come = (part[:, positions].transpose(0, 1)[:, None] for part in (v, new_v))
-        out = torch.addcmul(self.out, weight[..., None], gone, value=-1)
+        removed, added = (part[:, positions].transpose(0, 1)[:, None] for part in (v, new_v))
+        out = torch.addcmul(self.out, weight[..., None], removed, value=-1)
         at = (self.top == positions[:, None, None]).nonzero(as_tuple=True)
         out[at], log_sums[at], rest[at] = self.other_out[at[1:]], self.other_log_sums[at[1:]], 1.0
         weight = (fresh - log_sums).clamp_(max=MAX_EXPONENT).exp_()
-        out.addcmul_(weight[..., None], come).div_((rest + weight)[..., None])
+        out.addcmul_(weight[..., None], added).div_((rest + weight)[..., None])
         out[torch.arange(len(positions), device=out.device), positions] = self._own(new, positions)
         return out
 

@@ -1,4 +1,4 @@
-"""From the hidden states of packed tokens to one vector per cell, or one per gene."""
+"""Pool the hidden states of packed tokens to one vector per cell or per gene."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def pool_sum(hidden: Tensor, lengths: Lengths, skip: Lengths) -> Tensor:
 
 
 class GeneMeans:
-    """Mean hidden state of each token over all cells that go by, summed in float64.
+    """Running mean of the hidden states of each token over all cells, summed in float64.
 
     Parameters
     ----------
@@ -81,7 +81,7 @@ class GeneMeans:
     hidden_size
         Features of a hidden state.
     device
-        Where the sums are kept. It must have float64 (MPS has not).
+        Device of the sums; it must support float64, which MPS does not.
     """
 
     def __init__(self, vocab_size: int, hidden_size: int, device: torch.device | str = "cpu") -> None:
@@ -96,7 +96,7 @@ class GeneMeans:
         self._counts += torch.bincount(tokens, minlength=len(self._counts))
 
     def means(self) -> tuple[Tensor, Tensor]:
-        """Mean of each token and how often it was seen.
+        """Mean and number of the states of each token.
 
         Returns
         -------

@@ -31,8 +31,8 @@ def compare_names(found: Mapping[str, object], required: Iterable[str], optional
     required, names = list(required), set(found.keys())
     missing = [name for name in required if name not in names]
     unexpected = sorted(names.difference(required, optional))
-    parts = [f"{len(names)} {word}: {_some(names)}" for word, names in _both(missing, unexpected) if names]
-    if parts:
+    found_wrong = {"missing": missing, "unexpected": unexpected}
+    if parts := [f"{len(names)} {word}: {_some(names)}" for word, names in found_wrong.items() if names]:
         msg = f"The state dict does not fit {what}. {'. '.join(parts)}."
         raise ValueError(msg)
 
@@ -65,10 +65,6 @@ def copy_into(targets: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> N
 def weight_and_bias(name: str, module: nn.Linear | nn.LayerNorm) -> dict[str, Tensor]:
     """The two parameters of a layer, without gradients, by published name."""
     return {f"{name}.weight": module.weight.detach(), f"{name}.bias": module.bias.detach()}
-
-
-def _both(missing: list[str], unexpected: list[str]) -> Iterable[tuple[str, list[str]]]:
-    return (("missing", missing), ("unexpected", unexpected))
 
 
 def _describe(tensor: Tensor) -> str:

@@ -7,7 +7,7 @@ every key has the bias ``log(1 + u + eps)`` in all layers, and the residual of a
     w = LayerNorm(attention(y) + y)
     x ← down(gelu(up(w))) + w
 
-There are no positions, and there is no norm after the last layer. In training, what goes into ``down`` is dropped at random.
+There are no positions, and there is no norm after the last layer. Dropout is applied to the input of ``down``.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from scfm.nn.causal import CausalPacking, CausalPath, attend_causal
+from scfm.nn.device import to_device
 from scfm.nn.gene_rows import GENE_VECTORS, GeneRows, gene_vectors
 from scfm.nn.linear import is_plain, linear
-from scfm.nn.move import to_device
 from scfm.nn.state_dict import check_layers, compare_names, compare_shapes, copy_into
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class GeneMLP(nn.Module):
         return linear(self.down, self.hidden(x))
 
     def hidden(self, x: Tensor) -> Tensor:
-        """What goes into the last linear layer, shape ``(n, n_hidden)``."""
+        """Input of the last linear layer, shape ``(n, n_hidden)``."""
         return cast("Tensor", self.dropout(self.norm(linear(self.up, x, "relu"))))
 
 
@@ -65,7 +65,7 @@ class TranscriptFormerLayer(nn.Module):
     """One layer on packed tokens.
 
     Its modules are called, so adapters and hooks take effect; on the CPU without gradients all but ``norm1`` and ``qkv``
-    see pieces of up to 1024 tokens.
+    are called on chunks of up to 1024 tokens.
 
     Parameters
     ----------
@@ -93,8 +93,8 @@ class TranscriptFormerLayer(nn.Module):
         attended = attend_causal(qkv, bias, packing, self.n_heads, self.softcap, path)
         if attended.requires_grad or attended.device.type != "cpu":
             return self._feed_forward(attended, y)
-        pieces = zip(attended.split(CHUNK), y.split(CHUNK), strict=True)
-        return torch.cat([self._feed_forward(*piece) for piece in pieces])
+        chunks = zip(attended.split(CHUNK), y.split(CHUNK), strict=True)
+        return torch.cat([self._feed_forward(*chunk) for chunk in chunks])
 
     def _feed_forward(self, attended: Tensor, y: Tensor) -> Tensor:
         w = self.norm2(linear(self.out, attended) + y)
@@ -105,9 +105,8 @@ class TranscriptFormerLayer(nn.Module):
 class TranscriptFormer(nn.Module):
     """The input block and the first layers of a TranscriptFormer, on packed cells.
 
-    Tokens from ``vocab_size`` on are assays. Input states of genes are made when a gene first occurs, and kept; while
-    gradients are recorded, or where something wraps a module that makes them, they are made anew for the genes of each
-    batch.
+    Tokens from ``vocab_size`` on are assays. Input states of genes are computed when a gene first occurs and cached,
+    except while gradients are recorded or where something wraps a module that computes them.
 
     Parameters
     ----------
@@ -125,7 +124,7 @@ class TranscriptFormer(nn.Module):
     """
 
     pads = False
-    """Whether cells are padded on an accelerator, which the planner of batches asks every network."""
+    """Whether cells are padded on an accelerator; read when batches are planned."""
 
     def __init__(
         self, config: TranscriptFormerConfig, n_layers: int | None = None, *, attention: CausalPath = "auto"
@@ -187,7 +186,7 @@ class TranscriptFormer(nn.Module):
         return self._rows(tokens, self._input_states, weights, keep=all(map(_follows_from_weights, modules)))
 
     def load_published(self, tensors: Mapping[str, Tensor]) -> None:
-        """Load the weights of a published state dict; rows of the gene table are read when a gene first occurs.
+        """Load a published state dict; rows of the gene table are read when a gene first occurs.
 
         Raises
         ------
@@ -211,7 +210,7 @@ class TranscriptFormer(nn.Module):
 
 
 def _follows_from_weights(module: nn.Module) -> bool:
-    """Whether a module that makes input states of genes is what was built, and drops nothing."""
+    """Whether a module is unwrapped and without active dropout, so that its weights determine its output."""
     kind = type(module)
     drops = isinstance(module, nn.Dropout) and module.training and module.p > 0
     return kind in (GeneMLP, nn.Linear, nn.LayerNorm, nn.Dropout, nn.Embedding) and is_plain(module, kind) and not drops

@@ -55,22 +55,22 @@ class TranscriptFormerConfig:
     intermediate_size: int
     """Width of the feed-forward block."""
     max_genes: int
-    """Genes of a cell, and what a cell embedding is divided by (``seq_len``)."""
+    """Largest number of genes of a cell, and the divisor of cell embeddings (``seq_len``)."""
     gene_head_size: int
     """Width of the hidden layer of the gene head."""
     log_counts_eps: float = 1e-6
     """Added to a count before its logarithm."""
     softcap: float = 10.0
-    """Bound of attention scores and gene logits; 0 for none."""
+    """Bound of attention scores and gene logits; 0 for no bound."""
     attn_bias: bool = False
     """Whether the attention projections have biases."""
     ffn_bias: bool = False
     """Whether the feed-forward block has biases."""
     softplus_approx: bool = True
-    """Whether the zero-truncated likelihood is taken as it was in training, with softplus(−x) for log(1 − exp(−x))."""
+    """Whether the zero-truncated likelihood uses softplus(−x) for log(1 − exp(−x)), as in training."""
     dropout: float = 0.0
-    """Share of the values that are dropped in training, before the last linear layer of each feed-forward block and MLP;
-    not read from a published config."""
+    """Dropout probability in training, before the last linear layer of each feed-forward block and MLP; not read from a
+    published config."""
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "n_assays", "gene_vector_size", *_MODEL_KEYS):
@@ -94,7 +94,7 @@ class TranscriptFormerConfig:
         check_dropout(self.dropout)
 
     def architecture(self) -> dict[str, Any]:
-        """The sizes as a model card holds them: without dropout, on which no weight depends."""
+        """Sizes for a model card, without dropout."""
         return {name: value for name, value in asdict(self).items() if name != "dropout"}
 
     @classmethod
@@ -113,7 +113,7 @@ class TranscriptFormerConfig:
         Raises
         ------
         ValueError
-            If a section or key is missing or out of bounds, or the network is of a kind that was never published.
+            If a section or key is missing or out of bounds, or the network differs from all published ones.
         """
         model = config.get("model")
         sizes = model.get("model_config") if isinstance(model, dict) else None

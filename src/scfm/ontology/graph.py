@@ -1,4 +1,4 @@
-"""Terms of an ontology and the edges between them."""
+"""The graph of an ontology: terms, edges, ancestors, PageRank and similarity."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from scipy import sparse
-from scipy.sparse.csgraph import connected_components
+from scipy.sparse.csgraph import breadth_first_order, connected_components
 
 from scfm._text import some
 from scfm.ontology.labels import LabelIndex
@@ -24,13 +24,13 @@ __all__ = ["CellOntology", "Relation"]
 Relation = Literal["is_a", "upstream"]
 
 SEEDS_AT_ONCE = 256
-"""PageRank vectors that are iterated together; bounds memory by this many times the number of terms."""
+"""Number of PageRank vectors that are iterated together."""
 SIMILARITY_UNIT = 1e-4
 """PageRank of the lowest level of similarity."""
 
 
 class CellOntology:
-    """Cell types and which of them is a kind of which.
+    """Cell types and the relations between them.
 
     Read one from a file with :func:`scfm.ontology.read_ontology`, or build it from ids and edges.
 
@@ -41,21 +41,21 @@ class CellOntology:
     edges
         Pairs (child, parent), shape ``(n_edges, 2)``: ids, or integer positions in ``ids``. Repeated pairs count once.
     names
-        Id → name. A term without one is named by its id.
+        Id → name. A term without a name is called by its id.
     synonyms
         Id → exact synonyms.
     replaced
         Id of an obsolete or merged term → ids that replace it. These ids need not be among ``ids``.
     relation
-        What an edge says. ``"is_a"``: a child is a kind of its parent, so there is no cycle. ``"upstream"``: anything
-        that scCello takes for an edge; there may be cycles, and pairs of a term with itself are dropped.
+        Meaning of the edges. ``"is_a"``: a child is a kind of its parent; there are no cycles. ``"upstream"``: whatever
+        scCello takes for an edge; there may be cycles, and self-loops are dropped.
     version
-        Release the terms come from, if known.
+        Release of the ontology, if known.
 
     Raises
     ------
     ValueError
-        If there is no id, ids repeat, an edge names a term that is not among them, or ``is_a`` edges form a cycle.
+        If there is no id, ids repeat, an edge names an unknown term, or ``is_a`` edges form a cycle.
 
     Examples
     --------
@@ -107,9 +107,9 @@ class CellOntology:
         """Exact synonyms of each term that has any."""
         self._replaced = dict(replaced or {})
         self.relation: Relation = relation
-        """What the edges say."""
+        """Meaning of the edges."""
         self.version = version
-        """Release the terms come from, if known."""
+        """Release of the ontology, if known."""
         self.graph_edges: NDArray[np.int64] = self._checked_edges(given, edges)
         """Positions (child, parent) in ``ids``, sorted, shape ``(n_edges, 2)``."""
         self.ids.flags.writeable = self.names.flags.writeable = self.graph_edges.flags.writeable = False
@@ -167,15 +167,15 @@ class CellOntology:
         return LabelIndex(names, self.synonyms, self._replaced)
 
     def resolve(self, labels: Iterable[str]) -> NDArray[np.str_]:
-        """Give the id of the term that each label means.
+        """Map labels to ids of terms.
 
-        A label is an id, a name or an exact synonym, in upper or lower case. An id comes before a name, a name before
-        a synonym. The id of an obsolete or merged term gives the term that replaces it.
+        A label is an id, a name or an exact synonym; case is ignored. Ids take precedence over names, and names over
+        synonyms. The id of an obsolete or merged term maps to the term that replaces it.
 
         Parameters
         ----------
         labels
-            Labels; they may repeat.
+            Labels, with repeats.
 
         Returns
         -------
@@ -184,8 +184,8 @@ class CellOntology:
         Raises
         ------
         ValueError
-            If a label names no term (the message gives the closest names), names several (it gives these), or names
-            an obsolete term without a replacement.
+            If a label is unknown (the message lists the closest names), ambiguous (it lists the candidates), or means an
+            obsolete term without a replacement.
         TypeError
             If ``labels`` is a single string.
 
@@ -202,24 +202,25 @@ class CellOntology:
         return str(self.names[self._at(id)])
 
     def parents(self, id: str) -> NDArray[np.str_]:
-        """Ids of the terms that an edge leads to from this one, sorted; ValueError if there is no such term."""
-        return self.ids[self._parents[self._at(id)]]
+        """Ids of the direct parents of a term, sorted; ValueError if there is no such term."""
+        i, graph = self._at(id), self._parents
+        return self.ids[np.sort(graph.indices[graph.indptr[i] : graph.indptr[i + 1]])]
 
     def ancestors(self, id: str) -> NDArray[np.str_]:
-        """Ids of all terms above this one, sorted, without itself; ValueError if there is no such term."""
+        """Ids of all ancestors of a term, sorted, without itself; ValueError if there is no such term."""
         return self.ids[_reachable(self._parents, self._at(id))]
 
     def descendants(self, id: str) -> NDArray[np.str_]:
-        """Ids of all terms below this one, sorted, without itself; ValueError if there is no such term."""
+        """Ids of all descendants of a term, sorted, without itself; ValueError if there is no such term."""
         return self.ids[_reachable(self._children, self._at(id))]
 
     @cached_property
-    def _parents(self) -> list[NDArray[np.int64]]:
-        return _neighbours(self.graph_edges, len(self))
+    def _parents(self) -> sparse.csr_array:
+        return _matrix(self.graph_edges, len(self))
 
     @cached_property
-    def _children(self) -> list[NDArray[np.int64]]:
-        return _neighbours(self.graph_edges[:, ::-1], len(self))
+    def _children(self) -> sparse.csr_array:
+        return self._parents.T.tocsr()
 
     def _at(self, id: str) -> int:
         if id not in self._position:
@@ -237,12 +238,12 @@ class CellOntology:
         return np.array([-1 if id == "" else self._at(str(id)) for id in ids], dtype=np.int64)
 
     def ancestor_mask(self, ids: Iterable[str] | None = None) -> NDArray[np.int32]:
-        """Which of some terms lie above which.
+        """Which terms are ancestors of which.
 
         Parameters
         ----------
         ids
-            Ids of terms, which may repeat; all by default. An empty id stands for a label without a term.
+            Ids of terms, with repeats; all by default. An empty id is a label without a term.
 
         Returns
         -------
@@ -263,7 +264,7 @@ class CellOntology:
         rows = self._rows(ids)
         mask = np.zeros((len(rows), len(rows)), dtype=np.int32)
         for i in np.flatnonzero(rows >= 0):
-            above = np.zeros(len(self) + 1, dtype=bool)  # the last place is that of the empty id
+            above = np.zeros(len(self) + 1, dtype=bool)  # the last entry is that of the empty id
             above[_reachable(self._parents, int(rows[i]))] = above[rows[i]] = True
             mask[i] = above[rows]
         np.fill_diagonal(mask, 1)
@@ -280,24 +281,24 @@ class CellOntology:
     ) -> NDArray[np.float64]:
         """Personalised PageRank from some terms to others, over edges in both directions.
 
-        How often a random walk is at a term, if at each step it goes to a neighbour with probability ``alpha`` and
-        back to where it began otherwise. Equal to ``networkx.pagerank`` from each term: it starts from the uniform
-        vector and stops at an L1 change below ``N · tol`` over the N terms. With the default tolerance it has not
-        converged: scCello's labels are defined by it. Pass ``tol=1e-12, max_iter=1000`` for converged values.
+        The stationary probability of a random walk that at each step moves to a neighbour with probability ``alpha``
+        and restarts otherwise. Equal to ``networkx.pagerank`` from each term: it starts from the uniform vector and
+        stops at an L1 change below ``N · tol`` over the N terms. The default tolerance does not converge, but defines
+        scCello's labels. Pass ``tol=1e-12, max_iter=1000`` for converged values.
 
         Parameters
         ----------
         ids
-            Terms to start from, which may repeat; all by default. An empty id stands for a label without a term; its
-            row and column are zero.
+            Terms to start from, with repeats; all by default. An empty id is a label without a term; its row and column
+            are zero.
         to
-            Terms to arrive at; all by default.
+            Target terms; all by default.
         alpha
-            Probability to walk on, at least 0 and below 1.
+            Probability to continue the walk, at least 0 and below 1.
         tol
             Tolerance per term.
         max_iter
-            Most iterations.
+            Maximum number of iterations.
 
         Returns
         -------
@@ -339,8 +340,7 @@ class CellOntology:
 
     @cached_property
     def _undirected(self) -> sparse.csr_array:
-        graph = _matrix(self.graph_edges, len(self))
-        return ((graph + graph.T) > 0).astype(np.float64)
+        return ((self._parents + self._children) > 0).astype(np.float64)
 
     def similarity(self, ids: Iterable[str] | None = None) -> NDArray[np.int32]:
         """Levels of similarity between terms, as scCello learns them.
@@ -351,8 +351,8 @@ class CellOntology:
         Parameters
         ----------
         ids
-            Ids of terms, which may repeat; all by default. An empty id stands for a label without a term, which is at
-            level 1 with everything.
+            Ids of terms, with repeats; all by default. An empty id is a label without a term, which has level 1 with
+            everything.
 
         Returns
         -------
@@ -381,16 +381,6 @@ def _matrix(rows: NDArray[np.int64], n: int) -> sparse.csr_array:
     return sparse.csr_array((np.ones(len(rows)), (rows[:, 0], rows[:, 1])), shape=(n, n))
 
 
-def _neighbours(rows: NDArray[np.int64], n: int) -> list[NDArray[np.int64]]:
-    graph = _matrix(rows, n)
-    graph.sort_indices()
-    return np.split(graph.indices, graph.indptr[1:-1])
-
-
-def _reachable(neighbours: list[NDArray[np.int64]], start: int) -> NDArray[np.int64]:
-    seen, queue = {start}, [start]
-    while queue:
-        new = set(neighbours[queue.pop()].tolist()) - seen
-        seen |= new
-        queue.extend(new)
-    return np.array(sorted(seen - {start}), dtype=np.int64)
+def _reachable(graph: sparse.csr_array, start: int) -> NDArray[np.int32]:
+    """Sorted nodes that can be reached from a node, without itself."""
+    return np.sort(breadth_first_order(graph, start, return_predecessors=False)[1:])

@@ -1,4 +1,4 @@
-"""Which term a label means."""
+"""Map labels to terms."""
 
 from __future__ import annotations
 
@@ -22,9 +22,7 @@ MAX_CLOSEST = 3
 
 
 class LabelIndex:
-    """Look up ids, names and exact synonyms, in upper or lower case.
-
-    An id comes before the id of a term that was replaced, this before a name, and a name before a synonym.
+    """Look up ids, ids of replaced terms, names and exact synonyms, in this order of precedence; case is ignored.
 
     Parameters
     ----------
@@ -33,8 +31,7 @@ class LabelIndex:
     synonyms
         Id → exact synonyms.
     replaced
-        Id of an obsolete or merged term → ids that stand in its place, in turn perhaps replaced; none if it has no
-        replacement.
+        Id of an obsolete or merged term → ids that replace it, which may be replaced themselves.
     """
 
     def __init__(
@@ -44,10 +41,10 @@ class LabelIndex:
         replaced: Mapping[str, Sequence[str]],
     ) -> None:
         self._names, self._replaced = names, replaced
-        pairs: tuple[Iterable[tuple[str, Iterable[str]]], ...] = (  # the later a kind, the stronger
+        pairs: tuple[Iterable[tuple[str, Iterable[str]]], ...] = (  # later kinds take precedence
             ((synonym, [id]) for id, texts in synonyms.items() for synonym in texts),
             ((name, [id]) for id, name in names.items()),
-            ((old, self._in_place_of(old)) for old in replaced),
+            ((old, self._replacements(old)) for old in replaced),
             ((id, [id]) for id in names),
         )
         self._candidates: dict[str, set[str]] = {}
@@ -58,14 +55,14 @@ class LabelIndex:
             self._candidates |= found
 
     def find(self, labels: Iterable[str]) -> NDArray[np.str_]:
-        """Give the id of each label; see :meth:`CellOntology.resolve <scfm.ontology.CellOntology.resolve>`."""
+        """Map labels to ids; see :meth:`CellOntology.resolve <scfm.ontology.CellOntology.resolve>`."""
         if isinstance(labels, str):
             msg = f"labels is one string; pass a list of labels: resolve([{labels!r}])."
             raise TypeError(msg)
         given = list(labels)
         n_missing = int(pd.isna(pd.Series(given, dtype=object)).sum())
         if n_missing:
-            msg = f"{n_missing} of {len(given)} labels are missing (NaN or None); leave them out."
+            msg = f"{n_missing} of {len(given)} labels are missing (NaN or None); remove them."
             raise ValueError(msg)
         texts = [str(label) for label in given]
         candidates = {text: self._candidates.get(_fold(text)) for text in dict.fromkeys(texts)}
@@ -79,7 +76,7 @@ class LabelIndex:
             raise ValueError(msg)
         return np.array([ids[text] for text in texts], dtype=np.str_)
 
-    def _in_place_of(self, old: str) -> set[str]:
+    def _replacements(self, old: str) -> set[str]:
         """Follow replacements to terms of this ontology."""
         found, seen, queue = set(), {old}, [old]
         while queue:

@@ -1,4 +1,4 @@
-"""Which types of the ontology cells are most like, also those that the reference does not have."""
+"""Score types of the ontology for each cell, including types that the reference does not have."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 from scipy import sparse
-
-from scfm.ontology.kernels import fill_ranks
+from scipy.stats import rankdata
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["novel_type_scores", "prototypes"]
 
 BLOCK = 1_000_000
-"""Numbers of one array of a block; a block holds about five such arrays of 8 bytes a number."""
+"""Values of an array of a block; about five such arrays of 8 bytes per value exist at a time."""
 
 
 def prototypes(values: NDArray[Any], labels: ArrayLike, categories: Sequence[Any]) -> NDArray[np.float64]:
@@ -27,20 +26,20 @@ def prototypes(values: NDArray[Any], labels: ArrayLike, categories: Sequence[Any
     Parameters
     ----------
     values
-        One vector a cell, shape ``(n_cells, d)``.
+        One vector per cell, shape ``(n_cells, d)``.
     labels
-        Type of each cell, shape ``(n_cells,)``. Cells without one, and of types outside ``categories``, are left out.
+        Type of each cell, shape ``(n_cells,)``. Cells without a type, or with one not in ``categories``, are ignored.
     categories
-        Types, without repetition.
+        Unique types.
 
     Returns
     -------
-    float64, shape ``(n_categories, d)``; zero for a type that no cell has.
+    float64, shape ``(n_categories, d)``; zero for a type without cells.
 
     Raises
     ------
     ValueError
-        If the shapes do not fit, no cell has a type of ``categories``, categories repeat, or the mean of a type is not finite.
+        If shapes do not match, no cell has a type of ``categories``, categories repeat, or a mean is not finite.
 
     Examples
     --------
@@ -85,18 +84,18 @@ def novel_type_scores(
     *,
     targets: Sequence[str] | None = None,
 ) -> NDArray[np.float64]:
-    """How well the types that a cell is like agree with the neighbours of a type in the ontology.
+    """Agreement of each cell's similarity to known types with the neighbourhood of each target type in the ontology.
 
-    For each cell and target, the Spearman correlation between the cosines of the cell with the prototypes of all known
-    types and the PageRank from the target to these types. The target itself needs no prototype. The highest score
-    names the type; as in scCello (Yuan et al. 2024, arXiv:2408.12373), PageRank counts as float32.
+    For each cell and target, the Spearman correlation between the cosines of the cell to the prototypes of all known
+    types and the PageRank from the target to these types. The target itself needs no prototype. The predicted type is
+    the one with the highest score; as in scCello (Yuan et al. 2024, arXiv:2408.12373), PageRank is taken as float32.
 
     Parameters
     ----------
     values
-        One vector a cell, shape ``(n_cells, d)``; read in blocks.
+        One vector per cell, shape ``(n_cells, d)``; read in blocks.
     prototypes
-        One vector a known type, shape ``(n_types, d)``, from :func:`scfm.ontology.prototypes`. The cosine with a zero
+        One vector per known type, shape ``(n_types, d)``, from :func:`scfm.ontology.prototypes`. The cosine with a zero
         vector is 0.
     ppr
         PageRank from each target to each known type, shape ``(n_targets, n_types)``, from
@@ -106,14 +105,14 @@ def novel_type_scores(
 
     Returns
     -------
-    float64 in [-1, 1], shape ``(n_cells, n_targets)``. NaN for a cell that is as like to one type as to all others,
-    such as one whose vector is zero or not finite.
+    float64 in [-1, 1], shape ``(n_cells, n_targets)``. NaN for a cell that is equally similar to all types, such as
+    one whose vector is zero or not finite.
 
     Raises
     ------
     ValueError
-        If the shapes do not fit, a prototype or PageRank is not finite, or the PageRank from a target is the same to
-        all types, so that no correlation exists. (scCello then always predicts that target.)
+        If shapes do not match, a prototype or PageRank is not finite, or the PageRank from a target is the same to all
+        types, so that no correlation is defined. (scCello then always predicts that target.)
 
     Examples
     --------
@@ -131,7 +130,7 @@ def novel_type_scores(
     ppr = _matrix(ppr, "ppr").astype(np.float32)
     if values.shape[1] != directions.shape[1] or ppr.shape[1] != len(directions):
         msg = (
-            "values (n_cells, d), prototypes (n_types, d) and ppr (n_targets, n_types) do not fit: "
+            "values (n_cells, d), prototypes (n_types, d) and ppr (n_targets, n_types) do not match: "
             f"found {values.shape}, {directions.shape} and {ppr.shape}."
         )
         raise ValueError(msg)
@@ -148,7 +147,7 @@ def novel_type_scores(
             "correlates with it. Give targets of the ontology, and more than one known type."
         )
         raise ValueError(msg)
-    directions, same = np.unique(_unit_rows(directions), axis=0, return_inverse=True)  # so equal prototypes tie
+    directions, same = np.unique(_unit_rows(directions), axis=0, return_inverse=True)  # so that equal prototypes tie
     scores = np.empty((len(values), len(ppr)))
     rows = max(1, BLOCK // max(ppr.shape[1], values.shape[1], len(ppr)))
     for start in range(0, len(values), rows):
@@ -161,9 +160,7 @@ def novel_type_scores(
 
 def _standard_ranks(values: NDArray[Any]) -> NDArray[np.float64]:
     """Average-tie ranks of each row, with mean 0 and length 1; NaN for a row that is constant or not finite."""
-    ranks = np.empty(values.shape)
-    fill_ranks(values, np.argsort(values, axis=1), ranks)
-    ranks -= (values.shape[1] - 1) / 2
+    ranks = rankdata(values, axis=1) - (values.shape[1] + 1) / 2
     lengths = np.sqrt(np.einsum("ij,ij->i", ranks, ranks))
     lengths[(lengths == 0) | ~np.isfinite(values).all(axis=1)] = np.nan
     ranks /= lengths[:, None]

@@ -22,14 +22,14 @@ _ESCAPED = re.compile(r"\\(.)")
 
 
 def read_obo(stream: BinaryIO) -> CellOntology:
-    """Read terms, exact synonyms and ``is_a`` of the Cell Ontology; terms of other ontologies are left out.
+    """Read terms, exact synonyms and ``is_a`` edges of the Cell Ontology; other ontologies are skipped.
 
     Raises
     ------
     ImportError
         If obonet is not installed.
     ValueError
-        If the file is no OBO, an id is defined twice, or as :class:`~scfm.ontology.CellOntology`.
+        If the file is not OBO, an id is defined twice, or as :class:`~scfm.ontology.CellOntology`.
     """
     obonet = _import_obonet()
     text = stream.read().decode("utf-8-sig").replace("\r\n", "\n")

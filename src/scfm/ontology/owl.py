@@ -1,4 +1,4 @@
-"""Read the Cell Ontology from OWL (RDF/XML), in one pass and without holding the file."""
+"""Read the Cell Ontology from OWL (RDF/XML), in one pass and with bounded memory."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ LANGUAGE = "{http://www.w3.org/XML/1998/namespace}lang"
 LONGEST_ENTITY = 1_000
 
 Triple = tuple[str, str, str, str]
-"""Subject, predicate, object, and the language of the object if it is a text."""
+"""Subject, predicate, object, and the language of the object if it is a literal."""
 
 
 def read_owl(stream: BinaryIO, relation: Relation) -> CellOntology:
-    """Read the classes of the Cell Ontology and the edges between them; other ontologies are left out.
+    """Read the classes of the Cell Ontology and the edges between them; other ontologies are skipped.
 
     ``"is_a"``: edges are ``rdfs:subClassOf`` between classes that are not obsolete. ``"upstream"``: edges are all
-    triples whose subject and object end in an id of the Cell Ontology, texts included, and nodes are what has an edge.
+    triples whose subject and object end in an id of the Cell Ontology, literals included; nodes are terms with an edge.
 
     Raises
     ------
     ValueError
-        If the file is no RDF/XML, declares entities that it should not, gives a class two names, or as
+        If the file is not RDF/XML, declares unsafe entities, gives a class two names, or as
         :class:`~scfm.ontology.CellOntology`.
     """
-    refuse_entity_tricks(stream)
+    check_entities(stream)
     stream.seek(0)
     classes, obsolete, version = set(), set(), None
     names: dict[str, str] = {}
@@ -82,16 +82,16 @@ def read_owl(stream: BinaryIO, relation: Relation) -> CellOntology:
 
 
 def cell_id(text: str) -> str | None:
-    """``CL:0000084`` for a text or an IRI whose last part is that id, ``None`` for anything else."""
+    """Cell Ontology id at the end of a text or an IRI, such as ``CL:0000084``, else ``None``."""
     last = text.rsplit("/", 1)[-1].replace("_", ":")
     return last if last.startswith("CL:") else None
 
 
 def triples(stream: BinaryIO) -> Iterator[Triple]:
-    """Yield the triples of RDF/XML whose subject has an IRI, one element below the root in memory at a time.
+    """Yield the triples of RDF/XML whose subject has an IRI, with one child of the root in memory at a time.
 
-    Skipped are objects without an IRI, ``parseType="Resource"`` and ``"Literal"``, and attributes for properties,
-    which ontologies do not use.
+    Skips what ontologies do not use: objects without an IRI, ``parseType="Resource"`` and ``"Literal"``, and property
+    attributes.
     """
     events = ElementTree.iterparse(stream, events=("start", "end"))
     _, root = next(events)
@@ -107,7 +107,7 @@ def triples(stream: BinaryIO) -> Iterator[Triple]:
 
 
 def _of_node(top: ElementTree.Element) -> Iterator[Triple]:
-    """Elements for nodes and for properties take turns: a node holds its properties, a property a node or a text."""
+    """Triples of a node; a node holds property elements, and a property a node or a literal."""
     nodes = [top]
     while nodes:
         node = nodes.pop()
@@ -129,11 +129,10 @@ def _iri(tag: str) -> str:
     return tag.replace("{", "").replace("}", "")
 
 
-def refuse_entity_tricks(stream: BinaryIO) -> None:
-    """Read up to the first element; raise ValueError for entities that are more than names of short texts.
+def check_entities(stream: BinaryIO) -> None:
+    """Read up to the first element; raise ValueError for nested, long or external entities.
 
-    Ontologies declare entities for namespaces. One that holds others, is long, or lies outside the file can make a
-    small file fill the memory, or read other files.
+    Ontologies declare short entities for namespaces. Others can exhaust memory or read other files.
     """
     parser, started = expat.ParserCreate(), []
 

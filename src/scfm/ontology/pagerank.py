@@ -27,20 +27,20 @@ def personalised_pagerank(
     adjacency
         Symmetric 0/1 matrix of the undirected graph, shape ``(N, N)``.
     seeds
-        Nodes to start from, each in its own run, shape ``(n_seeds,)``.
+        Nodes to start from, one run each, shape ``(n_seeds,)``.
     alpha
-        Probability to walk on rather than jump back to the seed.
+        Probability to continue the walk rather than return to the seed.
     tol
-        Largest L1 change per node at which a seed counts as finished.
+        L1 change per node below which a seed has converged.
     max_iter
-        Iterations after which to give up.
+        Maximum number of iterations.
 
     Returns
     -------
     ranks
         Row i: PageRank of all nodes from seed i, float64, ``(n_seeds, N)``.
     unfinished
-        Positions in ``seeds`` that ``max_iter`` iterations did not bring below the tolerance; their rows are zero.
+        Positions in ``seeds`` that did not converge; their rows are zero.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Open a file of the Cell Ontology, whatever its format."""
+"""Read the Cell Ontology from OBO or OWL."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ def read_ontology(path: str | Path, *, edges: Relation = "is_a") -> CellOntology
     """Read the Cell Ontology from a file, for example ``cl.obo`` or ``cl.owl`` of a release.
 
     Releases are at https://github.com/obophenotype/cell-ontology/releases. Only terms of the Cell Ontology (``CL:``)
-    are read. The format is told by the content, not by the name; either may be gzipped.
+    are read. The format is detected from the content, not from the name; files may be gzipped.
 
     Parameters
     ----------
     path
         File in OBO, or in OWL as RDF/XML. OBO needs the extra ``scfm[ontology]``.
     edges
-        ``"is_a"``: which type is a kind of which. ``"upstream"``: edges as scCello finds them, all triples between
-        two terms (also replacements, other ids and disjoint classes), with the terms that have any. OWL only.
+        ``"is_a"``: subclass relations. ``"upstream"``: edges as scCello finds them, all triples between two terms
+        (also replacements, alternative ids and disjoint classes), with the terms that have any. OWL only.
 
     Returns
     -------
-    The ontology. With ``"is_a"`` it has no obsolete terms, but knows what replaces them.
+    The ontology. With ``"is_a"`` it has no obsolete terms, but knows their replacements.
 
     Raises
     ------
@@ -44,8 +44,8 @@ def read_ontology(path: str | Path, *, edges: Relation = "is_a") -> CellOntology
     ImportError
         If the file is OBO and obonet is not installed.
     ValueError
-        If the file is damaged, something else, or empty of terms; if a term is defined twice, ``is_a`` leads to a
-        term that is absent, or in a circle. The message names the file and the term.
+        If the file is damaged, of another format or without terms; if a term is defined twice, or ``is_a`` edges lead
+        to unknown terms or form a cycle. The message names the file and the term.
 
     Examples
     --------
@@ -75,10 +75,10 @@ def read_ontology(path: str | Path, *, edges: Relation = "is_a") -> CellOntology
 
 
 def bundled() -> CellOntology:
-    """A small part of the Cell Ontology that comes with scfm: types of blood, lung and connective tissue.
+    """Load the part of the Cell Ontology that is bundled with scfm: types of blood, lung and connective tissue.
 
-    Ids, names, exact synonyms and ``is_a`` of common types and everything above them; ``version`` names the release.
-    For other tissues read a whole release with :func:`scfm.ontology.read_ontology`. Cell Ontology, CC BY 4.0.
+    Ids, names, exact synonyms and ``is_a`` edges of common types and their ancestors; ``version`` names the release.
+    For other tissues read a full release with :func:`scfm.ontology.read_ontology`. Cell Ontology, CC BY 4.0.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""The look over stored rows, compiled; the rules of :mod:`scfm.encode.kernels` hold here, too."""
+"""The look over stored rows, compiled; the rules of :mod:`scfm.encode.rank_kernels` hold here, too."""
 
 # mypy: disable-error-code="untyped-decorator,no-untyped-def"
 from __future__ import annotations

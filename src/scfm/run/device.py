@@ -1,4 +1,4 @@
-"""Choose where and in which precision a network runs."""
+"""Choose the devices and the precision of a run."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def resolve_device(device: str | torch.device | None) -> torch.device:
     Raises
     ------
     ValueError
-        If the name is not one of torch's, or the device is not there.
+        If the name is not a torch device, or the device is not available.
     """
     import torch
 
@@ -42,14 +42,14 @@ def resolve_device(device: str | torch.device | None) -> torch.device:
     except RuntimeError as error:
         msg = f"device={device!r} is not a torch device; use 'cpu', 'cuda', 'cuda:1' or 'mps'."
         raise ValueError(msg) from error
-    there = {
+    available = {
         "cpu": True,
         "cuda": torch.cuda.is_available() and (found.index or 0) < torch.cuda.device_count(),
         "mps": torch.backends.mps.is_available(),
     }
-    if not there.get(found.type, False):
-        usable = [kind for kind, usable in there.items() if usable]
-        msg = f"device={device!r} cannot be used here; there is {' and '.join(usable)}. device=None picks the fastest."
+    if not available.get(found.type, False):
+        usable = [kind for kind, usable in available.items() if usable]
+        msg = f"device={device!r} cannot be used here; available: {', '.join(usable)}. device=None picks the fastest."
         raise ValueError(msg)
     return found
 
@@ -60,7 +60,7 @@ def resolve_devices(device: Device | Sequence[Device] | None) -> tuple[torch.dev
     Raises
     ------
     ValueError
-        As :func:`resolve_device`, or if there are none, or of several kinds.
+        As :func:`resolve_device`, or if the list is empty or mixes kinds of devices.
     """
     if device is None or isinstance(device, str) or not isinstance(device, Sequence):
         return (resolve_device(device),)
@@ -72,7 +72,7 @@ def resolve_devices(device: Device | Sequence[Device] | None) -> tuple[torch.dev
 
 
 def local_device() -> str | None:
-    """The CUDA device of this process among those that torchrun or SLURM started on a machine, if there are any."""
+    """CUDA device of this process if torchrun or SLURM started several on this machine, else ``None``."""
     import torch
 
     ranks = [os.environ[name] for name in LOCAL_RANKS if name in os.environ]
@@ -103,5 +103,5 @@ def resolve_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torc
 
 
 def default_batch_tokens(device: torch.device) -> int:
-    """Token budget of a batch for a kind of device, unless ``settings.batch_tokens`` says otherwise."""
+    """Token budget of a batch: ``settings.batch_tokens``, else by the kind of device."""
     return settings.batch_tokens or _BATCH_TOKENS.get(device.type, _BATCH_TOKENS_ELSEWHERE)

@@ -26,17 +26,18 @@ if TYPE_CHECKING:
     from scfm.read import Source
     from scfm.run.progress import Advance
 
-__all__ = ["Job", "RunPlan", "RunStats", "Sink", "run"]
+__all__ = ["Forward", "Job", "RunPlan", "RunStats", "Sink", "run"]
 
 logger = logging.getLogger(__name__)
 
 Block = TypeVar("Block")
 Forward = Callable[["TokenBatch"], "Tensor"]
+"""A forward pass: from a batch to what a sink takes."""
 
 
 @dataclass(frozen=True)
 class RunPlan:
-    """How much is read and computed at a time."""
+    """Sizes of blocks and batches."""
 
     batch_tokens: int
     """Token budget of a batch."""
@@ -52,7 +53,7 @@ class RunPlan:
 
 @dataclass
 class RunStats:
-    """What a run went through."""
+    """Counters of a run."""
 
     n_cells: int = 0
     """Cells read."""
@@ -65,33 +66,33 @@ class RunStats:
     n_dropped: int = 0
     """Cells that an option of the model left out."""
     batch_tokens: int = 0
-    """Token budget at the end: lower than planned if memory ran out."""
+    """Token budget at the end; lower than planned if memory ran out."""
     seconds: float = 0.0
-    """Duration."""
+    """Wall time."""
 
 
 class Sink(Protocol):
-    """Takes what the network returns for a batch."""
+    """Receives what the network returns for a batch."""
 
     def write(self, batch: TokenBatch, output: Tensor) -> None:
         """Store the output of one batch; called once a batch, in any order of the rows of a block."""
 
     def end_block(self, stop: int, stats: RunStats) -> None:
-        """Take note that all cells before ``stop`` have come, as far as they belong to the run, with these totals."""
+        """Called when all cells of the run before ``stop`` are done, with the counters so far."""
 
 
 class Job(Protocol):
-    """What the loop asks of a task."""
+    """What the loop needs of a task; see :class:`scfm.tasks.Task`."""
 
     @property
     def sink(self) -> Sink:
-        """Takes the results."""
+        """Receives the results."""
 
     def edit(self, block: TokenBlock) -> Iterable[TokenBlock]:
-        """The sequences to compute of the cells of a block, in blocks that are made as they are needed."""
+        """Yield the sequences to compute for the cells of a block."""
 
     def shrink(self, batch: TokenBatch) -> bool:
-        """Compute less of a batch at a time, because memory ran out; ``False`` if all that helps is a smaller batch."""
+        """Lower the memory that the task itself needs for a batch; ``False`` if only a smaller batch helps."""
 
 
 def run(
@@ -105,27 +106,26 @@ def run(
 ) -> RunStats:
     """Send the cells of a source through a network.
 
-    Reading and encoding run one block ahead each, in threads of their own. When memory runs out and the task cannot
-    compute less at a time, the token budget is halved and the batch is split; only a single sequence that does not fit is
-    an error.
+    Reading and encoding each run one block ahead, in background threads. When memory runs out and the task cannot
+    shrink, the token budget is halved and the batch is split; only a single sequence that does not fit is an error.
 
     Parameters
     ----------
     source
         Counts, or tokens.
     encode
-        A block of the source to tokens.
+        Turns a block of the source into tokens.
     job
-        Which sequences are made of the cells, and where results go.
+        Task: edits the sequences and holds the sink.
     forwards
-        Tokens of a batch to what the sink takes; called under ``torch.inference_mode``. Of several, each in a thread of
-        its own, every one takes the next batch of a block when it is done with its last one.
+        Forward pass on each device, called under ``torch.inference_mode``, each in its own thread; the devices share
+        the batches of a block.
     plan
         Sizes.
     max_genes
-        Genes of a cell that the encoder keeps; cells with more are counted as truncated.
+        Genes of a cell that the encoder keeps; cells with more count as truncated.
     spans
-        Ranges of cells, one after the other; no block or batch goes across their borders. All cells by default.
+        Consecutive ranges of cells; no block or batch crosses their borders. All cells by default.
     """
     stats = RunStats(batch_tokens=plan.batch_tokens)
     began = time.perf_counter()
@@ -139,12 +139,12 @@ def run(
             done = 0
             for edited in job.edit(block):
                 batches = plan_batches(edited, stats.batch_tokens, padded=plan.padded)
-                one_each = edited.rows is None  # else sequences say nothing of how many cells are done
-                work = _Work(batches, job, stats, advance if one_each else None)
+                one_each = edited.rows is None  # otherwise the number of sequences is not the number of cells
+                work = _SharedBatches(batches, job, stats, advance if one_each else None)
                 if len(forwards) == 1:
-                    work.do(forwards[0])
+                    work.compute(forwards[0])
                 else:
-                    list(pool.map(work.do, forwards))
+                    list(pool.map(work.compute, forwards))
                 done += int(np.count_nonzero(np.diff(edited.offsets))) if one_each else 0
                 stats.n_tokens += len(edited.tokens)
             advance(block.n_cells - done)
@@ -157,15 +157,15 @@ def run(
     return stats
 
 
-class _Work:
-    """The batches of a block, for one or more networks that share them."""
+class _SharedBatches:
+    """The batches of a block, shared by the networks of one or more devices."""
 
     def __init__(self, batches: Iterator[TokenBatch], job: Job, stats: RunStats, advance: Advance | None) -> None:
         self._batches, self._job, self._stats, self._advance = batches, job, stats, advance
         self._lock = Lock()
 
-    def do(self, forward: Forward) -> None:
-        """Compute batches until there are none; the result of one is fetched while the next one is computed."""
+    def compute(self, forward: Forward) -> None:
+        """Compute batches until none is left; a result is fetched while the next one is computed."""
         import torch
 
         pending: HostCopy | None = None
@@ -174,7 +174,7 @@ class _Work:
                 for part, output in _outputs(batch, forward, self._job, self._stats):
                     self._deliver(pending)
                     pending = HostCopy(part, output)
-                    if pending.is_there:
+                    if pending.is_ready:
                         self._deliver(pending)
                         pending = None
             self._deliver(pending)
@@ -194,7 +194,7 @@ class _Work:
 
 
 def _outputs(batch: TokenBatch, forward: Forward, job: Job, stats: RunStats) -> Iterator[tuple[TokenBatch, Tensor]]:
-    """Outputs of a batch, or of the parts of it that fit into memory."""
+    """Yield the outputs of a batch, or of the parts that fit into memory."""
     waiting = [batch]
     while waiting:
         part = waiting.pop()
@@ -210,7 +210,7 @@ def _outputs(batch: TokenBatch, forward: Forward, job: Job, stats: RunStats) -> 
             if not less and len(part.rows) == 1:
                 msg = (
                     f"Cell {part.rows[0]} with {len(part.tokens)} tokens does not fit into memory by itself. Lower "
-                    "`max_tokens=`, take `dtype='bfloat16'`, or another `device=`."
+                    "max_tokens=, or use dtype='bfloat16' or another device=."
                 )
                 raise MemoryError(msg) from error
         else:
@@ -219,12 +219,12 @@ def _outputs(batch: TokenBatch, forward: Forward, job: Job, stats: RunStats) -> 
         _free_memory()
         if not less:
             stats.batch_tokens = max(1, min(stats.batch_tokens, len(part.tokens) // 2))
-            logger.warning("Out of memory: going on with %d tokens in a batch.", stats.batch_tokens)
+            logger.warning("Out of memory: continuing with %d tokens per batch.", stats.batch_tokens)
         waiting.append(part)
 
 
 def _out_of_memory(error: Exception) -> bool:
-    """Whether an error says that the memory of a device ran out."""
+    """Whether an error means that a device ran out of memory."""
     import torch
 
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
@@ -234,7 +234,7 @@ def _out_of_memory(error: Exception) -> bool:
 
 
 def _free_memory() -> None:
-    """Give back what the allocators of torch keep."""
+    """Release the memory that torch's allocators cache."""
     import torch
 
     if torch.cuda.is_available():

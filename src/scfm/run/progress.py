@@ -1,4 +1,4 @@
-"""How far a run has got, for the person who waits for it."""
+"""Progress bars."""
 
 from __future__ import annotations
 
@@ -30,25 +30,16 @@ _bar: ContextVar[Bar] = ContextVar("scfm_bar", default=_tqdm_bar)
 
 
 def cells_bar(total: int, progress: bool | None) -> AbstractContextManager[Advance]:
-    """Show how many of ``total`` cells are done.
+    """Show a progress bar over ``total`` cells; gives a function that takes the number of cells done since the last call.
 
-    Parameters
-    ----------
-    total
-        Number of cells.
-    progress
-        Whether to show anything; ``None``: on terminals and in notebooks.
-
-    Returns
-    -------
-    A context manager that gives a function, to be called with the number of cells that were done since.
+    With ``progress=None``, on terminals and in notebooks only.
     """
     return _bar.get()(total, progress)
 
 
 @contextmanager
 def use_bar(bar: Bar) -> Iterator[None]:
-    """Show another kind of bar meanwhile."""
+    """Use another kind of progress bar within a block."""
     token = _bar.set(bar)
     try:
         yield

@@ -40,7 +40,7 @@ PIECE = 2**16
 CHUNK_ROWS = 1024
 """Rows of a chunk of a store; shards are whole chunks."""
 UNSHARDED = {"shards": None}
-"""Said aloud, because anndata is about to change its default."""
+"""Explicit, because anndata is about to change its default."""
 COUNTED = ("n_cells", "n_truncated", "n_empty", "n_dropped")
 
 
@@ -163,7 +163,7 @@ class EmbeddingStore:
         FileNotFoundError
             If there is none.
         ValueError
-            If it is of another format, or none of ours.
+            If it is of another format, or not a store.
         """
         found = sorted(path.glob(f"obsm/*/{PLAN_FILE}"))
         if not found:

@@ -1,4 +1,4 @@
-"""Copies between memory and an accelerator that the next batch does not wait for."""
+"""Asynchronous copies from an accelerator to the host."""
 
 from __future__ import annotations
 
@@ -11,18 +11,10 @@ __all__ = ["HostCopy"]
 
 
 class HostCopy:
-    """The output of a batch, on its way to the memory of the host.
+    """The output of a batch, on its way to host memory.
 
-    A plain ``output.cpu()`` would wait for all that was started on the device since. Here the copy to page-locked memory
-    is put in line at once, and :meth:`wait` waits for no more than that. Only vectors of cells are copied, not the far
-    larger states of all tokens.
-
-    Parameters
-    ----------
-    batch
-        The batch.
-    output
-        What was computed of it: a tensor on any device, or what the sink takes else.
+    ``output.cpu()`` would wait for everything queued on the device since. Here the copy to pinned memory is queued at
+    once, and :meth:`wait` waits for that alone. Only vectors of cells are copied, not the far larger states of tokens.
     """
 
     def __init__(self, batch: TokenBatch, output: Any) -> None:
@@ -39,12 +31,12 @@ class HostCopy:
             self._copied.record(torch.cuda.current_stream(output.device))
 
     @property
-    def is_there(self) -> bool:
-        """Whether there is nothing to wait for."""
+    def is_ready(self) -> bool:
+        """Whether no copy is under way."""
         return self._copied is None
 
     def wait(self) -> Any:
-        """The output, in the memory of the host if there was a copy."""
+        """Return the output, in host memory if it was copied."""
         if self._copied is not None:
             self._copied.synchronize()
         return self._output

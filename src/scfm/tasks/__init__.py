@@ -9,11 +9,10 @@ from scfm.tasks.masked_genes import MaskedGenes
 from scfm.tasks.perturb import Perturb
 from scfm.tasks.perturbations import KINDS, Kind, Perturbations
 from scfm.tasks.scores import Scorer, Scores
-from scfm.tasks.task import Computes, Task
+from scfm.tasks.task import SupportsForward, Task
 
 __all__ = [
     "KINDS",
-    "Computes",
     "Embed",
     "GeneMeans",
     "GeneStates",
@@ -23,5 +22,6 @@ __all__ = [
     "Perturbations",
     "Scorer",
     "Scores",
+    "SupportsForward",
     "Task",
 ]

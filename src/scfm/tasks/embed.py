@@ -1,4 +1,4 @@
-"""The output of a model."""
+"""Embeddings: the pooled output of a model."""
 
 from __future__ import annotations
 
@@ -7,33 +7,29 @@ from typing import TYPE_CHECKING, Any
 from scfm.tasks.task import Task
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     import torch
-    from torch import Tensor
 
-    from scfm._types import TokenBatch
-    from scfm.run import Sink
-    from scfm.tasks.task import Computes
+    from scfm.run.engine import Forward, Sink
+    from scfm.tasks.task import SupportsForward
 
 __all__ = ["Embed"]
 
 
 class Embed(Task):
-    """The output of a model for each cell, or for each of its genes: what the pooling of the options says.
+    """The output of a model for each cell, or for each of its genes with ``pooling="gene"``.
 
     Parameters
     ----------
     recipe, options
         The model, and the options of the run.
     sink
-        Takes the results.
+        Receives the results.
     """
 
-    def __init__(self, recipe: Computes, options: Any, sink: Sink) -> None:
+    def __init__(self, recipe: SupportsForward, options: Any, sink: Sink) -> None:
         super().__init__(sink)
         self._recipe, self._options = recipe, options
 
-    def on(self, network: torch.nn.Module, device: torch.device, dtype: torch.dtype) -> Callable[[TokenBatch], Tensor]:
+    def make_forward(self, network: torch.nn.Module, device: torch.device, dtype: torch.dtype) -> Forward:
         """The forward pass of the model."""
         return lambda batch: self._recipe.forward(network, batch, self._options)

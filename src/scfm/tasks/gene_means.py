@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
-    from scfm.tasks.task import Computes
+    from scfm.tasks.task import SupportsForward
 
 __all__ = ["GeneMeans"]
 
@@ -35,7 +35,7 @@ class GeneMeans(Embed):
 
     def __init__(
         self,
-        recipe: Computes,
+        recipe: SupportsForward,
         options: Any,
         column_tokens: NDArray[np.int32],
         n_features: int,

@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from scfm.run.sinks import StatesWriter
-    from scfm.tasks.task import Computes
+    from scfm.tasks.task import SupportsForward
 
 __all__ = ["GeneStates"]
 
 BLOCK_BYTES = 2**28
-"""Of the states that are held until their block is complete."""
+"""Limit of the states that are held until their block is complete."""
 
 
 class GeneStates(Embed):
@@ -32,12 +32,12 @@ class GeneStates(Embed):
     max_genes, n_features
         Genes of a cell that the model takes, and features of a state.
     writer
-        Takes the states.
+        Receives the states.
     """
 
     def __init__(
         self,
-        recipe: Computes,
+        recipe: SupportsForward,
         options: Any,
         gene_tokens: NDArray[np.int32],
         max_genes: int,

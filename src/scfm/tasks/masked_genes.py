@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from scfm.run.sinks import GeneStatesSink
-from scfm.tasks.task import Computes, Task
+from scfm.tasks.task import SupportsForward, Task
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     import torch
     from numpy.typing import NDArray
@@ -20,14 +20,15 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from scfm._types import TokenBatch
+    from scfm.run.engine import Forward
 
 __all__ = ["MaskedGenes"]
 
 logger = logging.getLogger("scfm")
 
 
-class Masks(Computes, Protocol):
-    """What this task asks of the recipe of a model."""
+class SupportsMasking(SupportsForward, Protocol):
+    """Recipe of a model that can mask single tokens."""
 
     def masked_outputs(
         self,
@@ -38,7 +39,7 @@ class Masks(Computes, Protocol):
         *,
         max_tokens: int,
     ) -> list[Tensor]:
-        """Embed copies of cells in which one token each is masked; ``positions`` say which, for each cell."""
+        """Embed one copy of a cell for each of its ``positions``, with the token there masked."""
 
 
 class MaskedGenes(Task):
@@ -56,28 +57,30 @@ class MaskedGenes(Task):
 
     empty_rows = "without scores"
 
-    def __init__(self, recipe: Masks, options: Any, column_tokens: NDArray[np.int32], max_tokens: int) -> None:
+    def __init__(
+        self, recipe: SupportsMasking, options: Any, column_tokens: NDArray[np.int32], max_tokens: int
+    ) -> None:
         self._rows = _Rows(len(column_tokens))
         super().__init__(GeneStatesSink(column_tokens, self._rows))
         self._recipe, self._options, self._max_tokens = recipe, options, max_tokens
         self._tokens = np.unique(column_tokens[column_tokens >= 0])
-        # a cell of n genes is n copies of n genes: batches of cells stay as large as batches of copies
+        # a cell of n genes has n copies of n genes: this keeps a batch of cells as small as a batch of copies
         self.batch_tokens = isqrt(max_tokens)
 
-    def on(self, network: torch.nn.Module, device: torch.device, dtype: torch.dtype) -> Callable[[TokenBatch], Tensor]:
+    def make_forward(self, network: torch.nn.Module, device: torch.device, dtype: torch.dtype) -> Forward:
         """Scores of the tokens of a batch, float32, shape ``(n_tokens, 1)``; 0 for tokens that are not masked."""
         return lambda batch: self._scores(network, batch)
 
     def shrink(self, batch: TokenBatch) -> bool:
-        """Let fewer copies go through the network together, down to one of the longest cell."""
+        """Halve the number of copies computed together, down to one of the longest cell."""
         if self._max_tokens <= batch.lengths.max():
             return False
         self._max_tokens //= 2
-        logger.warning("Out of memory: going on with %d tokens at a time.", self._max_tokens)
+        logger.warning("Out of memory: continuing with %d tokens at a time.", self._max_tokens)
         return True
 
     def scores(self, n_obs: int) -> sparse.csr_matrix:
-        """All scores, float32, shape ``(n_obs, n_columns)``; entries that are stored were computed."""
+        """All scores, float32, shape ``(n_obs, n_columns)``; zeros that were computed are stored."""
         return self._rows.matrix(n_obs)
 
     def _scores(self, network: torch.nn.Module, batch: TokenBatch) -> Tensor:
@@ -99,7 +102,7 @@ class MaskedGenes(Task):
 
 
 class _Rows:
-    """Collects scores as the parts of a CSR matrix."""
+    """Collects scores for a CSR matrix."""
 
     def __init__(self, n_columns: int) -> None:
         self._n_columns = n_columns
@@ -110,7 +113,6 @@ class _Rows:
         self._parts.append((cells, genes, states[:, 0]))
 
     def matrix(self, n_obs: int) -> sparse.csr_matrix:
-        """All scores; zeros that were computed are stored, too."""
         from scipy import sparse
 
         nothing = (np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from scfm._types import TokenBlock
-from scfm.tasks.task import Computes, Task
+from scfm.tasks.task import SupportsForward, Task
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from scfm.run import RunStats
     from scfm.tasks.perturbations import Perturbations
 
-__all__ = ["Effects", "Perturb", "Ranks"]
+__all__ = ["Effects", "Perturb", "SupportsRanks"]
 
 COPY_TOKENS = 2**20
 """Tokens of the changed copies that are made at a time."""
@@ -31,7 +31,7 @@ WHOLE = -1
 """Tag of a cell as it is."""
 
 
-class Ranks(Computes, Protocol):
+class SupportsRanks(SupportsForward, Protocol):
     """What this task asks of the recipe of a model."""
 
     @property
@@ -87,7 +87,7 @@ class Perturb(Task):
 
     def __init__(
         self,
-        recipe: Ranks,
+        recipe: SupportsRanks,
         options: Any,
         perturbations: Perturbations,
         targets: NDArray[Any] | None = None,
@@ -134,7 +134,9 @@ class Perturb(Task):
         ]
         return sum(n for n, _ in counts), sum(n * length for n, length in counts)
 
-    def on(self, network: torch.nn.Module, device: torch.device, dtype: torch.dtype) -> Callable[[TokenBatch], Tensor]:
+    def make_forward(
+        self, network: torch.nn.Module, device: torch.device, dtype: torch.dtype
+    ) -> Callable[[TokenBatch], Tensor]:
         """Effects of the sequences of a batch, float64, NaN for cells as they are; beside them their embeddings, if kept."""
         options = replace(self._options, pooling="gene") if self._reads_genes else self._options
 

@@ -1,4 +1,4 @@
-"""How likely cells are under a model."""
+"""Log-likelihoods of cells under a model."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ from scfm.run import ArraySink
 from scfm.tasks.task import Task
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     import torch
     from torch import Tensor
 
     from scfm._types import TokenBatch
+    from scfm.run.engine import Forward
 
 __all__ = ["Scorer", "Scores"]
 
@@ -25,11 +24,11 @@ class Scorer(Protocol):
         """Log-likelihoods of counts and of genes, shape ``(n_cells, 2)``."""
 
 
-class MakesScorer(Protocol):
-    """What this task asks of the recipe of a model."""
+class SupportsScoring(Protocol):
+    """Recipe of a model that computes log-likelihoods."""
 
     def scorer(self, options: Any, device: torch.device, dtype: torch.dtype) -> Scorer:
-        """Make the step that computes log-likelihoods."""
+        """Return the function that computes log-likelihoods."""
 
 
 class Scores(Task):
@@ -45,13 +44,13 @@ class Scores(Task):
 
     empty_rows = "NaN"
 
-    def __init__(self, recipe: MakesScorer, options: Any, n_obs: int) -> None:
+    def __init__(self, recipe: SupportsScoring, options: Any, n_obs: int) -> None:
         sink = ArraySink(n_obs, 2)
         self.values = sink.values
         super().__init__(sink)
         self._recipe, self._options = recipe, options
 
-    def on(self, network: torch.nn.Module, device: torch.device, dtype: torch.dtype) -> Callable[[TokenBatch], Tensor]:
-        """The layers and the heads of the model."""
+    def make_forward(self, network: torch.nn.Module, device: torch.device, dtype: torch.dtype) -> Forward:
+        """Forward pass through the layers and the heads of the model."""
         scorer = self._recipe.scorer(self._options, device, dtype)
         return lambda batch: scorer(network, batch)

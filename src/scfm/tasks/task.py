@@ -1,4 +1,4 @@
-"""The form of a task: an edit of the sequences of cells, a forward pass, and where its results go."""
+"""Base class of tasks: an edit of the sequences, a forward pass and a sink."""
 
 from __future__ import annotations
 
@@ -6,55 +6,54 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
     import torch
     from torch import Tensor
 
     from scfm._types import TokenBatch, TokenBlock
-    from scfm.run import Sink
+    from scfm.run.engine import Forward, Sink
 
-__all__ = ["Computes", "Task"]
+__all__ = ["SupportsForward", "Task"]
 
 
-class Computes(Protocol):
-    """What a task asks of the recipe of a model."""
+class SupportsForward(Protocol):
+    """Recipe of a model with a forward pass."""
 
     def forward(self, network: torch.nn.Module, batch: TokenBatch, options: Any) -> Tensor:
-        """Compute one batch: a vector a sequence, or a token for ``pooling="gene"``."""
+        """Compute a batch: a vector per sequence, or per token with ``pooling="gene"``."""
 
 
 class Task(ABC):
-    """What is computed of cells; batches, memory, devices and progress are left to ``scfm.run.run``.
+    """What is computed for each cell; :func:`scfm.run.run` handles batches, memory, devices and progress.
 
     Parameters
     ----------
     sink
-        Takes the results.
+        Receives the results.
     """
 
     block_rows: int | None = None
-    """Most cells that are read at a time; ``None``: as in the settings."""
+    """Largest number of cells of a block; ``None``: that of the settings."""
     batch_tokens: int | None = None
-    """Token budget of a batch; ``None``: as the device has it."""
+    """Token budget of a batch; ``None``: that of the device."""
     empty_rows: str | None = None
-    """What the rows of cells without genes are, for the warning; ``None``: as in an embedding."""
+    """What rows of cells without genes hold, for the warning; ``None``: as in an embedding."""
 
     def __init__(self, sink: Sink) -> None:
         self.sink = sink
 
     def edit(self, block: TokenBlock) -> Iterable[TokenBlock]:
-        """Make the sequences that are computed; by default those of the cells.
+        """Yield the sequences to compute; by default one per cell, as encoded.
 
-        A task that makes several of a cell gives them in blocks as they are needed, with ``rows``, and with ``tags`` by
-        which its sink knows them.
+        A task with several sequences per cell yields them in blocks, lazily, and sets ``rows`` and, for its sink, ``tags``.
         """
         return (block,)
 
     @abstractmethod
-    def on(self, network: torch.nn.Module, device: torch.device, dtype: torch.dtype) -> Callable[[TokenBatch], Tensor]:
-        """Make what computes a batch, from its tokens to what the sink takes; called once a device."""
+    def make_forward(self, network: torch.nn.Module, device: torch.device, dtype: torch.dtype) -> Forward:
+        """Return the forward pass on a device, from a batch to what the sink takes; called once per device."""
 
     def shrink(self, batch: TokenBatch) -> bool:
-        """Compute less of a batch at a time, because memory ran out; ``False`` if all that helps is a smaller batch."""
+        """Lower the memory that the task itself needs for a batch; ``False`` if only a smaller batch helps."""
         return False

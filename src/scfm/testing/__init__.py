@@ -1,4 +1,4 @@
-"""The contract of a model as one check, small checkpoints in the published layouts, and slow, obvious oracles."""
+"""Test helpers: the contract of a model, tiny checkpoints in published layouts, and slow reference implementations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Write random models as their authors publish them."""
+"""Write tiny random checkpoints in the layouts of the authors."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def write_geneformer(
 ) -> Path:
     """Write a random Geneformer in the published layout: config, weights and the four pickled dictionaries.
 
-    Genes are ``ENSG00000000001`` and on, with symbols ``GENE1`` and on. Every tenth gene has a retired id
-    (``ENSG0001…``) that the mapping leads to it; the fourth and fifth gene share a median. Weights are wide enough
-    that every part of the network matters.
+    Genes are ``ENSG00000000001`` and so on, with symbols ``GENE1`` and so on. The mapping has a retired id
+    (``ENSG0001…``) for every tenth gene; the fourth and fifth gene share a median. Weights are spread widely enough that
+    every part of the network matters.
 
     Parameters
     ----------
@@ -46,15 +46,12 @@ def write_geneformer(
     seed
         Seed.
     weights
-        File format of the weights; ``.bin`` has the tied decoder tensors, too.
+        File name of the weights; ``.bin`` also has the tied decoder tensors.
 
     Returns
     -------
     ``folder``.
     """
-    import torch
-    from safetensors.torch import save_file
-
     from scfm.nn import BertConfig, published_keys
 
     folder = Path(folder)
@@ -66,15 +63,10 @@ def write_geneformer(
     required, optional = published_keys(BertConfig.from_dict(config))
     bias = {"cls.predictions.bias": optional["cls.predictions.bias"]}
     tensors = _random_tensors(required | bias, seed)
-    if weights == "model.safetensors":
-        save_file(tensors, folder / weights, metadata={"format": "pt"})
-    else:
-        words = tensors["bert.embeddings.word_embeddings.weight"]
-        tied = {
-            "cls.predictions.decoder.weight": words,
-            "cls.predictions.decoder.bias": tensors["cls.predictions.bias"],
-        }
-        torch.save({**tensors, **tied}, folder / weights)
+    if weights != "model.safetensors":
+        tensors["cls.predictions.decoder.weight"] = tensors["bert.embeddings.word_embeddings.weight"]
+        tensors["cls.predictions.decoder.bias"] = tensors["cls.predictions.bias"]
+    _save(tensors, folder / weights)
     return folder
 
 
@@ -92,7 +84,7 @@ def write_sccello(
 ) -> Path:
     """Write a random scCello in the published layout, with the dictionaries of a Geneformer V1 and a table of symbols.
 
-    Genes are those of :func:`write_geneformer`; ``vocab_id2name.csv`` calls them ``NAME1`` and on.
+    Genes are those of :func:`write_geneformer`; ``vocab_id2name.csv`` calls them ``NAME1`` and so on.
 
     Parameters
     ----------
@@ -105,14 +97,13 @@ def write_sccello(
     seed
         Seed.
     weights
-        File format of the weights; of the two names of each head's bias ``.bin`` has both and ``.safetensors`` one.
+        File name of the weights; ``.bin`` has both names of the bias of each head, ``.safetensors`` one.
 
     Returns
     -------
     ``folder``.
     """
     import torch
-    from safetensors.torch import save_file
 
     from scfm.nn import BertConfig
     from scfm.nn.sccello import sccello_keys
@@ -134,18 +125,25 @@ def write_sccello(
     levels = (10 - steps.abs()).clamp(min=1).to(torch.int32)
     tensors |= {position_ids: torch.arange(max_tokens)[None], ontology[0]: levels, ontology[1]: (steps >= 0).int()}
     for head in ("cls", "cell_cls"):
-        tensors[f"{head}.predictions.dense_2.bias"] = tensors[f"{head}.predictions.bias"]
-        if weights == "model.safetensors":
-            del tensors[f"{head}.predictions.dense_2.bias"]
-    if weights == "model.safetensors":
-        save_file(tensors, folder / weights, metadata={"format": "pt"})
-    else:
-        torch.save(tensors, folder / weights)
+        del tensors[f"{head}.predictions.dense_2.bias"]
+        if weights != "model.safetensors":
+            tensors[f"{head}.predictions.dense_2.bias"] = tensors[f"{head}.predictions.bias"]
+    _save(tensors, folder / weights)
     return folder
 
 
+def _save(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    if path.suffix == ".safetensors":
+        save_file(tensors, path, metadata={"format": "pt"})
+    else:
+        torch.save(tensors, path)
+
+
 def _write_config(folder: Path, sizes: tuple[int, int, int, int, int], **more: object) -> dict[str, object]:
-    """Write a config of vocabulary, hidden size, layers, heads and positions."""
+    """Write a config; the sizes are vocabulary, hidden size, layers, heads and positions."""
     vocab_size, hidden_size, n_layers, n_heads, max_tokens = sizes
     config = {
         "model_type": "bert",

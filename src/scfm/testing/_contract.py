@@ -1,12 +1,11 @@
-"""The rules that every family of models keeps, as one callable for tests."""
+"""The contract of a model: the rules that every family keeps, as one function."""
 
 from __future__ import annotations
 
 import warnings
 from typing import TYPE_CHECKING, Any
 
-from scfm.testing import _rules as rules
-from scfm.testing._rules import LONGEST, NotOfferedError, Subject
+from scfm.testing._rules import LONGEST, RULES, NotOfferedError, Subject
 from scfm.testing._small_cells import cells_of
 
 if TYPE_CHECKING:
@@ -14,57 +13,39 @@ if TYPE_CHECKING:
 
     from scfm.model import FoundationModel
 
-__all__ = ["RULES", "check_model"]
-
-RULES: dict[str, Callable[[Subject], None]] = {
-    "result": rules.result,
-    "batches": rules.batches,
-    "cell order": rules.cell_order,
-    "gene order": rules.gene_order,
-    "unknown genes": rules.unknown_genes,
-    "containers": rules.containers,
-    "empty cells": rules.empty_cells,
-    "bad input": rules.bad_input,
-    "caller's data": rules.callers_data,
-    "provenance": rules.provenance,
-    "devices": rules.devices,
-    "linear layers": rules.linear_layers,
-    "genes": rules.genes,
-    "scores": rules.scores,
-    "masked genes": rules.masked_genes,
-}
+__all__ = ["check_model"]
 
 
 def check_model(model: FoundationModel, *, exempt: Collection[str] = (), **arguments: Any) -> tuple[str, ...]:
-    """Check that a model keeps the rules of scfm, on a few cells that are made of its vocabulary.
+    """Check that a model keeps the rules of scfm, on a few cells with genes of its vocabulary.
 
     The rules, by name:
 
     ``result``
-        One finite float32 vector a cell, not the same for all, and the same bits a second time.
+        One finite float32 vector per cell, different between cells, and bit-equal on a second call.
     ``batches``
-        A cell alone is what it is in company, whatever the sizes of blocks and batches and the number of threads.
+        A cell alone gives what it gives among others, for all sizes of blocks and batches and numbers of threads.
     ``cell order``, ``gene order``
         Permuted cells give permuted rows; permuted genes change nothing.
     ``unknown genes``
-        Genes that the model does not know change nothing.
+        Genes unknown to the model change nothing.
     ``containers``
         Dense, CSR, CSC and integer matrices, views, backed files, paths and MuData give the same.
     ``empty cells``
-        A cell without genes has a finite row if the model's ``embeds_empty`` says so, else NaN; it is counted, and
-        leaves other cells alone.
+        A cell without genes has a finite row if the model's ``embeds_empty`` is set, else NaN; it is counted, and does
+        not affect other cells.
     ``bad input``
-        Negative, missing and infinite values and data without a known gene are a ValueError, and nothing is stored.
-    ``caller's data``
-        ``X``, ``layers``, ``raw``, ``obs`` and ``var`` stay as they are.
+        Negative, missing and infinite values and data without a known gene raise a ValueError, and nothing is stored.
+    ``unchanged input``
+        ``X``, ``layers``, ``raw``, ``obs`` and ``var`` are not changed.
     ``provenance``
-        Embeddings and ``params`` come back from ``.h5ad`` and ``.zarr`` files as they were.
+        Embeddings and ``params`` survive a round trip through ``.h5ad`` and ``.zarr`` files.
     ``devices``
-        Several devices give what one gives: two copies on the CPU, and every CUDA device there is.
+        Several devices give what one gives: two copies on the CPU, and all CUDA devices.
     ``linear layers``
         Every :class:`torch.nn.Linear` whose weights matter is called, so that hooks and adapters take effect.
     ``genes``
-        Means of genes are those of the states of genes; for a model with ``pooling="gene"``.
+        Means of genes are means of the states of genes; for a model with ``pooling="gene"``.
     ``scores``
         Log-likelihoods of a cell depend on that cell; for a model that :func:`scfm.tl.score` takes.
     ``masked genes``
@@ -83,14 +64,14 @@ def check_model(model: FoundationModel, *, exempt: Collection[str] = (), **argum
 
     Returns
     -------
-    Names of the rules that were checked: all but those exempt and those of what the model does not offer.
+    Names of the rules that were checked: all but exempt ones and those of features that the model does not offer.
 
     Raises
     ------
     AssertionError
-        If a rule is broken; the message names it, and says what was found.
+        If a rule is broken; the message says which and how.
     ValueError
-        If ``exempt`` holds something that is no rule.
+        If ``exempt`` holds an unknown rule.
 
     Examples
     --------
@@ -100,7 +81,7 @@ def check_model(model: FoundationModel, *, exempt: Collection[str] = (), **argum
     """
     unknown = [name for name in exempt if name not in RULES]
     if unknown:
-        msg = f"exempt holds {unknown[0]!r}, which is no rule; the rules are {', '.join(map(repr, RULES))}."
+        msg = f"exempt holds {unknown[0]!r}, which is not a rule; the rules are {', '.join(map(repr, RULES))}."
         raise ValueError(msg)
     longest = model.card.max_tokens
     defaults = {"device": "cpu", "dtype": "float32", "max_tokens": None if longest is None else min(LONGEST, longest)}
@@ -112,10 +93,10 @@ def check_model(model: FoundationModel, *, exempt: Collection[str] = (), **argum
 
 
 def _checked(name: str, rule: Callable[[Subject], None], subject: Subject) -> bool:
-    """Whether a rule was checked; a rule that is broken, in whatever way, is an AssertionError that names it."""
+    """Check a rule; ``False`` if the model does not offer it, an AssertionError that names it if it is broken."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the data are odd by intent
+            warnings.simplefilter("ignore")  # the data are unusual on purpose
             rule(subject)
     except NotOfferedError:
         return False

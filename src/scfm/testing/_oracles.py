@@ -1,4 +1,4 @@
-"""Plain numpy versions of what the package computes fast."""
+"""Plain numpy versions of the encoder and the network of BERT families."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def rank_tokens(
     counts
         Shape ``(n_cells, n_vars)``.
     tokens
-        Token of each column, −1 for none; columns of one token are added.
+        Token of each column, −1 for none; columns of one token are added up.
     vocabulary
         Gives medians and special tokens.
     max_tokens
@@ -43,13 +43,13 @@ def rank_tokens(
             summed[:, token] += matrix[:, column]
     specials = vocabulary.special_tokens
     first, last = ([specials[name]] if name in specials else [] for name in ("<cls>", "<eos>"))
-    room = max_tokens - len(first) - len(last)
+    n_kept = max_tokens - len(first) - len(last)
     factors = 1.0 / vocabulary.median_of_token
     encoded = []
     for cell in summed:
         present = np.flatnonzero(cell)
         order = np.argsort(-(cell * factors)[present], kind="stable")
-        encoded.append(np.asarray([*first, *present[order][:room], *last], dtype=np.int32))
+        encoded.append(np.asarray([*first, *present[order][:n_kept], *last], dtype=np.int32))
     return encoded
 
 

@@ -17,7 +17,7 @@ from scipy import sparse
 from scfm import tl
 from scfm._keys import PARAMS, result_keys, score_keys
 from scfm._settings import settings
-from scfm.testing._small_cells import containers_of, falling, fingerprint, with_values
+from scfm.testing._small_cells import containers_of, descending, fingerprint, with_values
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -27,38 +27,19 @@ if TYPE_CHECKING:
 
     from scfm.model import FoundationModel
 
-__all__ = [
-    "LONGEST",
-    "NotOfferedError",
-    "Subject",
-    "bad_input",
-    "batches",
-    "callers_data",
-    "cell_order",
-    "containers",
-    "devices",
-    "empty_cells",
-    "gene_order",
-    "genes",
-    "linear_layers",
-    "masked_genes",
-    "provenance",
-    "result",
-    "scores",
-    "unknown_genes",
-]
+__all__ = ["LONGEST", "RULES", "NotOfferedError", "Subject"]
 
 ROUNDING = 1e-5
-"""Largest difference that float32 rounding explains, in units of the largest value."""
+"""Largest difference attributed to float32 rounding, relative to the largest value."""
 LONGEST = 24
-"""Tokens of a cell by default, so that some cells are cut."""
+"""Default maximum of tokens per cell; some cells are truncated."""
 KEY = "checked"
-"""Name of results."""
+"""Key of results."""
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A model, how it is called, and the cells that it is given."""
+    """A model, the arguments and the cells of a check."""
 
     model: FoundationModel
     arguments: dict[str, Any]
@@ -66,24 +47,24 @@ class Subject:
 
     @property
     def poolings(self) -> list[str]:
-        """Those that the model takes."""
+        """Poolings that the model supports."""
         return [pooling for pooling in self.model.poolings if pooling != "cls" or self.model.has_cls]
 
     def embed(self, data: Any = None, **more: Any) -> NDArray[np.float32]:
         return self.model.embed(self.cells if data is None else data, **self.arguments | more)
 
     def stored(self, adata: ad.AnnData, **more: Any) -> ad.AnnData:
-        """Embed into an object."""
+        """Embed into an AnnData."""
         tl.embed(adata, self.model, key_added=KEY, **self.arguments | more)
         return adata
 
     def without(self, *names: str) -> dict[str, Any]:
-        """Arguments for a verb that lacks some of them."""
+        """Arguments for a verb that does not take ``names``."""
         return {name: value for name, value in self.arguments.items() if name not in names}
 
 
 class NotOfferedError(Exception):
-    """The model does not offer what the rule is about."""
+    """The model does not offer what the rule checks."""
 
 
 def _require(condition: object, message: str) -> None:
@@ -194,13 +175,13 @@ def bad_input(subject: Subject) -> None:
         except ValueError:
             _require(not (len(adata.obsm) or len(adata.uns)), f"something was stored although {what} was refused.")
         else:
-            msg = f"{what} was taken, where a ValueError is due."
+            msg = f"{what} was accepted; a ValueError is expected."
             raise AssertionError(msg)
 
 
-def callers_data(subject: Subject) -> None:
+def unchanged_input(subject: Subject) -> None:
     dense = subject.cells.X.toarray()
-    for x in (dense, falling(dense)):
+    for x in (dense, descending(dense)):
         adata = with_values(subject.cells, x)
         adata.raw = adata.copy()
         adata.layers["other"] = sparse.csr_matrix(2 * dense)
@@ -245,7 +226,7 @@ def devices(subject: Subject) -> None:
     n_cuda = torch.cuda.device_count()
     wanted = subject.embed(hidden_layer=0)
     for network in model.networks(model.n_layers, cpus, torch.float32):
-        network.register_forward_pre_hook(lambda *_: time.sleep(0.002))  # so that no copy does all the work
+        network.register_forward_pre_hook(lambda *_: time.sleep(0.002))  # so that both copies get work
     with _settings(batch_tokens=LONGEST):
         _same(subject.embed(device=["cpu", "cpu"], hidden_layer=0), wanted, "a cell on one of two devices")
     if n_cuda:
@@ -284,7 +265,7 @@ def _called(modules: Mapping[str, torch.nn.Module], run: Callable[[], object]) -
 
 @contextmanager
 def _changed(weight: torch.Tensor) -> Iterator[None]:
-    """Other weights for a while."""
+    """Change weights within a block."""
     import torch
 
     before = weight.detach().clone()
@@ -343,3 +324,11 @@ def masked_genes(subject: Subject) -> None:
     _require(wanted.any(), "all scores are 0.")
     alone = [scored(subject.cells[row].copy())[0] for row in range(subject.cells.n_obs)]
     _same(alone, wanted, "the score of a gene in a cell alone")
+
+
+_ALL = (
+    *(result, batches, cell_order, gene_order, unknown_genes, containers, empty_cells, bad_input, unchanged_input),
+    *(provenance, devices, linear_layers, genes, scores, masked_genes),
+)
+RULES: dict[str, Callable[[Subject], None]] = {rule.__name__.replace("_", " "): rule for rule in _ALL}
+"""Rules by name, in the order in which they are checked."""

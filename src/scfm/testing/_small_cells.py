@@ -1,4 +1,4 @@
-"""A few cells of the genes that a model knows, in every container, for :func:`scfm.testing.check_model`."""
+"""A few cells with genes of a model, in every container, for :func:`scfm.testing.check_model`."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
     from scfm.model import FoundationModel
 
-__all__ = ["cells_of", "containers_of", "falling", "fingerprint", "with_values"]
+__all__ = ["cells_of", "containers_of", "descending", "fingerprint", "with_values"]
 
 N_CELLS, N_GENES = 12, 40
 
 
 def cells_of(model: FoundationModel) -> ad.AnnData:
-    """Cells that express from a twentieth to all of 40 genes, with many ties, and with the totals and labels that models read."""
+    """Cells that express 5 to 100 % of 40 genes, with many ties, totals, and the labels that the model reads."""
     at = np.unique(np.linspace(0, len(model.vocabulary.genes) - 1, N_GENES).astype(int))
     genes = model.vocabulary.genes[at].tolist()
     rng = np.random.default_rng(0)
@@ -45,8 +45,8 @@ def with_values(cells: ad.AnnData, values: Any) -> ad.AnnData:
     return ad.AnnData(values, obs=cells.obs.copy(), var=cells.var.copy())
 
 
-def falling(values: NDArray[np.float32]) -> sparse.csr_matrix:
-    """A CSR matrix whose rows are stored from the last column to the first."""
+def descending(values: NDArray[np.float32]) -> sparse.csr_matrix:
+    """CSR matrix whose rows are stored from the last column to the first."""
     x = sparse.csr_matrix(values)
     for start, end in zip(x.indptr[:-1], x.indptr[1:], strict=True):
         x.indices[start:end], x.data[start:end] = x.indices[start:end][::-1].copy(), x.data[start:end][::-1].copy()
@@ -55,7 +55,7 @@ def falling(values: NDArray[np.float32]) -> sparse.csr_matrix:
 
 
 def containers_of(cells: ad.AnnData, folder: Path) -> Iterator[tuple[str, Any, dict[str, Any]]]:
-    """The same counts in other containers: a name, the container, and the arguments that point at the counts."""
+    """The same counts in all containers: name, container, and the arguments that select the counts."""
     import mudata as md
 
     dense: NDArray[np.float32] = cells.X.toarray()
@@ -76,7 +76,7 @@ def containers_of(cells: ad.AnnData, folder: Path) -> Iterator[tuple[str, Any, d
 
 
 def fingerprint(adata: ad.AnnData) -> str:
-    """Hash of X, layers, raw, obs and var, to the order in which values are stored."""
+    """Hash of X, layers, raw, obs and var, including the storage order of values."""
     digest = hashlib.sha256()
     for x in (adata.X, *adata.layers.values(), adata.raw.X):
         for part in (x,) if isinstance(x, np.ndarray) else (x.data, x.indices, x.indptr):

@@ -1,4 +1,4 @@
-"""A random TranscriptFormer as its authors publish it, and a slow, obvious version of what it computes."""
+"""Tiny random TranscriptFormer checkpoints, and a slow reference implementation."""
 
 from __future__ import annotations
 
@@ -67,16 +67,16 @@ def write_transcriptformer(
 ) -> Path:
     """Write a random TranscriptFormer in the published layout: config, weights, assays, and gene vectors per species.
 
-    Genes are ``ENSG00000000001`` and on (``ENSMUSG00000000001`` and on for ``mus_musculus``), in shuffled order. Weights
-    are wide enough that every part of the network matters, except where a softmax over genes cancels it: the biases
-    ``mu.mlp.layers.2.bias`` and ``mu.mlp.layers.4.bias``.
+    Genes are ``ENSG00000000001`` and so on (``ENSMUSG…`` for ``mus_musculus``), in shuffled order. Weights are spread
+    widely enough that every part of the network matters, except the biases ``mu.mlp.layers.2.bias`` and
+    ``mu.mlp.layers.4.bias``, which a softmax over genes cancels.
 
     Parameters
     ----------
     folder, seed
         Folder to write; seed.
     n_genes, species
-        Number of genes, shared out among the species; each has one file ``vocabs/<species>_gene.h5``.
+        Number of genes, split among the species; each has one file ``vocabs/<species>_gene.h5``.
     n_layers, n_heads, embed_dim, model_dim, seq_len, gene_width, gene_head_dim
         Sizes: ``model_dim`` is the feed-forward width, ``gene_width`` the length of a gene vector, and
         ``gene_head_dim`` the hidden width of the head that predicts genes.
@@ -109,7 +109,7 @@ def write_transcriptformer(
 
 
 def _write_gene_files(folder: Path, species: Sequence[str], n_genes: int, width: int, seed: int) -> NDArray[np.float32]:
-    """Write one file per species, and give all vectors in the order of their tokens."""
+    """Write one file per species; returns all vectors in token order."""
     import h5py
 
     rng = np.random.default_rng(seed)
@@ -138,7 +138,7 @@ def _random_tensors(
         return torch.randn(shape, generator=generator)
 
     def linear(name: str, n_in: int, n_out: int, bias: bool = True) -> None:
-        # 1.5: scores come near the bound, where the softcap is not linear
+        # 1.5: scores come close to the cap, where it is not linear
         tensors[f"{name}.weight"] = 1.5 / sqrt(n_in) * draw(n_out, n_in)
         tensors.update({f"{name}.bias": 0.2 * draw(n_out)} if bias else {})
 
@@ -180,7 +180,7 @@ class TranscriptFormerOracle:
 
     @classmethod
     def load(cls, folder: str | Path, dtype: torch.dtype | None = None) -> TranscriptFormerOracle:
-        """Read a folder in the published layout, to compute in ``dtype``, or in float64 if not given."""
+        """Read a folder in the published layout, to compute in ``dtype`` (default: float64)."""
         import h5py
         import torch
 
@@ -204,7 +204,7 @@ class TranscriptFormerOracle:
         return int(self.config["model_config"]["seq_len"])
 
     def vectors(self, gene_vectors: ArrayLike | None) -> Tensor:
-        """The table that tokens point into: the given one, or that of the checkpoint."""
+        """The table of gene vectors: the given one, or that of the checkpoint."""
         import torch
 
         table = self.tensors[_TABLE]
@@ -282,7 +282,7 @@ def transcriptformer_tokens(
     row, tokens = np.asarray(counts_row, dtype=np.float32), np.asarray(column_tokens, dtype=np.int64)
     row, tokens = row[tokens >= 0], tokens[tokens >= 0]
     order = np.argsort(-row if sort else row == 0, kind="stable")[:seq_len]
-    # with `sort`, zeros come before negative values and take up room
+    # with `sort`, zeros come before negative values and count towards `seq_len`
     kept = order[row[order] != 0]
     counts = row[kept].astype(np.float64)
     if normalize_to_scale:
@@ -300,7 +300,7 @@ def transcriptformer_states(
     n_layers: int | None = None,
     read_all: bool = False,
 ) -> Tensor:
-    """Hidden states of one cell: row 0 is that of ``[START]``, row ``j`` that after reading ``j`` genes.
+    """Hidden states of one cell: row 0 of ``[START]``, row ``j`` after ``j`` genes.
 
     Parameters
     ----------
@@ -358,7 +358,7 @@ def transcriptformer_scores(
     forced_last: bool = True,
     gene_vectors: ArrayLike | None = None,
 ) -> TranscriptFormerScores:
-    """What the heads say about the genes of one cell, each seen from the state before it was read.
+    """Outputs of the heads for the genes of one cell, each from the state before it.
 
     Parameters
     ----------

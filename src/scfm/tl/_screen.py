@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from scfm._write import Results
-from scfm.batch import runs_of
+from scfm.batch import ranges_of
 from scfm.genes import first_index
 from scfm.metrics.ranking import cells_of_groups
 from scfm.run import ArraySink
@@ -98,7 +98,7 @@ class Screen:
             If there is nothing to change.
         """
         task = self._task(None)
-        counts = [task.count(block) for block in self._session.encoded(runs_of(self.cells))]
+        counts = [task.count(block) for block in self._session.encoded(ranges_of(self.cells))]
         n_sequences, n_tokens = np.sum(counts, axis=0).tolist()
         if not n_sequences:
             what = "a gene that the model knows" if self._chosen is None else "the genes, or all genes of a group"
@@ -117,7 +117,7 @@ class Screen:
     def run(self, targets: NDArray[np.float64] | None) -> tuple[Perturb, RunStats]:
         """Compute the effects, on each of the states if there are any."""
         task = self._task(targets)
-        return task, self._session.run(task, runs_of(self.cells))
+        return task, self._session.run(task, ranges_of(self.cells))
 
     def placed(self, task: Perturb, key: str, var_names: pd.Index) -> Results:
         """Effects under the names of their fields, for the genes of the data."""
@@ -212,7 +212,7 @@ class Screen:
         session = self._session
         batch = next(iter(session.batches(8)))
         embed = Embed(session.model, session.options, ArraySink(0, 0))
-        compute = embed.on(session.networks()[0], session.device, session.dtype)
+        compute = embed.make_forward(session.networks()[0], session.device, session.dtype)
         with torch.inference_mode():
             compute(batch)  # the first pass takes longer
             began = time.perf_counter()

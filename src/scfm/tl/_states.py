@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import pandas as pd
 
-from scfm.batch import runs_of
+from scfm.batch import ranges_of
 from scfm.run import ArraySink
 from scfm.tasks import Embed
 
@@ -82,7 +82,7 @@ def average_states(session: CountSession, states: States, average: StateAverage)
     """
     cells = np.flatnonzero(states.codes >= 0)
     sink = ArraySink(session.source.n_obs, session.model.n_features)
-    session.run(Embed(session.model, session.options, sink), runs_of(cells))
+    session.run(Embed(session.model, session.options, sink), ranges_of(cells))
     table = pd.DataFrame(sink.values[cells].astype(np.float64)).groupby(states.codes[cells])
     averages = table.mean() if average == "mean" else table.median()  # of the cells that have an embedding
     averages.index = pd.Index(states.names)

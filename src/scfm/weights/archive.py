@@ -1,4 +1,4 @@
-"""Unpack published archives of weights; an archive decides neither where nor what kind of file is written."""
+"""Unpack published archives of weights safely: plain files only, below one folder."""
 
 from __future__ import annotations
 
@@ -38,17 +38,17 @@ Member = tuple[tuple[str, ...], tarfile.TarInfo]
 def unpack(archive: Path, folder: Path, *, max_bytes: int = 50_000_000_000) -> Path:
     """Unpack a ``.tar`` or ``.tar.gz`` that holds one folder of plain files.
 
-    All members are checked before the first byte is written, for which a compressed archive is read twice. The folder
-    appears only when it is complete. Companion files of macOS (``._*``) are left out.
+    All members are checked before anything is written, so a compressed archive is read twice. The folder appears only
+    when it is complete. AppleDouble files of macOS (``._*``) are skipped.
 
     Parameters
     ----------
     archive
         File to unpack, such as ``tf_sapiens.tar.gz``.
     folder
-        Where the folder of the archive is put; made if it is not there.
+        Parent of the unpacked folder; created if missing.
     max_bytes
-        Most bytes that the members may have together.
+        Largest total size of the members.
 
     Returns
     -------
@@ -57,12 +57,12 @@ def unpack(archive: Path, folder: Path, *, max_bytes: int = 50_000_000_000) -> P
     Raises
     ------
     FileNotFoundError
-        If there is no such archive.
+        If the archive does not exist.
     FileExistsError
-        If ``folder`` holds something by the name of the unpacked folder already.
+        If the unpacked folder exists already.
     ValueError
-        If the file is no such archive, is cut off or damaged, or holds links, devices, paths that lead elsewhere, more
-        than one folder, the same path twice, or more than ``max_bytes``.
+        If the file is not such an archive, is truncated or damaged, or holds links, devices, paths outside the folder,
+        more than one folder, duplicate paths, or more than ``max_bytes``.
     """
     compressed = read_head(archive, "an archive").startswith(GZIP)
     with archive.open("rb") as file:
@@ -82,12 +82,12 @@ def unpack(archive: Path, folder: Path, *, max_bytes: int = 50_000_000_000) -> P
 
 
 def read_head(path: Path, what: str) -> bytes:
-    """Read the first bytes of a downloaded file, and refuse what is often found in the place of one.
+    """Read the first bytes of a downloaded file, and refuse what downloads often return instead.
 
     Raises
     ------
     FileNotFoundError
-        If there is no such file.
+        If the file does not exist.
     ValueError
         If it is a folder, a git-lfs pointer or a web page.
     """
@@ -102,17 +102,14 @@ def read_head(path: Path, what: str) -> bytes:
     if head.startswith(b"version https://git-lfs"):
         msg = f"{path} is a git-lfs pointer, not {what}: run `git lfs pull` where it came from."
         raise ValueError(msg)
-    if head.lstrip()[:1] == b"<" and b"\0" not in head:  # as which the first bytes of safetensors, a length, may look
+    if head.lstrip()[:1] == b"<" and b"\0" not in head:  # safetensors start with a length, which may look like "<"
         msg = f"{path} is a web page, not {what}: the download went wrong; fetch the file again."
         raise ValueError(msg)
     return head
 
 
 class _Stream:
-    """A file that tarfile reads from: in bounded pieces, of which the last is kept.
-
-    While the headers are read, what tarfile does with them takes time and memory that grow with their size.
-    """
+    """File object for tarfile that bounds the size of reads, and of headers, which cost tarfile time and memory."""
 
     def __init__(self, file: BinaryIO | gzip.GzipFile) -> None:
         self._file = file
@@ -122,7 +119,7 @@ class _Stream:
         self._n_global = 0
 
     def read(self, size: int = -1) -> bytes:
-        # tarfile reads the long names and extended headers of an archive in one piece, however large it says they are
+        # tarfile reads long names and extended headers at once, whatever size they declare
         if not 0 <= size <= MAX_READ:
             msg = f"a header of {size:,} bytes"
             raise tarfile.ReadError(msg)
@@ -148,7 +145,7 @@ class _Stream:
 
 
 def _check_records(header: bytes) -> int:
-    """Number of records of an extended header; the parser of tarfile takes endless time over some that are none."""
+    """Count the records of an extended header, and refuse malformed ones, on which tarfile can hang."""
     position = number = 0
     while position < len(header) and header[position]:
         record = RECORD.match(header, position)
@@ -168,7 +165,7 @@ def _check_records(header: bytes) -> int:
 
 @contextmanager
 def _damage_named(archive: Path) -> Iterator[None]:
-    """Name the archive where reading it fails; errors of the disk stay what they are."""
+    """Turn errors of reading into a ValueError that names the archive; errors of the disk pass through."""
     try:
         yield
     except Exception as error:
@@ -176,14 +173,14 @@ def _damage_named(archive: Path) -> Iterator[None]:
         if refused or (isinstance(error, OSError) and not isinstance(error, gzip.BadGzipFile)):
             raise
         msg = (
-            f"{archive} is no readable .tar or .tar.gz ({type(error).__name__}: {error}): it is cut off or damaged; "
+            f"{archive} is not a readable .tar or .tar.gz ({type(error).__name__}: {error}): it is cut off or damaged; "
             "fetch it again."
         )
         raise ValueError(msg) from error
 
 
 def _members(tar: tarfile.TarFile, archive: Path, max_bytes: int) -> list[Member]:
-    """Path and header of what is to be written; each is checked before tarfile goes on to the next."""
+    """Path and header of the members to write; each is checked before tarfile reads the next."""
     members: list[Member] = []
     total = 0
     for number, member in enumerate(tar, start=1):
@@ -207,7 +204,7 @@ def _members(tar: tarfile.TarFile, archive: Path, max_bytes: int) -> list[Member
 
 
 def _parts(member: tarfile.TarInfo, archive: Path) -> tuple[str, ...]:
-    """Parts of a path that stays below the folder on every system; none for the folder itself (``./``)."""
+    """Parts of a path that is safe on every system; empty for the folder itself (``./``)."""
     name = member.name
     parts = PurePosixPath(name).parts
     plain = name and len(name) <= MAX_NAME and name.isprintable() and not set(name) & {"\\", ":"}
@@ -216,12 +213,12 @@ def _parts(member: tarfile.TarInfo, archive: Path) -> tuple[str, ...]:
     if not (plain and inside and all(len(part.encode()) <= MAX_PART_BYTES for part in parts)):
         raise _refused(archive, member, "has a name that is absolute, leads out of the folder or cannot be written")
     if not parts and not member.isdir():
-        raise _refused(archive, member, "has a name that is no name of a file")
+        raise _refused(archive, member, "has a name that is not a file name")
     return parts
 
 
 def _check_tree(members: list[Member], archive: Path) -> None:
-    """One folder that holds everything, and nothing in the place of something else."""
+    """Check that one folder holds everything and that no two members collide."""
     if not any(member.isreg() for _, member in members):
         msg = f"{archive} holds no files; expected one folder with files. Fetch it again."
         raise ValueError(msg)
@@ -235,7 +232,7 @@ def _check_tree(members: list[Member], archive: Path) -> None:
             )
         key = _key(parts)
         if key in seen:
-            raise _refused(archive, member, "is there twice, or differs from another only in the case of letters")
+            raise _refused(archive, member, "occurs twice, or differs from another only in the case of letters")
         seen.add(key)
         if member.isreg():
             files.add(key)
@@ -245,12 +242,12 @@ def _check_tree(members: list[Member], archive: Path) -> None:
 
 
 def _key(parts: tuple[str, ...]) -> str:
-    """What is the same for paths that some file system takes for the same."""
+    """Key that is equal for paths that some file systems do not distinguish."""
     return unicodedata.normalize("NFC", "/".join(parts)).casefold()
 
 
 def _check_end(stream: _Stream, archive: Path) -> None:
-    """Tarfile takes anything unreadable for the end; the real one is marked by zeros, and only zeros follow."""
+    """Check for the zeros that mark the end, because tarfile takes any unreadable block for it."""
     if stream.last != bytes(tarfile.BLOCKSIZE):
         msg = f"{archive} has no end mark: it is cut off or damaged; fetch it again."
         raise ValueError(msg)

@@ -85,7 +85,9 @@ class ModelCard:
         path = folder / CARD_FILE
         values = read_json(path)
         if values.pop("format", None) != CARD_FORMAT:
-            msg = f"{path} is no model card of format {CARD_FORMAT}; convert the model again with scfm.model.convert."
+            msg = (
+                f"{path} is not a model card of format {CARD_FORMAT}; convert the model again with scfm.model.convert."
+            )
             raise ValueError(msg)
         return cls._checked(values, path, "convert the model again")
 

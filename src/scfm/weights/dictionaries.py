@@ -1,4 +1,4 @@
-"""Find the published gene dictionaries of a Geneformer-like model and make a vocabulary of them."""
+"""Find the published gene dictionaries of a Geneformer-like model and read them as a vocabulary."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MAX_NAMES_BYTES = 20_000_000
 
 @dataclass(frozen=True)
 class DictionaryFiles:
-    """The pickles that make up one published vocabulary."""
+    """Files of one published vocabulary."""
 
     tokens: Path
     """Gene id → token."""
@@ -40,11 +40,11 @@ class DictionaryFiles:
     symbols: Path | None = None
     """Symbol → gene id."""
     names: Path | None = None
-    """Table of gene id and symbol (scCello), which goes before the other symbols."""
+    """Table of gene ids and symbols (scCello), which takes precedence over ``symbols``."""
 
     @property
     def paths(self) -> list[Path]:
-        """All files that are there."""
+        """All files of the vocabulary."""
         paths = (self.tokens, self.medians, self.mapping, self.symbols, self.names)
         return [path for path in paths if path is not None]
 
@@ -62,7 +62,7 @@ def find_dictionaries(
     dictionaries
         Files, or folders that hold them.
     vocab_size
-        Rows of the word embedding; among several sets the one that fits is taken.
+        Rows of the word embeddings, which select among several sets.
 
     Raises
     ------
@@ -72,18 +72,15 @@ def find_dictionaries(
         If there are dictionaries, but none with ``vocab_size`` tokens.
     """
     places = _places(folder, dictionaries)
-    candidates: list[tuple[Path, dict[str, list[Path]]]] = []
-    files: list[Path] = []
-    names: list[Path] = []
-    for place in places:
-        here = sorted(place.glob("*.pkl")) if place.is_dir() else [place] if place.exists() else []
-        names += sorted(place.glob(NAMES)) if place.is_dir() else [path for path in here if path.suffix == ".csv"]
-        found = {kind: [path for path in here if path.match(pattern)] for kind, pattern in PATTERNS.items()}
-        files += here
-        candidates += [(token, found) for token in found["tokens"]]
+    groups = [sorted(place.iterdir()) if place.is_dir() else [place] for place in places if place.exists()]
     if dictionaries is not None and not any(place.is_dir() for place in places):
-        found = {kind: [path for path in files if path.match(pattern)] for kind, pattern in PATTERNS.items()}
-        candidates = [(token, found) for token in found["tokens"]]
+        groups = [[path for group in groups for path in group]]
+    candidates: list[tuple[Path, dict[str, list[Path]]]] = []
+    names: list[Path] = []
+    for group in groups:
+        found = {kind: [path for path in group if path.match(pattern)] for kind, pattern in PATTERNS.items()}
+        candidates += [(token, found) for token in found["tokens"]]
+        names += [path for path in group if path.match(NAMES) or (path in places and path.suffix == ".csv")]
     sizes = {}
     for token, found in candidates:
         sizes[token] = max(read_dictionary(token, int).values(), default=-1) + 1
@@ -106,19 +103,19 @@ def find_dictionaries(
 
 
 def read_vocabulary(files: DictionaryFiles, appended: Sequence[str] = ()) -> Vocabulary:
-    """Read dictionaries with the restricted reader and put them into token order.
+    """Read dictionaries with the restricted unpickler, in token order.
 
     Parameters
     ----------
     files
         The files.
     appended
-        Special tokens that the files lack, numbered after all others.
+        Special tokens that the files lack, with the ids after all others.
 
     Raises
     ------
     ValueError
-        If a file is not what its name says, or a gene has no median.
+        If a file has unexpected content, or a gene has no median.
     """
     tokens = read_dictionary(files.tokens, int)
     medians = read_dictionary(files.medians, float)
@@ -154,7 +151,7 @@ def read_vocabulary(files: DictionaryFiles, appended: Sequence[str] = ()) -> Voc
 
 
 def _read_names(path: Path) -> dict[str, str]:
-    """Symbols of a table with the columns id and name; the last row of a symbol wins, as upstream has it."""
+    """Symbol → id from a table with the columns id and name; the last row of a symbol wins, as upstream."""
     try:
         if path.stat().st_size > MAX_NAMES_BYTES:
             msg = f"it has more than {MAX_NAMES_BYTES:,} bytes"
@@ -162,7 +159,7 @@ def _read_names(path: Path) -> dict[str, str]:
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
         return dict(zip(table["name"], table["id"], strict=True))
     except (ValueError, KeyError) as error:  # pandas' own errors are ValueErrors, too
-        msg = f"{path} is no table of the columns id and name ({error})."
+        msg = f"{path} is not a table with the columns id and name ({error})."
         raise ValueError(msg) from error
 
 
@@ -184,7 +181,7 @@ def _places(folder: Path | None, dictionaries: str | Path | Sequence[str | Path]
 
 
 def _partner(token_file: Path, candidates: list[Path]) -> Path | None:
-    """The file that belongs to a token dictionary: the one with the same ending, as ``gc104M``."""
+    """The file that belongs to a token dictionary: the one with the same suffix, such as ``gc104M``."""
     ending = token_file.stem.removeprefix("token_dictionary")
     same = [path for path in candidates if path.stem.endswith(ending)]
     return next(iter(same or candidates), None)

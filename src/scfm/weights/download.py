@@ -1,4 +1,4 @@
-"""Fetch published files over HTTP: resumed after an interruption, checked, and moved into place when they are whole."""
+"""Download files over HTTP: resumed after interruptions, verified, and moved into place when complete."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import requests
 from filelock import FileLock, Timeout
 
 from scfm._compat import bar_hidden
-from scfm.weights.partial import Content, PartialFile, on_disk
+from scfm.weights.partial import Content, PartialFile, disk_errors
 from scfm.weights.tensors import sha256
 from scfm.weights.transport import RemoteFile, RetryableError, ask, check_status, iter_chunks
 
@@ -36,22 +36,22 @@ logger = logging.getLogger("scfm")
 
 
 def download(remote: RemoteFile, target: Path, *, offline: bool = False, progress: bool | None = None) -> str:
-    """Fetch a file, unless it is there already.
+    """Download a file, unless it exists.
 
-    What has come stays in ``<target>.part`` when the connection, the process or the machine fails, and the next call
-    goes on from there. ``target`` appears when the file is whole and its hash is right. Of several processes one
-    fetches, and the others wait for it. No credentials are sent; proxies and certificates of the environment hold.
+    Partial data stay in ``<target>.part`` when the connection, the process or the machine fails, and the next call
+    resumes. ``target`` appears when the file is complete and its hash is right. Of several processes one downloads and
+    the others wait. No credentials are sent; proxies and certificates of the environment are used.
 
     Parameters
     ----------
     remote
-        What to fetch.
+        Address and hash.
     target
-        Where it goes; folders above it are made.
+        Path of the file; parent folders are created.
     offline
         Never use the network.
     progress
-        Whether to show a bar; ``None``: on terminals and in notebooks.
+        Show a progress bar; ``None``: on terminals and in notebooks.
 
     Returns
     -------
@@ -60,16 +60,15 @@ def download(remote: RemoteFile, target: Path, *, offline: bool = False, progres
     Raises
     ------
     FileNotFoundError
-        If the file is not there and ``offline`` is set, or the server does not have it.
+        If the file is missing and ``offline`` is set, or the server does not have it.
     PermissionError
-        If the server asks for a login, or the folder cannot be written.
+        If the server asks for a login, or the folder is not writable.
     ConnectionError
-        If five attempts in a row brought nothing new, or the server asks to wait for more than five minutes.
+        If five attempts in a row bring no new bytes, or the server asks to wait for more than five minutes.
     OSError
-        If there is not enough room, or the server answers with another failure.
+        If disk space is insufficient, or the server answers with another error.
     ValueError
-        If the hash is another than the known one, a web page comes instead of the file, or the server redirects to a
-        host that is not allowed.
+        If the hash differs, the server sends a web page, or redirects to a host that is not allowed.
     """
     if target.exists():
         return _existing(remote, target)
@@ -79,9 +78,9 @@ def download(remote: RemoteFile, target: Path, *, offline: bool = False, progres
             f"{remote.url} elsewhere and put it there."
         )
         raise FileNotFoundError(msg)
-    with on_disk(target.parent):
+    with disk_errors(target.parent):
         target.parent.mkdir(parents=True, exist_ok=True)
-    with _alone(target):
+    with _locked(target):
         if target.exists():
             return _existing(remote, target)
         return _fetch(remote, target, progress)
@@ -102,10 +101,10 @@ def _existing(remote: RemoteFile, target: Path) -> str:
 
 
 @contextmanager
-def _alone(target: Path) -> Iterator[None]:
-    """Wait until no other process fetches the same file; a lock ends with its process at the latest."""
+def _locked(target: Path) -> Iterator[None]:
+    """Hold a lock, so that one process downloads a file; the lock ends with its process at the latest."""
     lock = FileLock(target.with_name(f"{target.name}.lock"))
-    with on_disk(target.parent):
+    with disk_errors(target.parent):
         try:
             lock.acquire(timeout=0)
         except Timeout:
@@ -124,7 +123,7 @@ def _fetch(remote: RemoteFile, target: Path, progress: bool | None) -> str:
     found = ""
     with requests.Session() as session, PartialFile(remote, target) as part:
         with tqdm(total=part.content.total, initial=part.size, desc=target.name, **style) as bar:
-            # a damaged copy may come from a cache on the way
+            # a damaged copy may come from a proxy's cache
             for extra in ({}, {"Cache-Control": "no-cache"}):
                 _fill(session, part, extra, bar)
                 found = part.digest.hexdigest()
@@ -141,7 +140,7 @@ def _fetch(remote: RemoteFile, target: Path, progress: bool | None) -> str:
 
 
 def _fill(session: requests.Session, part: PartialFile, extra: dict[str, str], bar: Any) -> None:
-    """Ask until the part is whole, as long as new bytes come."""
+    """Send requests until the file is complete or attempts bring no new bytes."""
     idle, received, restarts = 0, part.received, part.restarts
     while not part.whole:
         try:
@@ -149,7 +148,7 @@ def _fill(session: requests.Session, part: PartialFile, extra: dict[str, str], b
         except RetryableError as problem:
             idle = 0 if part.received > received else idle + 1
             received = part.received
-            if problem.afresh:
+            if problem.restart:
                 part.clear()
             wait = BACKOFF_SECONDS * 2 ** max(idle - 1, 0) if problem.wait is None else problem.wait
             if wait > MAX_WAIT_SECONDS:
@@ -172,7 +171,7 @@ def _given_up(part: PartialFile, why: str) -> ConnectionError:
 
 
 def _attempt(session: requests.Session, part: PartialFile, extra: dict[str, str], bar: Any) -> None:
-    """Ask once and take what comes."""
+    """Send one request and append the answer."""
     headers = {"Accept": "*/*", "Accept-Encoding": "identity", "User-Agent": "scfm", **extra, **part.conditions()}
     with closing(ask(session, part.remote, headers)) as response:
         check_status(response, part.remote, part.target)
@@ -183,7 +182,7 @@ def _attempt(session: requests.Session, part: PartialFile, extra: dict[str, str]
         for data in iter_chunks(response):
             if part.content.total is not None and part.size + len(data) > part.content.total:
                 reason = "more bytes came than were announced"
-                raise RetryableError(reason, afresh=True)
+                raise RetryableError(reason, restart=True)
             part.append(data)
             bar.update(len(data))
     if part.content.total is None:
@@ -194,15 +193,15 @@ def _attempt(session: requests.Session, part: PartialFile, extra: dict[str, str]
 
 
 def _begin(response: requests.Response, part: PartialFile) -> None:
-    """Decide whether an answer goes on with the part or starts over, and whether there is room for the rest."""
+    """Decide whether an answer continues the partial file or replaces it; check the disk space for the rest."""
     tags = {"etag": response.headers.get("ETag"), "modified": response.headers.get("Last-Modified")}
     if response.status_code == 206:
         span = RANGE.fullmatch(response.headers.get("Content-Range", ""))
         first, last, total = map(int, span.groups()) if span else (-1, -1, -1)
         content = Content(total, **tags)
-        if not (first == part.size <= last < total and part.content.may_be(content)):
+        if not (first == part.size <= last < total and part.content.could_match(content)):
             reason = "the server sent another range than was asked for, or the file changed there"
-            raise RetryableError(reason, afresh=True)
+            raise RetryableError(reason, restart=True)
     else:
         content = Content(_length(response), **tags)
     encoding = response.headers.get("Content-Encoding", "identity")
@@ -214,7 +213,7 @@ def _begin(response: requests.Response, part: PartialFile) -> None:
         )
         raise ValueError(msg)
     if content.total is not None:
-        _check_room(part, content.total)
+        _check_space(part, content.total)
     if response.status_code == 206 and part.size:
         part.content = replace(part.content, total=content.total)
     else:
@@ -226,7 +225,7 @@ def _length(response: requests.Response) -> int | None:
     return int(text) if LENGTH.fullmatch(text) and "Transfer-Encoding" not in response.headers else None
 
 
-def _check_room(part: PartialFile, total: int) -> None:
+def _check_space(part: PartialFile, total: int) -> None:
     free, needed = shutil.disk_usage(part.path.parent).free, total - part.size
     if needed > free:
         msg = (

@@ -35,22 +35,20 @@ MAX_NAME_BYTES = 256
 MAX_NAMES_BYTES = 2**28
 MAX_VALUES = 4_000_000_000
 MAX_RATIO = 1000
-"""Values for each byte of a file; more than the best compression reaches."""
+"""Values per byte of a file; more than any compression reaches."""
 MAX_CHUNK = 2**20
 FILTERS = {1: "deflate", 2: "shuffle", 3: "fletcher32", 32000: "lzf"}
 
 
 def read_gene_names(path: Path) -> list[str]:
-    """Read the gene ids of a file of gene vectors, in their order, and nothing else.
-
-    An id may come more than once.
+    """Read the gene ids of a file of gene vectors, in order, with repeats; no vector is read.
 
     Raises
     ------
     FileNotFoundError
         If there is no such file.
     ValueError
-        If the file is no HDF5 file or damaged, or its ``keys`` are no list of at most 5,000,000 ids of a fixed length.
+        If the file is not HDF5 or damaged, or its ``keys`` are not a list of at most 5,000,000 fixed-length ids.
     """
     with _opened(path) as file:
         return _names(file, path)
@@ -68,8 +66,8 @@ def read_gene_vectors(path: Path) -> tuple[list[str], NDArray[np.float32]]:
     FileNotFoundError
         If there is no such file.
     ValueError
-        As :func:`read_gene_names`, or if an id has no vector, or one that is not of finite numbers, differs in length
-        from the others, or lies outside the file.
+        As :func:`read_gene_names`, or if an id has no vector, or one with values that are not finite, of another length,
+        or outside the file.
     """
     with _opened(path) as file:
         names = _names(file, path)
@@ -123,7 +121,7 @@ def write_gene_vectors(
     vectors
         One row for each id, shape ``(n_genes, n_dimensions)``; stored as float32.
     overwrite
-        Replace a file that is there.
+        Replace an existing file.
 
     Returns
     -------
@@ -136,7 +134,7 @@ def write_gene_vectors(
     FileNotFoundError
         If its folder does not exist.
     ValueError
-        If an id is empty, there twice or cannot be stored, or the vectors are no finite matrix of as many rows.
+        If an id is empty, repeated or cannot be stored, or the vectors are not a finite matrix with a row per id.
     """
     import h5py
 
@@ -160,13 +158,7 @@ def write_gene_vectors(
 
 
 def check_gene_names(names: Sequence[str]) -> None:
-    """Check that gene ids can name the datasets of a file.
-
-    Raises
-    ------
-    ValueError
-        If there is none, or one is empty, too long, there twice, or holds what HDF5 reads as a path.
-    """
+    """Raise a ValueError for ids that cannot name the datasets of a file: none, empty, too long, repeated, or paths."""
     if not 0 < len(names) <= MAX_GENES:
         msg = f"{len(names):,} gene ids; a file of gene vectors holds 1 to {MAX_GENES:,}."
         raise ValueError(msg)
@@ -177,19 +169,19 @@ def check_gene_names(names: Sequence[str]) -> None:
             msg = f"The gene id {name!r} at position {row} cannot be stored; it must have 1 to {MAX_NAME_BYTES} plain characters and no '/'."
             raise ValueError(msg)
         if name in seen:
-            msg = f"The gene id {name!r} is there twice; keep one vector for each gene."
+            msg = f"The gene id {name!r} occurs twice; keep one vector for each gene."
             raise ValueError(msg)
         seen.add(name)
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[h5py.File]:
-    """Open an HDF5 file; whatever h5py raises over its content becomes a ValueError that names the file."""
+    """Open an HDF5 file; errors of h5py become a ValueError that names the file."""
     import h5py
 
     read_head(path, "a file of gene vectors")
     if not h5py.is_hdf5(path):
-        msg = f"{path} is no HDF5 file; gene vectors come as <species>_gene.h5. Fetch the file again."
+        msg = f"{path} is not an HDF5 file; gene vectors come as <species>_gene.h5. Fetch the file again."
         raise ValueError(msg)
     try:
         with h5py.File(path, "r") as file:
@@ -197,12 +189,12 @@ def _opened(path: Path) -> Iterator[h5py.File]:
     except Exception as error:
         if isinstance(error, ValueError) and str(error).startswith(str(path)):
             raise
-        msg = f"{path} is no readable HDF5 file ({type(error).__name__}: {error}): it is cut off or damaged; fetch it again."
+        msg = f"{path} is not a readable HDF5 file ({type(error).__name__}: {error}): it is cut off or damaged; fetch it again."
         raise ValueError(msg) from error
 
 
 def _member(group: h5py.Group, name: str, path: Path) -> Any:
-    """What lies under a name in the file itself: links out of it are not followed."""
+    """Member of a group; links are not followed."""
     import h5py
 
     link = group.get(name, getlink=True)
@@ -229,7 +221,7 @@ def _dataset(group: h5py.Group, name: str, path: Path) -> h5py.Dataset:
 
 
 def _check_storage(dataset: h5py.Dataset, name: str, path: Path) -> None:
-    """Values lie in the file itself, and few bytes do not become many."""
+    """Check that values are in the file itself and that their compression is bounded."""
     if dataset.external or dataset.is_virtual:
         msg = f"{path}: {name} keeps its values in other files, which are not read; they must be in the file itself."
         raise ValueError(msg)
@@ -249,7 +241,7 @@ def _names(file: h5py.File, path: Path) -> list[str]:
         msg = f"{path}: {KEYS} holds {keys.dtype}, expected gene ids as text or bytes."
         raise ValueError(msg)
     if keys.dtype.kind != "S":
-        # HDF5 never comes back from some damaged heaps, where texts of variable length lie
+        # HDF5 hangs on some damaged heaps, which hold variable-length texts
         msg = f"{path}: {KEYS} holds texts of variable length; expected a fixed length (numpy dtype 'S'), as in published files."
         raise ValueError(msg)
     size = keys.dtype.itemsize
@@ -260,7 +252,7 @@ def _names(file: h5py.File, path: Path) -> list[str]:
     try:
         names = [name.decode() for name in found]
     except UnicodeDecodeError as error:
-        msg = f"{path}: {KEYS} holds {error.object[:50]!r}, which is no text (ASCII or UTF-8)."
+        msg = f"{path}: {KEYS} holds {error.object[:50]!r}, which is not text (ASCII or UTF-8)."
         raise ValueError(msg) from error
     plain = (name.strip() and name.isprintable() and len(name) <= MAX_NAME_BYTES for name in names)
     bad = next((row for row, good in enumerate(plain) if not good), None)
@@ -275,7 +267,7 @@ def _arrays(file: h5py.File, path: Path) -> h5py.Group:
 
     arrays = _member(file, ARRAYS, path)
     if not isinstance(arrays, h5py.Group):
-        msg = f"{path}: {ARRAYS} is no group; expected one dataset for each of the {KEYS}."
+        msg = f"{path}: {ARRAYS} is not a group; expected one dataset for each of the {KEYS}."
         raise ValueError(msg)
     return arrays
 

@@ -1,4 +1,4 @@
-"""The beginning of a file that is being downloaded, kept so that a later call goes on from there."""
+"""A partially downloaded file, kept so that a later call can resume."""
 
 from __future__ import annotations
 
@@ -18,41 +18,41 @@ if TYPE_CHECKING:
 
     from scfm.weights.transport import RemoteFile
 
-__all__ = ["Content", "PartialFile", "on_disk"]
+__all__ = ["Content", "PartialFile", "disk_errors"]
 
 NOTED = (("total", int | None), ("etag", str | None), ("modified", str | None))
 
 
 @contextmanager
-def on_disk(folder: Path) -> Iterator[None]:
-    """Say what can be done where a folder takes no file."""
+def disk_errors(folder: Path) -> Iterator[None]:
+    """Add what to do to errors of writing into a folder."""
     try:
         yield
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        what = "has no room left" if full else f"cannot be written ({error.strerror or error})"
-        do = "make room there" if full else "make it writable"
+        what = "has no space left" if full else f"cannot be written ({error.strerror or error})"
+        do = "free some" if full else "make it writable"
         msg = (
-            f"{folder} {what}: {do}, or set SCFM_CACHE_DIR to another folder. What has come is kept, and the same call "
-            "goes on from there."
+            f"{folder} {what}: {do}, or set SCFM_CACHE_DIR to another folder. Partial downloads are kept, and the same "
+            "call resumes them."
         )
         raise OSError(error.errno, msg) from error
 
 
 @dataclass(frozen=True)
 class Content:
-    """What a server says about the bytes behind an address."""
+    """Size and validators that a server sends for a file."""
 
     total: int | None = None
     etag: str | None = None
     modified: str | None = None
 
     def validator(self) -> str | None:
-        """What ``If-Range`` takes; a weak tag does not stand for the very bytes."""
+        """Value for ``If-Range``; weak tags do not guarantee equal bytes."""
         return self.modified if self.etag is None or self.etag.startswith("W/") else self.etag
 
-    def may_be(self, other: Content) -> bool:
-        """Whether nothing shows that two answers are about different bytes."""
+    def could_match(self, other: Content) -> bool:
+        """Whether two answers may be about the same bytes."""
         if None not in (self.total, other.total) and self.total != other.total:
             return False
         if self.etag and other.etag:
@@ -61,7 +61,7 @@ class Content:
 
 
 class PartialFile:
-    """The bytes that have come so far, and a note beside them on what they are part of."""
+    """The bytes received so far, with a JSON file beside them that says what they belong to."""
 
     def __init__(self, remote: RemoteFile, target: Path) -> None:
         self.remote, self.target = remote, target
@@ -71,8 +71,8 @@ class PartialFile:
         self._note = target.with_name(f"{target.name}.part.json")
         noted = self._read_note()
         self.content = noted or Content()
-        with on_disk(target.parent):
-            # not buffered: what was written outlives a killed process
+        with disk_errors(target.parent):
+            # not buffered, so that written bytes survive a killed process
             self._file = self.path.open("a+b", buffering=0)
             if noted is None:
                 self._file.truncate(0)
@@ -88,11 +88,11 @@ class PartialFile:
 
     @property
     def whole(self) -> bool:
-        """Whether all bytes have come; not whether they are the right ones."""
+        """Whether all bytes were received; says nothing about the hash."""
         return self.size == self.content.total
 
     def conditions(self) -> dict[str, str]:
-        """Headers that ask for what is missing; none if nothing would show that the file changed meanwhile."""
+        """Headers that request the missing bytes; none if a change of the file could not be detected."""
         validator, total = self.content.validator(), self.content.total
         provable = validator or self.remote.sha256
         if not provable or not 0 < self.size < (self.size + 1 if total is None else total):
@@ -100,23 +100,23 @@ class PartialFile:
         return {"Range": f"bytes={self.size}-", **({"If-Range": validator} if validator else {})}
 
     def clear(self) -> None:
-        """Forget what has come."""
+        """Discard the received bytes."""
         self.restarts += self.size > 0
-        with on_disk(self.path.parent):
+        with disk_errors(self.path.parent):
             self._file.truncate(0)
         self.size, self.digest, self.content = 0, hashlib.sha256(), Content()
 
     def start(self, content: Content) -> None:
-        """Begin with the first byte of a file."""
+        """Start over with the first byte of a file."""
         self.clear()
         self.content = content
-        with on_disk(self.path.parent):
+        with disk_errors(self.path.parent):
             self._note.write_text(json.dumps({"url": self.remote.url, **asdict(content)}), encoding="utf-8")
 
     def append(self, data: bytes) -> None:
-        """Write and hash the bytes that come next."""
+        """Write and hash the next bytes."""
         view = memoryview(data)
-        with on_disk(self.path.parent):
+        with disk_errors(self.path.parent):
             while view:
                 written = self._file.write(view)
                 self.digest.update(view[:written])
@@ -125,22 +125,22 @@ class PartialFile:
                 view = view[written:]
 
     def move(self) -> None:
-        """Give the file its name, once it is on the disk."""
-        with on_disk(self.path.parent):
+        """Sync the file and move it to its target."""
+        with disk_errors(self.path.parent):
             os.fsync(self._file.fileno())
             self._file.close()
             replace(self.path, self.target)
             self._note.unlink(missing_ok=True)
 
     def remove(self) -> None:
-        """Leave nothing behind."""
+        """Delete the partial file."""
         self._file.close()
-        with on_disk(self.path.parent):
+        with disk_errors(self.path.parent):
             self.path.unlink()
             self._note.unlink(missing_ok=True)
 
     def _read_note(self) -> Content | None:
-        """What an earlier call noted, if it was about this address."""
+        """Content that an earlier call recorded for this address."""
         try:
             note = read_json(self._note)
             if note.pop("url") != self.remote.url or not all(isinstance(note[name], kind) for name, kind in NOTED):

@@ -1,7 +1,7 @@
-"""Read published gene dictionaries without running what a pickle may ask for, and look through files of tensors.
+"""Unpickle gene dictionaries and check pickles of tensors without running code.
 
-Only dictionaries, lists, strings, numbers and numpy scalars can be built; everything else is refused before it is looked
-up. A file of tensors may name tensors and their storages, too, of which only stand-ins are built.
+Only dictionaries, lists, strings, numbers and numpy scalars are built; everything else is refused before it is imported.
+Files of tensors may also name tensors and storages, for which only placeholders are built.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ def read_dictionary(path: Path, values: type = object) -> dict[str, Any]:
     Parameters
     ----------
     path
-        A pickle file of at most 64 MiB.
+        Pickle file of at most 64 MiB.
     values
-        ``str``, ``int`` or ``float``: what every value must be or convert to; numpy scalars become Python ones.
+        ``str``, ``int`` or ``float``: type of the values; numpy scalars become Python scalars.
 
     Raises
     ------
     ValueError
-        If the file is too large, no pickle, holds anything but such a dictionary, or asks for code to be run.
+        If the file is too large, not a pickle, holds anything else, or would run code.
     """
     size = path.stat().st_size
     if size > MAX_PICKLE_BYTES:
@@ -66,7 +66,7 @@ def read_dictionary(path: Path, values: type = object) -> dict[str, Any]:
         except OSError:
             raise
         except Exception as error:
-            msg = f"{path} is no readable pickle ({type(error).__name__}: {str(error)[:MAX_MESSAGE]})."
+            msg = f"{path} is not a readable pickle ({type(error).__name__}: {str(error)[:MAX_MESSAGE]})."
             raise ValueError(msg) from error
     if type(found) is not dict:
         msg = f"{path} holds a {type(found).__name__}, expected a dictionary."
@@ -75,23 +75,10 @@ def read_dictionary(path: Path, values: type = object) -> dict[str, Any]:
 
 
 def check_tensor_pickle(file: BinaryIO, size: int) -> Any:
-    """Go through one pickle of a file of tensors, as PyTorch writes it, with stand-ins for tensors.
+    """Read one pickle of a file of tensors with placeholders for tensors of at most ``size`` values.
 
-    PyTorch itself admits more than a state dict needs: a few bytes of it crash the interpreter or fill the memory.
-
-    Parameters
-    ----------
-    file
-        File to read, from where the pickle starts.
-    size
-        Most values that a tensor may have.
-
-    Raises
-    ------
-    pickle.UnpicklingError
-        If it asks for more than tensors and plain data.
-    Exception
-        Whatever else comes of a damaged pickle.
+    PyTorch's own ``weights_only`` reader admits more than a state dict needs: a few bytes can crash the interpreter or
+    exhaust memory. Raises an UnpicklingError for anything but tensors and plain data, and any exception for damage.
     """
     return _TensorUnpickler(file, size).load()
 
@@ -116,9 +103,9 @@ def _checked(found: dict[Any, Any], values: type, path: Path) -> dict[str, Any]:
 
 
 class _RestrictedUnpickler(pickle._Unpickler):
-    """An unpickler of plain data.
+    """Unpickler of plain data.
 
-    The Python version: the one in C makes room for as many memo entries, or bytes, as a file of a few bytes asks for.
+    The pure Python version, because the one in C allocates as many memo entries or bytes as a tiny file asks for.
     """
 
     dispatch: ClassVar[dict[int, Any]] = {}
@@ -138,14 +125,14 @@ class _RestrictedUnpickler(pickle._Unpickler):
 
 
 def _check_key(key: Any) -> None:
-    # the hash of nested tuples overflows the stack of the process, and many numbers have the same hash
+    # hashing nested tuples overflows the stack, and many integers can share a hash
     if type(key) is not str and not (isinstance(key, int) and 0 <= key < MAX_INDEX):
         msg = f"it holds {reprlib.repr(key)} as the key of a dictionary"
         raise pickle.UnpicklingError(msg)
 
 
 def _keyed(load: Callable[[Any], None], keys: slice) -> Callable[[Any], None]:
-    """Check the keys, which lie in this part of the stack, before they come into a dictionary."""
+    """Check keys, which are at this slice of the stack, before they are added to a dictionary."""
 
     def checked(unpickler: Any) -> None:
         for key in unpickler.stack[keys]:
@@ -162,7 +149,7 @@ def _put(unpickler: Any) -> None:
 
 
 def _bounded(load: Callable[[Any], None]) -> Callable[[Any], None]:
-    """Let no number come in that cannot be shown."""
+    """Refuse integers that are too large to print."""
 
     def checked(unpickler: Any) -> None:
         load(unpickler)
@@ -174,7 +161,7 @@ def _bounded(load: Callable[[Any], None]) -> Callable[[Any], None]:
 
 
 def _dispatch() -> dict[int, Any]:
-    """What each instruction does: those that plain data need what they always do, the others are refused."""
+    """Handlers of the opcodes: the usual ones for plain data, refusal for all others."""
     usual = pickle._Unpickler.dispatch
     found = {code: usual[code] if code in _PLAIN else _RestrictedUnpickler.refuse for code in range(256)}
     changed = {
@@ -190,7 +177,7 @@ _RestrictedUnpickler.dispatch = _dispatch()
 
 
 class _DictionaryUnpickler(_RestrictedUnpickler):
-    """Finds three harmless functions and nothing else."""
+    """Admits three harmless functions and nothing else."""
 
     needed_by = "a dictionary of numbers"
 
@@ -205,7 +192,7 @@ class _DictionaryUnpickler(_RestrictedUnpickler):
 
 
 class _TensorUnpickler(_RestrictedUnpickler):
-    """Finds what state dicts are made of, as stand-ins that hold nothing."""
+    """Admits the parts of state dicts, as empty placeholders."""
 
     needed_by = "a file of tensors"
 
@@ -224,7 +211,7 @@ class _TensorUnpickler(_RestrictedUnpickler):
 
     def persistent_load(self, pid: Any) -> Any:
         if not isinstance(pid, tuple) or len(pid) not in (5, 6) or pid[0] != "storage" or not self._fits(*pid[1:]):
-            msg = f"it refers to {reprlib.repr(pid)}, which is no storage of a tensor in the file"
+            msg = f"it refers to {reprlib.repr(pid)}, which is not a storage in the file"
             raise pickle.UnpicklingError(msg)
         return _STORAGE
 
@@ -234,7 +221,7 @@ class _TensorUnpickler(_RestrictedUnpickler):
 
 
 class _DType:
-    """Stand-in for a numpy dtype of a scalar while it is unpickled."""
+    """Placeholder for the numpy dtype of a scalar."""
 
     __slots__ = ("dtype",)
 
@@ -247,7 +234,7 @@ class _DType:
             self.dtype = self.dtype.newbyteorder("<" if order == "<" else ">")
 
 
-# A pickle may set attributes of whatever it finds. These are objects without room for any, where functions have some.
+# A pickle may set attributes of what it names: these objects have none, unlike functions.
 
 
 class _MakeDType:
@@ -255,7 +242,7 @@ class _MakeDType:
 
     def __call__(self, code: Any, *_: Any) -> _DType:
         if not isinstance(code, str) or len(code) > 8 or np.dtype(code).kind not in _SCALAR_KINDS:
-            msg = f"it holds a numpy type {reprlib.repr(code)} that is no number or string"
+            msg = f"it holds a numpy type {reprlib.repr(code)} that is neither a number nor a string"
             raise pickle.UnpicklingError(msg)
         return _DType(code)
 
@@ -271,25 +258,25 @@ class _MakeScalar:
 
 
 class _Encode:
-    """Protocol 2 pickles spell bytes as a call of ``codecs.encode(text, "latin1")``."""
+    """Protocol 2 writes bytes as ``codecs.encode(text, "latin1")``."""
 
     __slots__ = ()
 
     def __call__(self, text: Any, encoding: Any = "latin1") -> bytes:
         if not isinstance(text, str) or encoding != "latin1":
-            msg = "it encodes something that is no latin1 text"
+            msg = "it encodes something other than latin1 text"
             raise pickle.UnpicklingError(msg)
         return codecs.encode(text, "latin1")
 
 
 class _Ordered(dict[str, Any]):
-    """Stand-in for an OrderedDict, whose attributes are left out."""
+    """Placeholder for an OrderedDict, without its attributes."""
 
     __slots__ = ()
 
     def __setstate__(self, state: Any) -> None:
         if not isinstance(state, dict):
-            msg = "it holds attributes that are no dictionary"
+            msg = "it holds attributes that are not a dictionary"
             raise pickle.UnpicklingError(msg)
 
 

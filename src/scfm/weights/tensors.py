@@ -1,4 +1,4 @@
-"""Open files of weights lazily and without running code."""
+"""Open files of weights lazily, without running code."""
 
 from __future__ import annotations
 
@@ -20,32 +20,32 @@ __all__ = ["check_sha256", "open_tensors", "sha256", "shapes"]
 
 MAX_REASON = 300
 LEGACY_PICKLES = 5
-"""Magic number, version, machine, content, and the names of the tensors' values, which follow."""
+"""Magic number, version, machine, content, and the names of the storages that follow."""
 
 
 def open_tensors(path: Path) -> Mapping[str, Tensor]:
-    """Open ``.safetensors``, ``.bin`` or ``.pt`` weights; tensors are read when they are looked up.
+    """Open ``.safetensors``, ``.bin`` or ``.pt`` weights; tensors are read on access.
 
     PyTorch files are read with ``weights_only=True`` and memory-mapped.
 
     Raises
     ------
     ValueError
-        If the file is a git-lfs pointer, a web page, cut off, no file of tensors, or asks for code to be run.
+        If the file is a git-lfs pointer, a web page, truncated, holds more than tensors, or would run code.
     """
     read_head(path, "the weights themselves")
     return _Safetensors(path) if path.suffix == ".safetensors" else _read_pytorch(path)
 
 
 def shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    """Shape of each tensor by name; those of a safetensors file come from its header."""
+    """Shape of each tensor by name; read from the header of a safetensors file."""
     if isinstance(tensors, _Safetensors):
         return {name: tensors.shape(name) for name in tensors}
     return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
 def sha256(*paths: Path) -> str:
-    """Hash of one or several files read one after the other, as hexadecimal digits."""
+    """Hash of the concatenation of files, as hexadecimal digits."""
     digest = hashlib.sha256()
     for path in paths:
         with path.open("rb") as file:
@@ -54,7 +54,7 @@ def sha256(*paths: Path) -> str:
 
 
 def check_sha256(expected: str | None, *paths: Path) -> str:
-    """Hash files and compare with the hash that is expected, if one is.
+    """Hash files and compare with the expected hash, if given.
 
     Raises
     ------
@@ -77,7 +77,7 @@ class _Safetensors(Mapping[str, "Tensor"]):
         try:
             self._file = safe_open(path, framework="pt")
         except SafetensorError as error:
-            msg = f"{path} is no readable safetensors file ({error}): it is cut off or damaged; fetch it again."
+            msg = f"{path} is not a readable safetensors file ({error}): it is cut off or damaged; fetch it again."
             raise ValueError(msg) from error
         self._path = path
         self._names = dict.fromkeys(self._file.keys())
@@ -131,7 +131,7 @@ def _read_pytorch(path: Path) -> Mapping[str, Tensor]:
 
 
 def _check_zipped(path: Path) -> None:
-    """Refuse a zip file that is larger than it looks, or holds more than tensors."""
+    """Refuse a zip file that is compressed or holds more than tensors."""
     from torch._C import PyTorchFileReader
 
     with zipfile.ZipFile(path) as archive:
@@ -139,12 +139,12 @@ def _check_zipped(path: Path) -> None:
     if packed:
         msg = f"it is compressed, as {packed[0][:MAX_REASON]!r}, which files of tensors are not"
         raise ValueError(msg)
-    # not by zipfile, which may find another member of the same name
+    # with PyTorch's reader: zipfile may find another member of the same name
     check_tensor_pickle(io.BytesIO(PyTorchFileReader(str(path)).get_record("data.pkl")), path.stat().st_size)
 
 
 def _check_legacy(path: Path) -> None:
-    """Refuse a file in the format of old versions of PyTorch that holds more than tensors."""
+    """Refuse a file in PyTorch's legacy format that holds more than tensors."""
     size = path.stat().st_size
     with path.open("rb") as file:
         *_, keys = [check_tensor_pickle(file, size) for _ in range(LEGACY_PICKLES)]

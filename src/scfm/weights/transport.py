@@ -1,4 +1,4 @@
-"""Ask a server for a file: where redirects may lead, what is never sent along, and what its answers mean."""
+"""HTTP requests without credentials, with checked redirects and status codes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MAX_REDIRECTS = 5
 CHUNK = 2**20
 
 REDIRECTS = (301, 302, 303, 307, 308)
-PASSING = (429, 500, 502, 503, 504)
+TRANSIENT = (429, 500, 502, 503, 504)
 HTML = ("text/html", "application/xhtml+xml")
 HOST = re.compile(r"[a-z0-9._:-]+")
 DIGITS = re.compile(r"\d{1,18}", re.ASCII)
@@ -34,12 +34,12 @@ DIGITS = re.compile(r"\d{1,18}", re.ASCII)
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """Where a file is published, and what is known of it."""
+    """Address and hash of a published file."""
 
     url: str
-    """``https://…``, or ``http://…`` of a mirror that somebody chose."""
+    """``https://…``, or ``http://…`` of a mirror."""
     sha256: str | None = None
-    """Hash of the file; ``None`` where it is not known, then it is trusted on first use."""
+    """Hash of the file; ``None`` if unknown, then it is trusted on first use."""
     hosts: tuple[str, ...] = ()
     """Hosts that redirects may lead to over https: ``"cdn.example.org"``, or ``".example.org"`` for all below it."""
 
@@ -48,7 +48,7 @@ class RemoteFile:
             msg = "The address of a file has a user name or a password in it; none is ever sent. Remove what is before the @."
             raise ValueError(msg)
         if _origin(self.url) is None:
-            msg = f"{self.url!r} is no address of a file; expected https://host/path, or http://host/path of a mirror."
+            msg = f"{self.url!r} is not the address of a file; expected https://host/path, or http://host/path of a mirror."
             raise ValueError(msg)
         if self.sha256 is not None and not re.fullmatch("[0-9a-f]{64}", self.sha256):
             msg = f"The sha256 of {self.url} is {self.sha256!r}; expected 64 hexadecimal digits in lower case."
@@ -56,17 +56,17 @@ class RemoteFile:
 
 
 class RetryableError(Exception):
-    """An attempt failed in a way that may pass."""
+    """A transient failure: try again, after ``wait`` seconds, from the first byte with ``restart``."""
 
-    def __init__(self, reason: str, *, wait: float | None = None, afresh: bool = False) -> None:
+    def __init__(self, reason: str, *, wait: float | None = None, restart: bool = False) -> None:
         super().__init__(reason)
         self.wait = wait
-        self.afresh = afresh
+        self.restart = restart
 
 
 def iter_chunks(response: requests.Response) -> Iterator[bytes]:
-    """Bytes as they come, not unpacked."""
-    # `read` of a whole piece would lose what came of it before a timeout; urllib3 before 2.1 has nothing else
+    """Yield bytes as they arrive, without decompression."""
+    # `read` would lose the bytes before a timeout; urllib3 before 2.1 has nothing else
     read = getattr(response.raw, "read1", response.raw.read)
     try:
         while data := read(CHUNK, decode_content=False):
@@ -82,7 +82,7 @@ class _Origin(NamedTuple):
 
 
 def _origin(url: str) -> _Origin | None:
-    """Scheme, host and port, where an address has them and nothing else before its path."""
+    """Scheme, host and port of an address, or ``None`` if it is not valid."""
     try:
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port
@@ -94,7 +94,7 @@ def _origin(url: str) -> _Origin | None:
 
 
 def ask(session: requests.Session, remote: RemoteFile, headers: Mapping[str, str]) -> requests.Response:
-    """Send a request, and send it again where it is redirected to."""
+    """Send a request and follow allowed redirects."""
     url = remote.url
     for _ in range(MAX_REDIRECTS + 1):
         response = _send(session, url, headers)
@@ -107,7 +107,7 @@ def ask(session: requests.Session, remote: RemoteFile, headers: Mapping[str, str
 
 
 def redirected(remote: RemoteFile, url: str, location: str) -> str:
-    """Where a redirect leads, if it is allowed to."""
+    """Address that a redirect leads to; an error if it is not allowed."""
     try:
         # http.client decodes headers as latin-1, whatever their bytes are
         following = urljoin(url, quote(location, safe="!#$%&'()*+,/:;=?@[]~", encoding="latin-1"))
@@ -115,7 +115,7 @@ def redirected(remote: RemoteFile, url: str, location: str) -> str:
         following = ""
     here, there, home = _origin(url), _origin(following), _origin(remote.url)
     if here is None or home is None or there is None or not location:
-        msg = f"{remote.url} redirects to {reprlib.repr(location)}, which is no address; try again later."
+        msg = f"{remote.url} redirects to {reprlib.repr(location)}, which is not an address; try again later."
         raise OSError(msg)
     hosts = [home.host, *map(str.lower, remote.hosts)]
     known = any(there.host.endswith(host) if host.startswith(".") else there.host == host for host in hosts)
@@ -131,8 +131,7 @@ def redirected(remote: RemoteFile, url: str, location: str) -> str:
 
 
 def _send(session: requests.Session, url: str, headers: Mapping[str, str]) -> requests.Response:
-    # prepared and sent apart from the session, which would add logins from ~/.netrc, keep cookies, and read the body of
-    # a redirect
+    # without Session.get, which would add logins from ~/.netrc, keep cookies, and read bodies of redirects
     host = urlsplit(url).hostname
     try:
         request = requests.Request("GET", url, headers=dict(headers)).prepare()
@@ -152,20 +151,20 @@ def _send(session: requests.Session, url: str, headers: Mapping[str, str]) -> re
 
 
 def _cause(error: BaseException) -> str:
-    """Innermost reason of an error; those around it repeat the address, signatures included."""
+    """Innermost cause of an error; the outer ones repeat the address, signatures included."""
     while isinstance(inner := getattr(error, "reason", None) or next(iter(error.args), None), BaseException):
         error = inner
     return f"{type(error).__name__}: {error}"
 
 
 def check_status(response: requests.Response, remote: RemoteFile, target: Path) -> None:
-    """Refuse an answer that holds no bytes of the file."""
+    """Raise an error for an answer without bytes of the file."""
     code = response.status_code
     who = f"{urlsplit(response.url).hostname} answered {code}"
-    if code in PASSING:
-        raise RetryableError(who, wait=asked_wait(response))
+    if code in TRANSIENT:
+        raise RetryableError(who, wait=retry_after(response))
     if code == 416:
-        raise RetryableError(who, afresh=True)
+        raise RetryableError(who, restart=True)
     aside = f"fetch it in another way and put it at {target}"
     if code in (404, 410):
         msg = f"{remote.url} is not there ({who}): check the address, or {aside}."
@@ -181,8 +180,8 @@ def check_status(response: requests.Response, remote: RemoteFile, target: Path) 
         raise ValueError(msg)
 
 
-def asked_wait(response: requests.Response) -> float | None:
-    """Seconds that ``Retry-After`` asks for, as a number or as a date."""
+def retry_after(response: requests.Response) -> float | None:
+    """Seconds to wait by ``Retry-After``, a number or a date."""
     text = response.headers.get("Retry-After", "").strip()
     if DIGITS.fullmatch(text):
         return float(text)

@@ -1,4 +1,4 @@
-"""Rank value encoding, compiled.
+"""Numba kernels of rank value encoding.
 
 All kernels release the GIL, work on a range of rows and share nothing but their output, so a plain thread pool runs
 them side by side. ``parallel=True`` is not used: numba's own threads abort when two Python threads enter them.
@@ -24,9 +24,9 @@ _INFINITY_BITS = np.uint32(0x7F800000)
 
 @numba.njit(nogil=True, cache=True)
 def count_model_genes(indptr, indices, data, column_tokens, keep_zeros, counts):
-    """Count the stored values of each row that lie in a model gene; report the first value that is no count.
+    """Count the stored values of model genes in each row, into ``counts``.
 
-    Returns the position in ``data`` of the first negative, infinite or NaN value, or −1. Counts go to ``counts``.
+    Returns the position in ``data`` of the first negative, infinite or NaN value, or −1.
     """
     for row in range(len(indptr) - 1):
         n = 0
@@ -88,7 +88,7 @@ def _rank(values, tokens, n, keep, packed, spare, low, middle, top):
         packed[i] = (np.uint64(key) << np.uint64(32)) | np.uint64(i)
         top[key >> _TOP_SHIFT] += 1
     if n > keep:
-        # What falls into a leading digit past the limit cannot be among the first `keep`.
+        # values whose leading digit is past the limit cannot be among the first `keep`
         seen, last = 0, 0
         while seen < keep:
             seen += top[last]
@@ -196,21 +196,10 @@ def encode_rows(
     top = np.zeros(_TOP_SIZE, np.int64)
     slot = np.full(len(factors) if merge else 0, -1, np.int64)
     for row in range(row_start, row_stop):
-        depth_factor = depth_factors[row] if len(depth_factors) else 0.0
+        begin, end = indptr[row], indptr[row + 1]
+        depth = depth_factors[row] if len(depth_factors) else 0.0
         n = _gather_row(
-            indices,
-            data,
-            indptr[row],
-            indptr[row + 1],
-            column_tokens,
-            factors,
-            depth_factor,
-            scale,
-            single,
-            keep_zeros,
-            slot,
-            values,
-            tokens,
+            indices, data, begin, end, column_tokens, factors, depth, scale, single, keep_zeros, slot, values, tokens
         )
         n_genes[row] = n
         kept = min(n, keep)

@@ -1,4 +1,4 @@
-"""Bring what describes a batch to the device of the weights."""
+"""Copy the tensors that describe a batch to the device of the weights."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["to_device"]
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """``tensor`` on ``device``; a copy to a CUDA device is put in line, so that the host can prepare the next batch."""
+    """Move a tensor to a device; copies to CUDA are asynchronous, so that the host can prepare the next batch."""
     if device.type == "cuda" and tensor.device.type == "cpu":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)

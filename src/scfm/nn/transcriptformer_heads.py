@@ -1,4 +1,4 @@
-"""What a TranscriptFormer predicts of the next gene: which it is, and how many counts it has."""
+"""Heads of TranscriptFormer: the next gene, and its count."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _EXACT_ABOVE = 5.0
 
 @dataclass(frozen=True)
 class GeneScores:
-    """How well each gene of the cells of a batch was predicted from those before it; each of shape ``(n,)``, float32."""
+    """Predictions of each gene from those before it, each float32 of shape ``(n,)``."""
 
     expected: Tensor
     """Expected count of the gene."""
@@ -58,7 +58,7 @@ class TranscriptFormerHeads(nn.Module):
     def expected_counts(
         self, states: Tensor, genes: Tensor, gene_states: Tensor, counts: Tensor, lengths: list[int]
     ) -> Tensor:
-        """Expected count of each gene: its share, a softmax over the genes of its cell, of the sum of their counts.
+        """Expected count of each gene: a softmax over the genes of its cell, times the sum of their counts.
 
         Parameters
         ----------
@@ -93,17 +93,15 @@ class TranscriptFormerHeads(nn.Module):
     def gene_log_likelihood(self, states: Tensor, genes: Tensor) -> Tensor:
         """Log-probability of each gene, from the hidden state before it was read; shape ``(n,)``.
 
-        Logits are computed for a part of the tokens and of the vocabulary at a time and never kept. Where something
-        wraps the gene head, it is called for all logits of a token, and for so many fewer tokens at a time.
+        Logits are computed in chunks of tokens and of the vocabulary and never kept. Where something wraps the gene
+        head, it is called for whole vocabularies, with fewer tokens at a time.
         """
         down = self.gene_mlp.down
         splits = is_plain(self.gene_mlp, GeneMLP) and is_plain(down) and down.bias is not None
-        step = self._gene_chunk if splits else self._gene_tokens
-        size = (
-            TOKEN_CHUNK
-            if splits
-            else min(TOKEN_CHUNK, max(1, TOKEN_CHUNK * VOCABULARY_CHUNK // self.config.vocab_size))
-        )
+        step, size = self._gene_chunk, TOKEN_CHUNK
+        if not splits:
+            step = self._gene_tokens
+            size = min(TOKEN_CHUNK, max(1, TOKEN_CHUNK * VOCABULARY_CHUNK // self.config.vocab_size))
         parts = zip(states.split(size), genes.split(size), strict=True)
         return torch.cat([step(*part) for part in parts]) if len(states) else states.new_empty(0).float()
 
