@@ -17,15 +17,17 @@ help:  ## show this list
 # One stamp per dependency group: a changed pyproject.toml or constraints.txt installs again. pip 25.1 is the first that
 # knows dependency groups.
 $(BIN)/python:
-	@echo "Making the environment $(VENV); this takes a few minutes once."
+	@echo "Creating the environment $(VENV)"
 	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
 $(VENV)/.test-installed: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing scfm and what its tests need into $(VENV); the first time that takes minutes, mostly for torch"
 	$(PIP) install --upgrade "pip>=25.1"
 	$(PIP) install -e . --group test -c constraints.txt
 	@touch $@
 
 $(VENV)/.dev-installed: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing scfm and what its development needs into $(VENV); the first time that takes minutes, mostly for torch"
 	$(PIP) install --upgrade "pip>=25.1"
 	$(PIP) install -e . --group dev -c constraints.txt
 	@touch $@ $(VENV)/.test-installed

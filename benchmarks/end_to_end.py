@@ -95,7 +95,7 @@ class Nothing:
         """The sequences as they are."""
         return (block,)
 
-    def on(self, *_: Any) -> Callable[[TokenBatch], torch.Tensor]:
+    def make_forward(self, *_: Any) -> Callable[[TokenBatch], torch.Tensor]:
         """What stands for the network."""
         import torch
 

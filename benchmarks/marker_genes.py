@@ -86,7 +86,7 @@ def runs(args: argparse.Namespace, copies: Tensor, folder: Path) -> dict[str, Ca
     fused.load_state_dict(eager.state_dict())
     tensors = {f"bert.{name}": value for name, value in eager.state_dict().items()}
     encoder = BertEncoder(BertConfig.from_dict(SIZES)).eval()
-    encoder.load_published(tensors, head=False)
+    encoder.load_published(tensors)
     cell = copies[0]
 
     @torch.no_grad()

@@ -2,21 +2,28 @@ from __future__ import annotations
 
 import os
 import shutil
+import warnings
 from concurrent.futures import ThreadPoolExecutor
-from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.request import Request, urlopen
 
+from sphinx.deprecation import RemovedInSphinx10Warning
 from sphinx.ext.napoleon import NumpyDocstring
+
+from scfm import __version__
+from scfm._package import pip_install
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
 
+# a hundred lines of each build that only the authors of sphinx_autodoc_typehints can do something about
+warnings.filterwarnings("ignore", category=RemovedInSphinx10Warning, module="sphinx_autodoc_typehints")
+
 project = "scfm"
 author = "scfm developers"
 copyright = f"2026, {author}"
-release = version = installed_version("scfm")
+release = version = __version__
 repository = "https://github.com/scfm-dev/scfm"
 
 extensions = [
@@ -48,7 +55,11 @@ autoclass_content = "class"
 bibtex_bibfiles = ["../src/scfm/references.bib"]  # package data: model.cite() reads it, too
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
-myst_enable_extensions = ["colon_fence", "deflist"]
+myst_enable_extensions = ["colon_fence", "deflist", "substitution"]
+myst_substitutions = {
+    "install": f"```bash\n{pip_install()}\n```",
+    "install_two_extras": f"`{pip_install('fast', 'remote')}`",
+}
 myst_heading_anchors = 3
 napoleon_google_docstring = False
 napoleon_use_rtype = True

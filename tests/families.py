@@ -6,12 +6,17 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 import scfm
 from scfm.testing import write_geneformer, write_sccello, write_transcriptformer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from anndata import AnnData
+    from numpy.typing import NDArray
 
     from scfm.model import FoundationModel
 
@@ -38,6 +43,14 @@ class Tiny:
         source = self.write(folder)
         # a folder of TranscriptFormer is that of ESM2-CE, too
         return scfm.model.load(source, family=self.family) if source == folder else scfm.model.load(source)
+
+
+def dense_states(states: AnnData) -> NDArray[np.float32]:
+    """Result of ``tl.gene_embeddings`` as an array of cells × genes × features, NaN where there is no state."""
+    cells, genes = (states.obs[name].cat for name in ("cell", "gene"))
+    values = np.full((len(cells.categories), len(genes.categories), states.n_vars), np.nan, np.float32)
+    values[cells.codes, genes.codes] = states.X
+    return values
 
 
 _SIZES: dict[str, Any] = {"n_genes": N_GENES, "n_layers": 2, "max_tokens": LONGEST}

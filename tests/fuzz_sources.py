@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from safetensors.torch import save
 
+from scfm.run.store import COUNTED
 from scfm.weights.gene_vectors import write_gene_vectors
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def write_store(folder: Path) -> None:
     plan["identity"] = {"source": [{"n_obs": 10, "bytes": 1, "modified": 2}]}
     (markers.parent / ".scfm.json").write_text(json.dumps(plan))
     (markers / "00000000.json").write_text(
-        json.dumps({"start": 0, "stop": 4, "n_cells": 4, "n_truncated": 0, "n_empty": 0, "n_dropped": 0})
+        json.dumps(dict.fromkeys(COUNTED, 0) | {"start": 0, "stop": 4, "n_cells": 4})
     )
 
 

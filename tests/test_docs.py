@@ -20,7 +20,6 @@ VERBS = {
     f"{module}.{name}": getattr(getattr(scfm, module), name)
     for module in ("pp", "tl", "get", "pl")
     for name in getattr(scfm, module).__all__
-    if (module, name) != ("get", "table_of")  # of results before they are stored
 } | {"FoundationModel.embed": scfm.model.FoundationModel.embed}
 
 

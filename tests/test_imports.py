@@ -21,7 +21,20 @@ ROOT = Path(__file__).parents[1]
 
 # Lowest first. A module imports from its own level and from the ones before it, at module level and inside functions.
 LEVELS = (
-    ("_types", "_keys", "_paths", "_text", "_checks", "_docs", "_warn", "_compat", "_settings"),
+    (
+        "_types",
+        "_keys",
+        "_paths",
+        "_text",
+        "_checks",
+        "_docs",
+        "_elsewhere",
+        "_warn",
+        "_lock",
+        "_compat",
+        "_package",
+        "_settings",
+    ),
     ("read",),
     ("genes",),
     ("encode",),
@@ -34,7 +47,7 @@ LEVELS = (
     ("model",),
     ("train",),
     ("datasets", "get", "pl", "pp", "tl", "_write"),
-    ("accessor", "_console", "cli", "testing", "__init__"),
+    ("accessor", "cli", "testing", "__init__"),
 )
 RANK = {name: rank for rank, level in enumerate(LEVELS) for name in level}
 WITHOUT_TORCH = {"read", "genes", "encode", "batch"}

@@ -136,6 +136,9 @@ PICKLES: dict[str, tuple[bytes, str]] = {
     "no text": (b"}X\x01\x00\x00\x00\xffK\x01s.", "is not a readable pickle (UnicodeDecodeError"),
     "bytes": (b"\x8e" + b"\xff" * 7 + b"\x00.", "is not a readable pickle"),
     "buffer": (b"\x97.", "an instruction that"),
+    "lists": (b"]" * 2**23 + b".", "more than 2,000,000 instructions"),
+    "marks": (b"(" * 2**23 + b".", "more than 2,000,000 instructions"),
+    "memo": (b"N" + b"\x94" * 2**23 + b".", "more than 2,000,000 instructions"),
 }
 
 
@@ -149,6 +152,12 @@ def test_a_dictionary_that_would_end_or_stop_the_process(
     for wrapped in (zipped(b"\x80\x02" + content), legacy(b"\x80\x02" + content)):
         (tmp_path / "pytorch_model.bin").write_bytes(wrapped)
         refused("pytorch", "pytorch_model.bin was refused")
+
+
+def test_a_text_is_not_copied_again_and_again(tmp_path: Path, refused: Callable[..., None]) -> None:
+    text_once = b"c_codecs\nencode\nq\x00" + text("x" * 2**20) + b"\x85q\x01"
+    (tmp_path / "token_dictionary.pkl").write_bytes(text_once + b"h\x00h\x01R" * 2000 + b".")
+    refused("dictionary", "it encodes something other than latin1 text of at most 256")
 
 
 def called(function: str, *arguments: bytes) -> bytes:
@@ -167,6 +176,12 @@ def rebuilt(size: tuple[int, ...], stride: tuple[int, ...], values: int = 16, na
     return called(f"torch._utils _rebuild_{name}", parts)
 
 
+def stored(name: str, values: int) -> bytes:
+    """What refers to the values of a tensor."""
+    where = text("storage") + b"ctorch\nFloatStorage\n" + text(name) + text("cpu")
+    return b"(" + where + b"J" + values.to_bytes(4, "little") + b"tQ"
+
+
 HUGE = b"\x8a\x06" + (10**12).to_bytes(6, "little")
 TENSORS: dict[str, tuple[bytes, str]] = {
     "repeated": (zipped(rebuilt((2**15, 2**15), (0, 0))), "has the shape (32768, 32768), of which it does not hold all"),
@@ -176,6 +191,10 @@ TENSORS: dict[str, tuple[bytes, str]] = {
     "backwards": (zipped(rebuilt((4,), (-1,))), "cut off"),
     "declared": (zipped(rebuilt((4,), (1,), 10**12)), "not a storage in the file"),
     "declared legacy": (legacy(rebuilt((4,), (1,), 10**12)), "not a storage in the file"),
+    "declared together": (
+        legacy(b"\x80\x02](" + b"".join(stored(name, 200) for name in "abcde") + b"e."),
+        "not a storage in the file",
+    ),
     "negative": (zipped(rebuilt((4,), (1,), -4)), "not a storage in the file"),
     "bytearray": (zipped(called("builtins bytearray", HUGE)), "asks for builtins.bytearray"),
     "empty": (zipped(called("torch FloatTensor", HUGE)), "asks for torch.FloatTensor"),

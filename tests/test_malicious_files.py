@@ -256,7 +256,7 @@ def growing_view(file: h5py.File, name: str, dtype: str) -> None:
     file.create_virtual_dataset(name, layout)
 
 
-def chunk_of(file: h5py.File, name: str, size: int, chunk: int, packed: int) -> None:
+def chunk_of(file: h5py.File, name: str, size: int, chunk: int, packed: int, dtype: str = "f4") -> None:
     """A dataset of one chunk of zeros, packed several times."""
     content = bytes(2**29)
     plist = h5p.create(h5p.DATASET_CREATE)
@@ -265,7 +265,8 @@ def chunk_of(file: h5py.File, name: str, size: int, chunk: int, packed: int) -> 
         plist.set_deflate(9)
         content = zlib.compress(content, 9)
     del file[name]
-    dataset = h5d.create(file.id, name.encode(), h5t.IEEE_F32LE, h5s.create_simple((size,), (h5s.UNLIMITED,)), plist)
+    kind, space = h5t.py_create(np.dtype(dtype)), h5s.create_simple((size,), (h5s.UNLIMITED,))
+    dataset = h5d.create(file.id, name.encode(), kind, space, plist)
     dataset.write_direct_chunk((0,), content)
 
 
@@ -277,8 +278,13 @@ def wide(file: h5py.File) -> None:
 
 def repeated(file: h5py.File) -> None:
     del file["keys"]
-    file.create_dataset("keys", data=np.full(5 * 10**6, b"a"), chunks=(2**20,), compression="gzip")
+    file.create_dataset("keys", data=np.full(300_000, b"a"), chunks=(2**18,), compression="gzip")
     put(file, "arrays/a", np.zeros(700, "f4"))
+
+
+def many_names(file: h5py.File) -> None:
+    del file["keys"]
+    file.create_dataset("keys", data=np.full(2 * 10**6, b"a"), chunks=(2**20,), compression="gzip")
 
 
 GENES: dict[str, tuple[Callable[[h5py.File], object], str]] = {
@@ -290,10 +296,16 @@ GENES: dict[str, tuple[Callable[[h5py.File], object], str]] = {
     "control": (lambda f: put(f, "keys", np.array([b"a", b"\x1b[2Jb"])), "an id has 1 to 256 characters"),
     "space": (lambda f: put(f, "keys", np.array([b"a", b" "])), "an id has 1 to 256 characters"),
     "variable length": (lambda f: put(f, "keys", np.array(["a", "b"], object)), "texts of variable length"),
+    "grows": (
+        lambda f: chunk_of(f, "arrays/a", 3, 2**18, 1),
+        "a compressed chunk of 1048576 bytes inflates to 1048577",
+    ),
+    "names that grow": (lambda f: chunk_of(f, "keys", 3, 2**18, 1, "S4"), "of 1048576 bytes inflates to 1048577"),
+    "many names": (many_names, "declares 2,000,000 ids of 1 bytes"),
     "packed twice": (lambda f: chunk_of(f, "arrays/a", 3, 2**18, 2), "the filters [1, 1]"),
     "large chunk": (lambda f: chunk_of(f, "arrays/a", 3, 2**27, 1), "has chunks of (134217728,) values"),
     "nothing there": (wide, "declares 3 vectors of length 900,000,000"),
-    "one for all": (repeated, "declares 5,000,000 vectors of length 700"),
+    "one for all": (repeated, "declares 300,000 vectors of length 700"),
 }
 
 
@@ -307,13 +319,13 @@ def test_gene_files_that_lead_elsewhere_or_fill_the_memory(kind: str, refused: C
             how(file)
         assert path.stat().st_size < 2**20
 
-    refused("empty", "genes", change, f"a_gene.h5{' ' if 'declares' in match else ': '}")
+    refused("empty", "genes", change, "a_gene.h5")
     refused("empty", "genes", change, match)
 
 
 def test_compressed_gene_files_are_read(tmp_path: Path) -> None:
     values = np.random.default_rng(0).normal(size=(3, 2000)).astype(np.float32)
-    for how in ({"compression": "gzip", "shuffle": True, "fletcher32": True}, {"compression": "lzf"}, {"chunks": True}):
+    for how in ({"compression": "gzip", "shuffle": True, "fletcher32": True}, {"fletcher32": True}, {"chunks": True}):
         with h5py.File(tmp_path / "a.h5", "w") as file:
             file.create_dataset("keys", data=np.array(NAMES, "S"), **how)
             for name, vector in zip(NAMES, values, strict=True):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import sys
 from pathlib import Path
 
 import pytest
 
-from scfm._paths import atomic, check_new, read_json, replace
+from scfm._paths import atomic, check_new, check_room, is_full, read_json, replace, reserve, size_of
 
 
 def write(path: Path, text: str, kind: str) -> None:
@@ -144,13 +147,29 @@ def test_a_file_with_a_name_of_its_own_is_moved(tmp_path: Path) -> None:
 
 def test_what_is_new(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "out"
-    check_new(path)
+    replaces = (lambda found: (found / "part").exists()) if kind == "folder" else None
+    check_new(path, replaces=replaces)
     write(path, "old", kind)
     with pytest.raises(FileExistsError, match=r"out exists already; choose another name, or remove it first\."):
-        check_new(path)
+        check_new(path, replaces=replaces)
     with pytest.raises(FileExistsError, match="another name, or pass --overwrite"):
-        check_new(path, hint="pass --overwrite")
-    check_new(path, overwrite=True)
+        check_new(path, hint="pass --overwrite", replaces=replaces)
+    check_new(path, overwrite=True, replaces=replaces)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_only_its_kind_is_overwritten(tmp_path: Path) -> None:
+    path = tmp_path / "out"
+    path.mkdir()
+    check_new(path, overwrite=True, replaces=lambda _: False)  # it is empty
+    with pytest.raises(FileExistsError, match="out is a folder of something else, which is not overwritten"):
+        check_new(path, overwrite=True)
+    (path / "photos").mkdir()
+    with pytest.raises(FileExistsError, match="out is a folder of something else"):
+        check_new(path, overwrite=True, replaces=lambda _: False)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FileExistsError, match="file is a file, and a folder is going to be written"):
+        check_new(tmp_path / "file", overwrite=True, replaces=lambda _: True)
 
 
 def test_a_link_to_nowhere_is_not_new(tmp_path: Path) -> None:
@@ -158,6 +177,14 @@ def test_a_link_to_nowhere_is_not_new(tmp_path: Path) -> None:
     path.symlink_to(tmp_path / "nowhere")
     with pytest.raises(FileExistsError, match="out exists already"):
         check_new(path)
+    check_new(path, overwrite=True)
+    put(path, "new", "file")
+    assert path.is_symlink()
+    assert (tmp_path / "nowhere").read_text() == "new"
+    path.unlink()
+    path.symlink_to(tmp_path / "no" / "where")
+    with pytest.raises(FileNotFoundError, match="There is no folder .*no; make it first"):
+        check_new(path, overwrite=True)
 
 
 def test_a_folder_is_needed(tmp_path: Path) -> None:
@@ -166,6 +193,46 @@ def test_a_folder_is_needed(tmp_path: Path) -> None:
         with pytest.raises(FileNotFoundError, match=f"There is no folder .*{parent}; make it first"):
             check_new(tmp_path / parent / "out", overwrite=True)
     check_new(tmp_path / "nowhere" / "out", parents=True)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc is closed even to root")
+def test_a_folder_that_cannot_be_written() -> None:
+    for path in (Path("/proc/out"), Path("/proc/self/no/such/out")):
+        with pytest.raises(
+            OSError, match=r"/proc.* cannot be written \(.*\): make it writable, or choose another place"
+        ):
+            check_new(path, parents=True)
+
+
+def test_room_is_asked_for(tmp_path: Path) -> None:
+    check_room(tmp_path, 1)
+    with pytest.raises(OSError, match=r"bytes free, and 1,000,000,000,000,000,000 are needed: make room") as caught:
+        check_room(tmp_path, 10**18)
+    assert is_full(caught.value)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "b").write_bytes(bytes(5))
+    (tmp_path / "c").write_bytes(bytes(7))
+    assert (size_of(tmp_path), size_of(tmp_path / "c")) == (12, 7)
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="cannot be asked for here")
+def test_room_is_taken_or_missing(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_text("text")
+    reserve(path, 10_000)
+    assert path.stat().st_size == 10_004
+    assert path.read_text().startswith("text")
+    with pytest.raises(OSError, match=r"too large|No space") as caught:
+        reserve(path, 2**62)
+    assert is_full(caught.value)
+
+
+def test_no_room_is_told_of_the_file(tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "out")
+    with pytest.raises(OSError, match=r"link could not be written \(No space left on device\): make room there"):
+        put(link, "new", "file", OSError(errno.ENOSPC, "No space left on device"))
+    assert list(tmp_path.iterdir()) == [link]
 
 
 def test_json_objects_are_read(tmp_path: Path) -> None:

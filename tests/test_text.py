@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from scfm._text import some
+from scfm._text import masked, some
 
 
 @pytest.mark.parametrize(
@@ -24,3 +24,19 @@ def test_the_first_few(names: list[object], n: int, expected: str) -> None:
 
 def test_separator_and_usual_number() -> None:
     assert some("abcdefg", separator="; ") == "a; b; c; d; e and 2 more"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("https://me:pw@host/a?b=1", "https://***@host/a?b=1"),
+        ("no s3://key@bucket/x, but a@b", "no s3://***@bucket/x, but a@b"),
+        (
+            "https://h/x?X-Amz-Credential=a/b&part=2&sig=c&api_key=d'",
+            "https://h/x?X-Amz-Credential=***&part=2&sig=***&api_key=***'",
+        ),
+        ("https://host/a@b", "https://host/a@b"),
+    ],
+)
+def test_secrets_are_masked(text: str, shown: str) -> None:
+    assert masked(text) == shown

@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 
 import scfm
+from scfm._warn import warn
+from scfm.batch import prefetch
 from scfm.testing import write_transcriptformer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     import anndata as ad
@@ -72,3 +74,15 @@ def test_cells_without_genes(model: scfm.model.FoundationModel) -> None:
     with pytest.warns(UserWarning, match="1 of 3 cells hold no gene") as caught:
         scfm.tl.score(adata, model)
     assert caught[0].filename == __file__
+
+
+def test_threads_of_the_package() -> None:
+    def warning() -> Iterator[int]:
+        # as if the package did it
+        exec(compile("warn('in a thread')", scfm.__file__, "exec"), {"warn": warn})
+        yield 1
+
+    with pytest.warns(UserWarning, match="in a thread") as caught:
+        list(prefetch(prefetch(warning())))
+    assert {one.filename for one in caught} == {__file__}
+    assert caught[0].lineno == inspect.currentframe().f_lineno - 2

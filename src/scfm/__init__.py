@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from scfm import accessor as _accessor
+from scfm._package import version_of as _version_of
 
 if TYPE_CHECKING:
     from scfm import datasets, get, metrics, model, nn, ontology, pl, pp, testing, tl
@@ -26,7 +26,7 @@ __all__ = [
     "tl",
 ]
 
-__version__ = version("scfm")
+__version__ = _version_of("scfm")
 
 _SUBPACKAGES = frozenset(__all__) - {"settings"}
 

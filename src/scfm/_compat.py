@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import sys
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from scfm._warn import warn
+
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import pandas as pd
     from anndata import AnnData
     from numpy.typing import NDArray
 
-__all__ = ["bar_hidden", "frame_of", "is_mudata", "layer_names", "view_of"]
+__all__ = ["bar_hidden", "frame_of", "is_mudata", "kernel", "layer_names", "view_of"]
 
 
 def is_mudata(data: object) -> bool:
@@ -30,7 +35,9 @@ def frame_of(table: Any) -> pd.DataFrame:
     """Annotation as a new frame around the same columns; a lazy one (``anndata.experimental.read_lazy``) is read."""
     import pandas as pd
 
-    return table.to_memory() if type(table).__name__ == "Dataset2D" else pd.DataFrame(table)
+    frame = table.to_memory() if type(table).__name__ == "Dataset2D" else pd.DataFrame(table)
+    # how anndata reads the index of a frame that was stored without its encoding
+    return frame.set_index("_index") if "_index" in frame else frame
 
 
 def view_of(adata: AnnData) -> tuple[AnnData, range | NDArray[np.int64], NDArray[np.int64] | None]:
@@ -66,13 +73,38 @@ def _positions(index: Any, length: int) -> range | NDArray[np.int64]:
     return np.where(found < 0, found + length, found)
 
 
+def kernel(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Decorator that has numba compile a function without the interpreter lock, and keep the result where it can.
+
+    Parameters
+    ----------
+    options
+        Further ones of :func:`numba.njit`.
+    """
+    import numba
+
+    def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+        try:
+            found: Callable[..., Any] = numba.njit(nogil=True, cache=True, **options)(function)
+        except RuntimeError:  # neither beside the package nor at home is a place for the cache
+            _warn_of_no_cache()
+            found = numba.njit(nogil=True, **options)(function)
+        return found
+
+    return compiled
+
+
+@cache
+def _warn_of_no_cache() -> None:
+    warn("numba finds no folder for compiled functions: every start takes longer. NUMBA_CACHE_DIR names one.")
+
+
 def bar_hidden(progress: bool | None) -> bool | None:
     """What tqdm calls ``disable``; its ``None`` (only on terminals) would hide the bar in notebooks, too."""
+    if sys.stderr is None:  # a program without a console
+        return True
     if progress is not None:
         return not progress
-    try:
-        from IPython import get_ipython
-    except ImportError:
-        return None
-    shell = get_ipython()
+    ipython = sys.modules.get("IPython")
+    shell = None if ipython is None else ipython.get_ipython()
     return False if shell is not None and "IPKernelApp" in shell.config else None

@@ -15,12 +15,13 @@ __all__ = ["with_parameters"]
 Function = TypeVar("Function", bound="Callable[..., Any]")
 
 MODALITY = """modality
-    Modality of a MuData object that holds the counts; the result goes there."""
+    Modality of a MuData object that holds the counts; the result goes there. Of a 10x file with several genomes, one
+    of them."""
 
 MATRIX = """layer
     Layer that holds the counts.
 use_raw
-    Take the counts from ``raw``. By default X if it holds counts, else raw if that does.
+    Take the counts from ``raw``. By default X if it holds counts, else raw if that does, else the one layer that does.
 gene_key
     Column of ``var`` with gene ids or symbols, ``"index"`` for ``var_names``. By default the place where most
     genes match the model."""
@@ -28,9 +29,10 @@ gene_key
 PARAMETERS = {
     "data": """data
     Counts of cells × genes: an AnnData or MuData, in memory or backed, or the path of an ``.h5ad`` file, an ``.h5mu``
-    file or a zarr store, which is read block by block. Neither counts nor annotation are changed.""",
+    file, a zarr store, a ``.loom`` file, or a ``.h5`` file or ``matrix.mtx`` folder of 10x, which is read block by block. Neither counts nor annotation are changed.""",
     "out": """out
-    For a path: file to write, a copy of ``data`` with the results, in the same format. It appears when it is complete.
+    For a path: file to write, a copy of ``data`` with the results, in the same format (``.h5ad`` for files of 10x and loom). It
+    appears when it is complete.
 overwrite
     Replace ``out`` if it exists; it may be ``data`` itself.""",
     "model": """model
@@ -52,13 +54,27 @@ overwrite
     that have it, float32 elsewhere.""",
     "compat": """compat
     ``"upstream"``: match and encode genes exactly as the model's own code does, its errors included.""",
+    "shared_with": """shared_with
+    Data to compare with: an AnnData or MuData, the path of a file, or a list of these. Only genes that all of them have
+    are used. The genes of an object are those of its embedding by this model, or else all that match. Embed the other data
+    in the same way.""",
     "groupby_genes": """groupby
     For ``pooling="gene"``: column of ``obs``; genes are averaged over the cells of each of its values.""",
     "genes": """genes
     Genes by any of their names: as in ``var_names`` or another column of ``var`` with ids or symbols, or as the
     model knows them (Ensembl ids, aliases, symbols). All by default.""",
     "key_added": """key_added
-    Name of all results instead of the default ones.""",
+    Name of all results instead of the default ones, of at most 200 bytes and without slashes. Only what the same function
+    wrote is overwritten.""",
+    "errors": """TypeError
+    If an argument has another type than it takes, or the family of the model does not have an option.
+KeyError
+    If a column or a gene that an argument names is not there.
+ValueError
+    If counts are negative or NaN, no gene matches, or an argument is out of range or out of place; nothing is stored
+    then.
+FileNotFoundError
+    If a file, or the folder to write to, does not exist.""",
     "copy": """copy
     Change and return a copy of an object instead.""",
     "options": """options

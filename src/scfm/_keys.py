@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 __all__ = [
@@ -14,7 +15,9 @@ __all__ = [
     "ScoreKeys",
     "annotation_keys",
     "check_key",
+    "check_own",
     "colors_key",
+    "made_by",
     "provenance_keys",
     "result_keys",
     "score_keys",
@@ -24,6 +27,10 @@ PARAMS = "params"
 MARKER_GENES = "marker_genes"
 PERTURB = "perturb"
 STATS = "stats"
+FUNCTION = "function"
+"""Entry of ``params`` that names the function whose result it describes."""
+MAX_BYTES = 200
+"""Of a name, which is that of a folder in a zarr store, some with an ending."""
 
 
 class Keys(NamedTuple):
@@ -40,8 +47,8 @@ def result_keys(family: str, key_added: str | None = None) -> Keys:
 
     Raises
     ------
-    ValueError
-        If ``key_added`` is empty or holds a slash, which h5ad and zarr read as a nested group.
+    TypeError, ValueError
+        As :func:`check_key`.
     """
     if key_added is None:
         return Keys(f"X_{family}", family)
@@ -54,10 +61,59 @@ def provenance_keys(use_rep: str) -> tuple[str, str]:
     return use_rep, use_rep.removeprefix("X_")
 
 
-def check_key(key_added: str) -> None:
-    """Raise a ValueError for a name that cannot be stored."""
-    if not key_added or "/" in key_added:
-        msg = f"key_added={key_added!r} cannot be stored: give a name, and one without '/'."
+def check_key(key_added: object) -> None:
+    """Find out whether a name can be stored, by the same rule whether that is in memory, in h5ad or in zarr.
+
+    Raises
+    ------
+    TypeError
+        If it is no string.
+    ValueError
+        If it is empty, longer than 200 bytes, starts with a dot or two underscores, has spaces around it, holds slashes,
+        backslashes or characters that cannot be printed, or is a name that the formats keep for themselves.
+    """
+    if not isinstance(key_added, str):
+        msg = f"key_added must be a string, got {key_added!r} ({type(key_added).__name__})."
+        raise TypeError(msg)
+    named = key_added.strip() == key_added != "" and not key_added.startswith((".", "__"))
+    plain = key_added.isprintable() and not {"/", "\\"}.intersection(key_added)
+    if not (named and plain and len(key_added.encode()) <= MAX_BYTES) or key_added in ("_index", "zarr.json"):
+        msg = (
+            f"key_added={key_added!r} cannot be stored: give a name of at most {MAX_BYTES} bytes without '/', backslashes, "
+            "line breaks or spaces around it, that does not start with '.' or '__'."
+        )
+        raise ValueError(msg)
+
+
+def made_by(function: str) -> dict[str, str]:
+    """The entry of ``params`` by which a function of ``scfm.tl`` knows its own results again."""
+    return {FUNCTION: f"scfm.tl.{function}"}
+
+
+def check_own(function: str, taken: Sequence[str], stored: object) -> None:
+    """Find out whether what a function of ``scfm.tl`` would overwrite is an earlier result of its own.
+
+    Parameters
+    ----------
+    function
+        Name of the function.
+    taken
+        Places of its results that hold something, such as ``obsm['X_scfm_mini']``.
+    stored
+        What is in ``uns`` in the place of its provenance.
+
+    Raises
+    ------
+    ValueError
+        If something is there that it did not write.
+    """
+    params = stored.get(PARAMS) if isinstance(stored, Mapping) else None
+    own = isinstance(params, Mapping) and params.get(FUNCTION) == made_by(function)[FUNCTION]
+    if taken and not own:
+        msg = (
+            f"The result would overwrite {' and '.join(taken)}, which scfm.tl.{function} did not write. Choose another name "
+            "by key_added=, or delete it first."
+        )
         raise ValueError(msg)
 
 
@@ -77,8 +133,8 @@ def score_keys(family: str, key_added: str | None = None) -> ScoreKeys:
 
     Raises
     ------
-    ValueError
-        As :func:`result_keys`.
+    TypeError, ValueError
+        As :func:`check_key`.
     """
     name = family if key_added is None else result_keys(family, key_added).uns
     return ScoreKeys(f"{name}_count_llh", f"{name}_gene_llh", f"{name}_score")
@@ -108,8 +164,8 @@ def annotation_keys(key_added: str) -> AnnotationKeys:
 
     Raises
     ------
-    ValueError
-        As :func:`result_keys`.
+    TypeError, ValueError
+        As :func:`check_key`.
     """
     check_key(key_added)
     return AnnotationKeys(

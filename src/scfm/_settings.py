@@ -6,14 +6,31 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-__all__ = ["Settings", "settings"]
+__all__ = ["Settings", "console", "settings"]
 
 Verbosity = Literal["error", "warning", "info", "debug"]
+SCANPY = {0: "error", 1: "warning", 2: "info", 3: "info", 4: "debug", "hint": "info"}
+"""What scanpy calls the levels."""
+
+
+class _Console(logging.Handler):
+    """Prints to stderr what the root logger does not print already."""
+
+    always = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a line."""
+        if sys.stderr is not None and (self.always or not logging.getLogger().handlers):
+            print(self.format(record), file=sys.stderr, flush=True)
+
+
+console = _Console()
+"""What ``verbosity="info"`` and ``"debug"`` print with."""
 
 
 def _default_cache() -> Path:
@@ -22,7 +39,14 @@ def _default_cache() -> Path:
 
 
 class Settings(BaseSettings):
-    """Settings of scfm; each is also read from the environment as ``SCFM_<NAME>``.
+    """Settings of scfm; each is also read from the environment as ``SCFM_<NAME>``, unless that is empty.
+
+    Raises
+    ------
+    ValueError
+        If a setting, or the variable that it is read from, holds what it cannot be.
+    AttributeError
+        If there is no such setting.
 
     Examples
     --------
@@ -32,7 +56,9 @@ class Settings(BaseSettings):
     >>> scfm.settings.device = scfm.settings.batch_tokens = None
     """
 
-    model_config = SettingsConfigDict(env_prefix="SCFM_", validate_assignment=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="SCFM_", env_ignore_empty=True, validate_assignment=True, extra="ignore"
+    )
 
     device: str | None = None
     """Torch device for models, as ``"cpu"`` or ``"cuda:1"``; by default CUDA, else MPS, else the CPU."""
@@ -59,24 +85,58 @@ class Settings(BaseSettings):
     cellxgene_endpoint: str = "https://api.cellxgene.cziscience.com"
     """Address of the catalogue of CELLxGENE Discover or of a mirror of it."""
     progress: bool | None = None
-    """Show a progress bar; by default on terminals and in notebooks."""
+    """Show progress: ``True``: a bar, ``False``: nothing. By default a bar on terminals and in notebooks, and anywhere else a
+    line after ten seconds and then one every half minute."""
     verbosity: Verbosity = "warning"
-    """What the logger ``"scfm"`` lets through. From ``"info"`` on it prints to stderr by itself."""
+    """What the logger ``"scfm"`` lets through: ``"error"``, ``"warning"``, ``"info"`` or ``"debug"``, or 0 to 4 as in scanpy.
+    From ``"info"`` on it prints to stderr by itself, unless the root logger has a handler."""
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise ValueError("; ".join(_said(one, "SCFM_{}", str.upper) for one in error.errors())) from None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name not in type(self).model_fields:
+            msg = f"There is no setting {name!r}; there are {', '.join(type(self).model_fields)}."
+            raise AttributeError(msg)
+        try:
+            super().__setattr__(name, value)
+        except ValidationError as error:
+            raise ValueError(_said(error.errors()[0], "scfm.settings.{}", str)) from None
+
+    @field_validator("verbosity", mode="before")
+    @classmethod
+    def _as_in_scanpy(cls, value: object) -> object:
+        value = value.strip().lower() if isinstance(value, str) else value
+        value = int(value) if isinstance(value, str) and value.isdecimal() else value
+        return SCANPY.get(value, value) if isinstance(value, str | int) else value
 
     @field_validator("verbosity")
     @classmethod
     def _set_level(cls, value: Verbosity) -> Verbosity:
         logger = logging.getLogger("scfm")
         logger.setLevel(value.upper())
-        if value in ("info", "debug") and not logger.handlers:
-            logger.addHandler(logging.StreamHandler())
+        if value in ("info", "debug"):
+            logger.addHandler(console)  # once, however often
         return value
+
+    @field_validator("cache_dir")
+    @classmethod
+    def _at_home(cls, value: Path) -> Path:
+        return value.expanduser()
 
     def reset(self) -> None:
         """Go back to the defaults and the environment."""
         fresh = type(self)()
         for name in type(self).model_fields:
             setattr(self, name, getattr(fresh, name))
+
+
+def _said(error: Any, name: str, case: Any) -> str:
+    """What is wrong with a setting, in one line."""
+    return f"{name.format(case(error['loc'][0]))}={error['input']!r} cannot be used: {error['msg'].replace('Input', 'it', 1)}."
 
 
 settings = Settings()

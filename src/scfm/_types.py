@@ -67,6 +67,8 @@ class TokenBlock:
     """Position in the source of the cell of each sequence, shape ``(n_sequences,)``; ``None``: one a cell, from ``row0`` on."""
     tags: NDArray[np.int64] | None = None
     """A number that the task gives to each sequence, shape ``(n_sequences,)``, such as the gene that was changed."""
+    n_fractional: int = 0
+    """Cells of the block with a count that is not a whole number."""
 
     @property
     def n_cells(self) -> int:

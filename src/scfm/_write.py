@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import stat
+from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from scfm._paths import atomic, check_new
-from scfm.read import open_container
+from scfm._keys import PARAMS, check_own
+from scfm._paths import atomic, check_new, check_room, reserve, size_of
+from scfm._text import some
+from scfm.read import is_anndata_file, open_container
+from scfm.read.convert import write_h5ad
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Callable, Iterator, Sequence
 
     from anndata import AnnData
 
@@ -33,6 +39,8 @@ __all__ = [
 PIECE = 2**16
 """Rows that are copied at a time."""
 SUFFIXES = (".h5ad", ".h5mu", ".zarr")
+SLACK = 2**20
+"""Bytes that a file may grow by beside the values that are added."""
 
 
 def check_output(source: Path, out: Path, *, overwrite: bool) -> None:
@@ -41,21 +49,41 @@ def check_output(source: Path, out: Path, *, overwrite: bool) -> None:
     Raises
     ------
     ValueError
-        If the suffix is not one of AnnData or MuData files, or differs from that of ``source``.
+        If the suffix differs from that of ``source``, or is not ``.h5ad`` for a source of another kind.
     FileExistsError
-        If ``out`` exists and is not to be overwritten.
+        If ``out`` exists and is not to be overwritten, or is a folder of something else.
     FileNotFoundError
         If ``source`` or the folder of ``out`` does not exist.
+    OSError
+        If the folder of ``out`` cannot be written, or has no room for a copy of ``source``.
     """
     if not source.exists():
         several = any(sign in str(source) for sign in ("*", "?", ":/"))
         hint = " Patterns and addresses are for scfm.tl.embed_store." if several else ""
         msg = f"There is no file {source}.{hint}"
         raise FileNotFoundError(msg)
-    if source.suffix not in SUFFIXES or out.suffix != source.suffix:
-        msg = f"Cannot make {out.name} of {source.name}: both must end in the same of {', '.join(SUFFIXES)}."
+    is_store = source.is_dir() and is_anndata_file(source)
+    suffix = source.suffix if source.suffix in SUFFIXES else ".zarr" if is_store else ".h5ad"
+    if out.suffix != suffix:
+        msg = f"Cannot make {out.name} of {source.name}: the name of the file to write must end in {suffix}."
         raise ValueError(msg)
-    check_new(out, overwrite=overwrite, hint="pass overwrite=True")
+    check_new(
+        out,
+        overwrite=overwrite,
+        hint="pass overwrite=True",
+        replaces=_is_annotated_store if suffix == ".zarr" else None,
+    )
+    check_room(out.resolve().parent, size_of(source))
+
+
+def _is_annotated_store(path: Path) -> bool:
+    """Whether a folder holds an AnnData or MuData in zarr."""
+    import zarr
+
+    try:
+        return zarr.open_group(path, mode="r").attrs.get("encoding-type") in ("anndata", "MuData")
+    except (OSError, ValueError):
+        return False
 
 
 @dataclass(frozen=True)
@@ -75,16 +103,35 @@ class Results:
             for name, value in getattr(self, slot.name).items():
                 yield slot.name, name, value
 
+    @property
+    def nbytes(self) -> int:
+        """About how many bytes the values take in a file."""
+        return sum(_bytes_of(value) for _, _, value in self.items())
+
     def __str__(self) -> str:
         return " and ".join(f".{slot}[{name!r}]" for slot, name, _ in self.items())
+
+
+def _bytes_of(value: Any) -> int:
+    if isinstance(value, Mapping):
+        return sum(map(_bytes_of, value.values()))
+    if hasattr(value, "indptr"):
+        return sum(part.nbytes for part in (value.data, value.indices, value.indptr))
+    return int(value.memory_usage().sum() if hasattr(value, "columns") else getattr(value, "nbytes", 0))
 
 
 def write_results(source: Path, out: Path, results: Results, modality: str | None) -> None:
     """Copy ``source`` to ``out`` and add the results; ``out`` appears only when it is complete.
 
-    Everything else in the file stays as it is. ``out`` may be ``source``.
+    Everything else in the file stays as it is. ``out`` may be ``source``. A file that is no AnnData becomes one.
     """
-    with _completed_copy(source, out) as root:
+    if not is_anndata_file(source):
+        with atomic(out, overwrite=True) as work:
+            write_h5ad(source, work, modality)
+            with _opened(work) as root:
+                _fill(root, results)
+        return
+    with _completed_copy(source, out, results.nbytes) as root:
         _fill(root if modality is None else root["mod"][modality], results)
 
 
@@ -147,44 +194,86 @@ def read_frame(path: Path, modality: str | None, *, obsm: Sequence[str], uns: Se
         return AnnData(obs=obs, obsm={name: read_elem(group["obsm"][name]) for name in obsm}, uns=kept)
 
 
-def merge_store(store: EmbeddingStore, target: Path, modality: str | None = None) -> None:
+def merge_store(store: EmbeddingStore, target: Path, modality: str | None = None, *, number: int | None = None) -> None:
     """Add the embeddings of a complete store to a file of the cells, a piece at a time.
 
-    An HDF5 file is completed in a copy that takes its place in one step; to a zarr store the embeddings are added.
+    An HDF5 file is completed in a copy that takes its place in one step; in a zarr store the embeddings appear in one step.
+
+    Parameters
+    ----------
+    store
+        The embeddings.
+    target
+        The file.
+    modality
+        Which AnnData of a MuData.
+    number
+        Which of the files that the store was made of it is. By default the one with cells of the same names; of several
+        with the same names, the one that is this very file, unchanged.
 
     Raises
     ------
+    OSError
+        If the file cannot be replaced, or there is no room for the copy.
     ValueError
-        If shards are missing, or the cells of the file are others.
+        If shards are missing, the cells of the file are others or may be those of several files, or something else would
+        be overwritten.
     """
+    import zarr
     from anndata.io import write_elem
 
+    if not is_anndata_file(target):
+        msg = f"{target} is no file of an AnnData, and no other is written into; scfm.tl.embed(..., out=) makes one of it."
+        raise ValueError(msg)
     missing = store.missing()
     if missing:
         msg = f"{store.path} lacks {len(missing)} of {len(store.shards)} shards; finish it with scfm.tl.embed_store first."
         raise ValueError(msg)
-    file = _file_of(store, target, modality)
+    file = _file_of(store, target, modality, number)
+    places = (("obsm", store.keys.obsm), ("uns", store.keys.uns))
+    taken = [f"{slot}[{name!r}]" for slot, name in places if has_entry(target, modality, f"{slot}/{name}")]
+    check_own("embed", taken, read_entry(target, modality, f"uns/{store.keys.uns}"))
     is_source = store.is_of(file.number, target)
-    with _opened(target) if target.is_dir() else _completed_copy(target, target) as root:
+    n_bytes = 4 * (file.stop - file.start) * store.n_features
+    with _opened(target) if target.is_dir() else _completed_copy(target, target, n_bytes) as root:
         group = root if modality is None else root["mod"][modality]
         _add_mappings(group, "obsm", "uns")
+        if target.is_dir():
+            with atomic(target / group["obsm"].path / store.keys.obsm, overwrite=True) as work:
+                _copy_rows(partial(zarr.create_array, work, zarr_format=group.metadata.zarr_format), store, file)
+        else:
+            group["obsm"].pop(store.keys.obsm, None)
+            _copy_rows(partial(group["obsm"].create_dataset, store.keys.obsm), store, file)
         write_elem(group["uns"], store.keys.uns, store.uns())
-        _copy_rows(group["obsm"], store, file)
     if is_source:
         store.set_source(file.number, target)
 
 
-def _file_of(store: EmbeddingStore, target: Path, modality: str | None) -> Shard:
-    """Which file of the source it is: the first one with the same names of cells."""
+def _file_of(store: EmbeddingStore, target: Path, modality: str | None, number: int | None) -> Shard:
+    """Which file of the source it is; names of cells alone do not tell, for plates and lanes share them."""
+    candidates = store.files()
     with open_container(target, modality) as found:
-        for file in store.files():
-            if file.stop - file.start == found.n_obs and all(
+        fitting = [
+            file
+            for file in (candidates if number is None else [candidates[number]])
+            if file.stop - file.start == found.n_obs
+            and all(
                 (store.obs_names(file.start + low, file.start + high) == found.names(low, high)).all()
                 for low, high in _pieces(found.n_obs)
-            ):
-                return file
-    msg = f"{target} does not hold the cells of {store.path}; nothing was changed."
-    raise ValueError(msg)
+            )
+        ]
+    if not fitting:
+        msg = f"{target} does not hold the cells of {store.path}; nothing was changed."
+        raise ValueError(msg)
+    same = fitting if len(fitting) == 1 else [file for file in fitting if store.is_of(file.number, target)]
+    if not same:
+        paths = store.uns()[PARAMS]["files"]["path"]
+        msg = (
+            f"The cells of {target} have the names of those of {some(paths[file.number] for file in fitting)}, and it is not "
+            "one of these files as they were when they were embedded: nothing was changed. Merge into those files."
+        )
+        raise ValueError(msg)
+    return same[0]
 
 
 def _pieces(n_rows: int) -> list[tuple[int, int]]:
@@ -192,16 +281,25 @@ def _pieces(n_rows: int) -> list[tuple[int, int]]:
 
 
 @contextmanager
-def _completed_copy(source: Path, out: Path) -> Iterator[Any]:
-    """Open a copy of ``source`` for writing, and put it in the place of ``out`` when that went well."""
+def _completed_copy(source: Path, out: Path, n_bytes: int) -> Iterator[Any]:
+    """Open a copy of ``source`` to add about ``n_bytes``, and put it in the place of ``out`` when that went well."""
     with atomic(out, overwrite=True) as work:
         if source.is_dir():
-            shutil.copytree(source, work)
+            for folder, _, names in os.walk(source, followlinks=True):
+                _copy_writable(Path(folder), place := work / Path(folder).relative_to(source))
+                for name in names:
+                    _copy_writable(Path(folder, name), place / name)
         else:
-            shutil.copyfile(source, work)
-            work.chmod(source.stat().st_mode | stat.S_IWUSR)
+            _copy_writable(source, work)
+            reserve(work, n_bytes + SLACK)
         with _opened(work) as root:
             yield root
+
+
+def _copy_writable(source: Path, copy: Path) -> None:
+    """Copy a file, or make a folder, with the permissions of ``source``, that to write among them."""
+    copy.mkdir() if source.is_dir() else shutil.copyfile(source, copy)
+    copy.chmod(stat.S_IMODE(source.stat().st_mode) | stat.S_IWUSR)
 
 
 def _add_mappings(group: Any, *names: str) -> None:
@@ -212,12 +310,9 @@ def _add_mappings(group: Any, *names: str) -> None:
             write_elem(group, name, {})
 
 
-def _copy_rows(obsm: Any, store: EmbeddingStore, file: Shard) -> None:
-    if store.keys.obsm in obsm:
-        del obsm[store.keys.obsm]
+def _copy_rows(create: Callable[..., Any], store: EmbeddingStore, file: Shard) -> None:
     n_obs = file.stop - file.start
-    create = obsm.create_array if hasattr(obsm, "create_array") else obsm.create_dataset
-    array = create(store.keys.obsm, shape=(n_obs, store.n_features), dtype="f4")
+    array = create(shape=(n_obs, store.n_features), dtype="f4")
     for start, stop in _pieces(n_obs):
         array[start:stop] = store.read(file.start + start, file.start + stop)
     array.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
@@ -225,6 +320,9 @@ def _copy_rows(obsm: Any, store: EmbeddingStore, file: Shard) -> None:
 
 @contextmanager
 def _opened(path: Path, mode: Literal["r", "r+"] = "r+") -> Iterator[Any]:
+    if mode == "r" and not is_anndata_file(path):
+        yield {}
+        return
     if path.is_dir():
         import zarr
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib import import_module
 from types import MethodType
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, cast
@@ -10,6 +11,8 @@ import anndata
 import mudata
 from anndata import AnnData
 from mudata import MuData
+
+from scfm._keys import PARAMS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,6 +58,21 @@ class _Accessor:
     marker_genes = _Verb(lambda: tl.marker_genes)  # type: ignore[arg-type,return-value]
     match_genes = _Verb(lambda: pp.match_genes)  # type: ignore[arg-type,return-value]
     score = _Verb(lambda: tl.score)  # type: ignore[arg-type,return-value]
+
+    def __repr__(self) -> str:
+        """The verbs, and what they have stored by now."""
+        verbs = ", ".join(name for name, value in vars(_Accessor).items() if isinstance(value, _Verb))
+        parts = self._data.mod if isinstance(self._data, MuData) else {"": self._data}
+        stored = [
+            f"  {f'{part}: ' if part else ''}uns[{name!r}], made with {params.get('model', params.get('use_rep'))}"
+            for part, adata in parts.items()
+            for name, entry in adata.uns.items()
+            if isinstance(entry, Mapping) and isinstance(params := entry.get(PARAMS), Mapping)
+            if "scfm" in params.get("versions", {})
+        ]
+        return "\n".join(
+            [f"{type(self).__name__} with the methods {verbs}", *(["and the results", *stored] if stored else [])]
+        )
 
 
 @anndata.register_anndata_namespace("scfm")

@@ -8,6 +8,7 @@ import re
 import shlex
 import subprocess
 import sys
+import termios
 from typing import TYPE_CHECKING, Any
 
 import anndata as ad
@@ -30,6 +31,7 @@ COMMANDS = (
     "embed-store",
     "status",
     "merge",
+    "tokenize",
     "gene-embeddings",
     "score",
     "marker-genes",
@@ -57,6 +59,7 @@ def cells(tmp_path: Path) -> Path:
 def in_terminal(*arguments: str, cache: Path) -> tuple[int, str]:
     """Exit code and screen of a command in a pseudo-terminal of 100 columns."""
     ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (40, 100))
     env = {**os.environ, "COLUMNS": "100", "TERM": "xterm", "SCFM_CACHE_DIR": str(cache)}
     call = [sys.executable, "-m", "scfm", *arguments]
     with subprocess.Popen(call, stdin=theirs, stdout=theirs, stderr=theirs, env=env) as run:
@@ -127,6 +130,33 @@ def test_errors_name_options_and_commands(text: str, shown: str) -> None:
     assert as_options(text, ["overwrite", "out", "max_tokens", "gene_key", "pooling"]) == shown
 
 
+@pytest.mark.parametrize(
+    ("call", "text"),
+    [
+        ("embed", "missing: DATA, --model, --out"),
+        ("fetch", "missing: MODELS"),
+        ("embed a.h5ad --modle m", "there is no option --modle m. Did you mean --model?"),
+        ("embed a.h5ad --model m --out b.h5ad --max-tokens x", "--max-tokens x is not accepted; expected a whole number."),
+        ("embed a.h5ad --model m --out b.h5ad --compat old", "--compat old is not accepted; expected upstream."),
+        ("cache all", "ACTION all is not accepted; expected list or verify or prune."),
+        ("embd a.h5ad", "there is no command embd. Did you mean embed?"),
+    ],
+)  # fmt: skip
+def test_a_wrong_call_is_told_in_two_lines(call: str, text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(call.split())
+    name = call.split()[0]
+    asked = f"scfm {name} --help" if name in COMMANDS else "scfm --help"
+    assert capsys.readouterr().err.splitlines() == [f"scfm: {text}", f"`{asked}` explains what can be given."]
+
+
+def test_without_words_it_prints_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    shown = capsys.readouterr()
+    assert "Embed the cells of a file" in shown.out
+    assert not shown.err
+
+
 def test_listing_loads_no_torch() -> None:
     code = (
         "import sys; from scfm.cli import main; main(['models'])\n"
@@ -154,6 +184,7 @@ FAILURES = [
     ["metrics", "no.h5ad", "--use_rep", "X_a", "--labels_key", "a"],
     ["score", "no.h5ad", "--model", "scfm-mini", "--out", "b.h5ad"],
     ["status", "no.zarr"],
+    ["tokenize", "no.h5ad", "--model", "scfm-mini", "--out", "b"],
 ]
 
 
@@ -216,18 +247,18 @@ def test_the_cache(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["cache"]) == 0
     assert "no models" in capsys.readouterr().out
     made = write_geneformer(tmp_path / "made")
-    folder = tmp_path / "cache" / "models" / "geneformer-v1-10m"
+    folder = tmp_path / "cache" / "models" / "mine"
     assert main(["convert", str(made), "--out", str(folder)]) == 0
     (tmp_path / "cache" / "downloads").mkdir()
     (tmp_path / "cache" / "downloads" / "rest.part").write_bytes(bytes(100))
     capsys.readouterr()
     assert main(["cache", "list"]) == 0
-    assert "geneformer-v1-10m" in capsys.readouterr().out
+    assert "mine" in capsys.readouterr().out
     table = scfm.model.list_cached()
-    assert table.loc["geneformer-v1-10m", "path"] == str(folder)
-    assert table.loc["geneformer-v1-10m", "bytes"] == sum(file.stat().st_size for file in folder.iterdir())
+    assert table.loc["mine", "path"] == str(folder)
+    assert table.loc["mine", "bytes"] == sum(file.stat().st_size for file in folder.iterdir())
     assert main(["cache", "verify"]) == 0
-    assert "1 models are whole: geneformer-v1-10m" in capsys.readouterr().out
+    assert "1 models are whole: mine" in capsys.readouterr().out
     with (folder / "vocabulary.tsv").open("a") as file:
         file.write(" ")
     assert main(["cache", "verify"]) == 1
@@ -235,7 +266,7 @@ def test_the_cache(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["cache", "prune"]) == 0
     assert "removed 100 bytes" in capsys.readouterr().out
     assert folder.is_dir()
-    assert main(["cache", "prune", "geneformer-v1-10m"]) == 0
+    assert main(["cache", "prune", "mine"]) == 0
     assert not folder.exists()
 
 
@@ -256,7 +287,7 @@ def test_options_from_a_file(cells: Path, tmp_path: Path, capsys: pytest.Capture
     folder, out = write_geneformer(tmp_path / "model", n_genes=40), tmp_path / "out.h5ad"
     call = ["embed", str(cells), "--model", str(folder), "--out", str(out), "--max-tokens", "7", "--device", "cpu"]
     with pytest.raises(SystemExit):
-        main([*call, "--print_config"])
+        main([*call, "--print-config"])
     options: dict[str, Any] = yaml.safe_load(capsys.readouterr().out)
     assert options["max_tokens"] == 7
     (tmp_path / "run.yaml").write_text(yaml.safe_dump({"max_tokens": 7, "device": "cpu", "model": str(folder)}))
@@ -303,7 +334,7 @@ def test_a_bar_in_a_terminal(tmp_path: Path) -> None:
     call = ("embed", source, "--model", "scfm-mini", "--out", out, "--device", "cpu")
     code, screen = in_terminal(*call, cache=tmp_path)
     assert code == 0
-    assert re.search(r"700 of 700 cells.*cells/s", screen)
+    assert re.search(r"700/700.*cell/s", screen)
 
 
 def test_metrics_equal_the_python_api(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

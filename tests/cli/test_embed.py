@@ -51,7 +51,8 @@ def anndata(n_vars: int = N_GENES) -> ad.AnnData:
     adata.obsm["X_pca"] = rng.random((N_OBS, 2))
     adata.varm["PCs"] = rng.random((n_vars, 2))
     adata.obsp["distances"] = sparse.csr_matrix(rng.random((N_OBS, N_OBS)))
-    adata.uns = {"colors": np.array(["red", "blue"]), "geneformer": {"old": 1}, "nested": {"a": {"b": 2.5}}}
+    adata.uns = {"colors": np.array(["red", "blue"]), "nested": {"a": {"b": 2.5}}}
+    adata.uns["geneformer"] = {"params": {"function": "scfm.tl.embed"}}
     return adata
 
 
@@ -287,11 +288,6 @@ def test_a_wrong_call_exits_with_2(arguments: list[str], capsys: pytest.CaptureF
     assert len(text.splitlines()) == 2
 
 
-def test_without_a_command_help_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([]) == 2
-    assert "usage: scfm" in capsys.readouterr().err
-
-
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as error:
         main(["--version"])
@@ -303,6 +299,24 @@ def test_models_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["models"]) == 0
     text = capsys.readouterr().out
     assert all(name in text for name in scfm.model.list_models().index)
+
+
+def test_a_published_folder_without_its_dictionaries(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tables, out = tmp_path / "tables", tmp_path / "out.h5ad"
+    model = Path(shutil.copytree(folder, tmp_path / "alone" / "model"))
+    tables.mkdir()
+    for path in model.glob("*.pkl"):
+        path.replace(tables / path.name)
+    adata = scfm.datasets.synthetic(5, 50, genes_per_cell=9)
+    adata.var_names = [f"ENSG{i:011d}" for i in range(1, 51)]
+    adata.write_h5ad(tmp_path / "in.h5ad")
+    call = ["embed", str(tmp_path / "in.h5ad"), "--model", str(model), "--out", str(out), "--device", "cpu"]
+    assert main(call) == 1
+    assert "Pass the folder or the files as --dictionaries of the command: token_dictionary" in capsys.readouterr().err
+    assert main([*call, "--dictionaries", str(tables)]) == 0
+    assert ad.read_h5ad(out).uns["geneformer"]["params"]["model"] == "model"
 
 
 @pytest.mark.parametrize("dictionaries", [False, True])
@@ -318,3 +332,16 @@ def test_convert(dictionaries: bool, folder: Path, tmp_path: Path, capsys: pytes
     found = scfm.model.load(tmp_path / "out").embed(anndata())
     np.testing.assert_array_equal(found, scfm.model.load(folder).embed(anndata()))
     assert main(["convert", str(source), "--out", str(tmp_path / "out"), *more]) == 1
+
+
+def test_shared_genes(tmp_path: Path) -> None:
+    cells = scfm.datasets.pbmc68k()[:20]
+    cells.write_h5ad(tmp_path / "a.h5ad")
+    cells[:, 100:].write_h5ad(tmp_path / "b.h5ad")
+    cells[:, :300].write_h5ad(tmp_path / "c.h5ad")
+    out = tmp_path / "out.h5ad"
+    files = [str(tmp_path / "b.h5ad"), str(tmp_path / "c.h5ad")]
+    call = ["embed", str(tmp_path / "a.h5ad"), "--model", "scfm-mini", "--device", "cpu", "--out", str(out)]
+    assert main([*call, "--shared-with", *files]) == 0
+    expected = scfm.model.load("scfm-mini").embed(cells[:, 100:300].copy(), device="cpu")
+    np.testing.assert_allclose(ad.read_h5ad(out).obsm["X_scfm_mini"], expected, atol=5e-6)

@@ -616,6 +616,15 @@ def test_the_official_host(server: FileServer, monkeypatch: pytest.MonkeyPatch, 
     assert calls == [(url, (".cziscience.com",))]
 
 
+def test_a_password_of_the_endpoint_is_not_repeated(server: FileServer, tmp_path: Path) -> None:
+    found = table()
+    scfm.settings.cellxgene_endpoint = "https://me:secret@mirror.invalid"
+    for call in (table, lambda: cellxgene.fetch(found, tmp_path)):
+        with pytest.raises(ValueError, match="has a user name or a password in it") as caught:
+            call()
+        assert "secret" not in str(caught.value)
+
+
 def test_a_redirect_to_another_host(server: FileServer, tmp_path: Path) -> None:
     found = table()
     server.always = Fault(status=302, headers={"Location": "https://elsewhere.invalid/file"})
@@ -654,7 +663,7 @@ def test_a_table_that_was_changed(server: FileServer, tmp_path: Path, change: di
 def test_a_table_without_what_is_needed(server: FileServer, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"lacks the columns \['url', 'version'\]; pass rows of list_datasets"):
         cellxgene.fetch(table().drop(columns=["url", "version"]), tmp_path)
-    with pytest.raises(ValueError, match="workers=0 must be 1 or more"):
+    with pytest.raises(ValueError, match="workers must be at least 1, got 0"):
         cellxgene.fetch(LUNG, tmp_path, workers=0)
 
 
@@ -890,6 +899,9 @@ def test_the_command(server: FileServer, tmp_path: Path, capsys: pytest.CaptureF
     assert all(name in text for name in found.index)
     assert f"{len(found)} datasets, {found['cells'].sum():,} cells" in text
     name = found.index[0]
+    assert main(["cellxgene", "--species", "human,homo sapiens", "--output-dir", str(tmp_path / "more"), "--processes", "2",
+                 "--max-retries", "3", "--no-metadata"]) == 0  # fmt: skip
+    assert capsys.readouterr().out.split() == [str(path) for path in sorted((tmp_path / "more").glob("*.h5ad"))]
     assert main(["cellxgene", "--ids", name, "--out", str(tmp_path / "files")]) == 0
     assert capsys.readouterr().out.split() == [str(tmp_path / "files" / f"{name}.h5ad")]
     assert (tmp_path / "files" / f"{name}.h5ad").read_bytes() == BODIES[name]

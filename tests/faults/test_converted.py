@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import save_file
 
 import scfm
 from scfm.genes import Vocabulary
+from scfm.weights.tensors import open_tensors
 
 from .faulty import cells, change_json, refused
 
@@ -27,6 +30,24 @@ def test_a_changed_byte_of_the_weights(position: int, folder_of: Callable[[str],
     (folder / "model.safetensors").write_bytes(content)
     with pytest.raises(ValueError, match="model.safetensors has sha256 .* expected .* damaged .*convert it again"):
         scfm.model.load(folder)
+
+
+@pytest.mark.parametrize("kind", ["published", "bin"])
+def test_weights_that_are_not_finite_are_not_converted(
+    kind: str, folder_of: Callable[[str], Path], tmp_path: Path
+) -> None:
+    folder = folder_of(kind)
+    found = open_tensors(next(folder.glob("*model.*")))
+    tensors = {name: tensor.clone() for name, tensor in found.items()}  # the file is replaced
+    name = next(name for name in tensors if "intermediate" in name)
+    tensors[name][0] = float("nan")
+    if kind == "bin":
+        torch.save(tensors, folder / "pytorch_model.bin")
+    else:
+        save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(ValueError, match=f"The tensor {name} holds values that are not finite"):
+        scfm.model.convert(folder, tmp_path / "out" / "made")
+    assert not list((tmp_path / "out").iterdir())
 
 
 VOCABULARIES: dict[str, tuple[str, str, str]] = {
@@ -168,3 +189,22 @@ def test_an_interrupted_conversion_leaves_nothing(
     with pytest.raises(type(error)):
         scfm.model.convert(sources["bin"], tmp_path / "out")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("kind", ["published", "bin", "tf"])
+def test_weights_that_are_not_finite(kind: str, folder_of: Callable[[str], Path], tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    folder = folder_of(kind)
+    path = next(path for path in folder.iterdir() if path.suffix in (".safetensors", ".bin", ".pt"))
+    tensors = load_file(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True)
+    name = next(name for name, tensor in tensors.items() if tensor.is_floating_point() and tensor.ndim == 2)
+    tensors[name][0, 0] = np.nan
+    if path.suffix == ".safetensors":
+        save_file(tensors, path, metadata={"format": "pt"})
+    else:
+        torch.save(tensors, path)
+    with pytest.raises(ValueError, match=f"{path.name} holds weights that are not finite: {name}"):
+        scfm.model.convert(folder, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == [folder]

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:From 0.4:FutureWarning")
 
 N_OBS, N_GENES, N_LAYERS = 10, 40, 2
 IDS = [f"ENSG{i:011d}" for i in range(1, N_GENES + 1)]
-EXPECTS_HUMAN = r"expects human Ensembl ids such as \['ENSG.*gene_key=.*orthologs"
+EXPECTS_HUMAN = r"expects human Ensembl ids such as \['ENSG.*gene_key="
 
 
 Errors = type[Exception] | tuple[type[Exception], ...]
@@ -145,7 +145,7 @@ def test_no_gene_is_known(v2: FoundationModel, kind: str) -> None:
         scfm.pp.match_genes(anndata(genes=genes), v2)
 
 
-def test_no_genes_at_all(v2: FoundationModel) -> None:
+def test_not_genes_at_all(v2: FoundationModel) -> None:
     refused(anndata(counts()[:, :0], []), v2, ValueError, "No gene.*the data has no genes")
 
 
@@ -178,20 +178,35 @@ def test_normalised_values_give_a_warning_that_names_the_counts(v2: FoundationMo
     adata = anndata(np.log1p(counts()))
     adata.layers["counts"] = sparse.csr_matrix(counts())
     with pytest.warns(UserWarning, match=r"log-transformed.*not counts.*layer='counts'"):
-        scfm.tl.embed(adata, v2)
+        scfm.tl.embed(adata, v2, use_raw=False)
     without = anndata(np.log1p(counts()))
     with pytest.warns(UserWarning, match=r"not counts.*put the counts into a layer"):
         scfm.tl.embed(without, v2)
     np.testing.assert_array_equal(adata.obsm["X_geneformer"], without.obsm["X_geneformer"])
 
 
-def test_counts_in_raw_are_found_and_named(v2: FoundationModel, caplog: pytest.LogCaptureFixture) -> None:
+def test_counts_in_raw_or_a_layer_are_found_and_named(v2: FoundationModel) -> None:
     adata = anndata(np.log1p(counts()))
-    adata.raw = anndata()
-    with caplog.at_level(logging.INFO, "scfm"):
+    adata.layers["counts"] = counts()
+    with pytest.warns(UserWarning, match=r"X holds log-.*reading layers\['counts'\]") as caught:
         scfm.tl.embed(adata, v2)
-    assert "reading raw.X" in caplog.text
+    assert [warning.filename for warning in caught] == [__file__]
+    assert adata.uns["geneformer"]["params"]["matrix"] == "layers['counts']"
+    adata.raw = anndata()
+    with pytest.warns(UserWarning, match=r"X holds log-.*reading raw\.X"):
+        scfm.tl.embed(adata, v2)
     assert adata.uns["geneformer"]["params"]["matrix"] == "raw.X"
+    np.testing.assert_array_equal(adata.obsm["X_geneformer"], v2.embed(anndata()))
+
+
+def test_normalised_cells_behind_the_sample_are_counted(v2: FoundationModel) -> None:
+    values = np.zeros((1200, N_GENES), np.float32)
+    values[:, :2] = 1
+    values[300:310, 1] = 0.5
+    with pytest.warns(UserWarning, match="10 of 1200 cells hold values that are not whole numbers, and the others"):
+        params = v2.run(anndata(values)).params
+    assert params["n_cells_fractional"] == 10
+    assert "n_cells_fractional" not in v2.run(anndata(values[:300])).params
 
 
 BAD_VALUES = {
@@ -207,7 +222,7 @@ def test_values_that_are_no_counts_are_refused_early(v2: FoundationModel, kind: 
     value, text = BAD_VALUES[kind]
     adata = anndata()
     adata.X[6, 3] = value
-    match = rf"X of AnnData holds {text} for cell 'cell6' \(row 6\), gene '{IDS[3]}'.*finite and not negative.*layer"
+    match = rf"X of AnnData holds {text} for cell 'cell6' \(row 6\), gene '{IDS[3]}'.*finite and not negative.*leave the cell out"
     refused(adata, v2, ValueError, match)
 
 
@@ -238,18 +253,29 @@ BAD_ARGUMENTS: dict[str, tuple[dict[str, Any], Errors, str]] = {
     "too deep": ({"hidden_layer": -3}, ValueError, "hidden_layer=-3 does not exist.*down to -2"),
     "few tokens": ({"max_tokens": 2}, ValueError, "max_tokens=2 is out of range: tiny-v2 takes 3 to 32"),
     "many tokens": ({"max_tokens": 33}, ValueError, "max_tokens=33 is out of range"),
-    "tokens with a fraction": ({"max_tokens": 10.5}, (TypeError, ValueError), "max_tokens=10.5"),
-    "tokens as text": ({"max_tokens": "10"}, (TypeError, ValueError), "max_tokens='10'"),
-    "layer with a fraction": ({"hidden_layer": -0.5}, (TypeError, ValueError), "hidden_layer=-0.5"),
+    "tokens with a fraction": (
+        {"max_tokens": 10.5},
+        (TypeError, ValueError),
+        "max_tokens must be int or None; got 10.5",
+    ),
+    "tokens as text": ({"max_tokens": "10"}, (TypeError, ValueError), "max_tokens must be int or None; got '10'"),
+    "layer with a fraction": (
+        {"hidden_layer": -0.5},
+        (TypeError, ValueError),
+        "hidden_layer must be int or None; got -0.5",
+    ),
     "dtype": ({"dtype": "float64"}, ValueError, "dtype='float64' is not supported; use one of float32, bfloat16"),
     "dtype name": ({"dtype": "single"}, ValueError, "dtype='single' is not supported"),
     "device": ({"device": "tpux"}, ValueError, "device='tpux' is not a torch device; use 'cpu', 'cuda'"),
     "absent device": ({"device": "cuda:99"}, ValueError, "cannot be used here; available: cpu.*device=None"),
     "compat": ({"compat": "legacy"}, ValueError, "compat='legacy' is not known; use 'upstream'"),
     "n_counts": ({"compat": "upstream"}, KeyError, r"obs\['n_counts'\], which is missing.*compat=None"),
-    "option": ({"batch_size": 3}, TypeError, "'batch_size' is no option of this call.*'geneformer' takes no options"),
+    "option": ({"n_batches": 3}, TypeError, "'n_batches' is no option of this call.*'geneformer' takes no options"),
+    "gene key in a list": ({"gene_key": ["a"]}, TypeError, r"gene_key=\['a'\] is a list; pass one name"),
+    "modality in a list": ({"modality": ["rna"]}, TypeError, r"modality=\['rna'\] is a list; pass one name"),
     "slash": ({"key_added": "a/b"}, ValueError, "key_added='a/b' cannot be stored.*without '/'"),
     "empty key": ({"key_added": ""}, ValueError, "key_added='' cannot be stored"),
+    "number as key": ({"key_added": 5}, TypeError, r"key_added must be a string, got 5 \(int\)"),
 }
 
 
@@ -272,9 +298,9 @@ def test_data_of_another_type(v2: FoundationModel, tmp_path: Path) -> None:
     for data in (path, str(path)):
         with pytest.raises(ValueError, match=r"tl.embed does not change the file .*a.h5ad. Give out="):
             scfm.tl.embed(data, v2)
-    with pytest.raises(TypeError, match=r"got ndarray"):
+    with pytest.raises(TypeError, match=r"got a ndarray"):
         scfm.tl.embed(counts(), v2)  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match=r"ndarray.*Accepted: an AnnData.*wrap a matrix"):
+    with pytest.raises(TypeError, match=r"got a ndarray. Wrap a matrix in an AnnData"):
         v2.embed(counts())  # type: ignore[arg-type]
     with pytest.raises(FileNotFoundError, match=r"no file .*b.h5ad"):
         v2.embed(tmp_path / "b.h5ad")
@@ -292,7 +318,7 @@ def test_mudata_needs_a_known_modality(v2: FoundationModel, modality: str | None
 def test_existing_results_are_overwritten(v2: FoundationModel, caplog: pytest.LogCaptureFixture) -> None:
     adata = anndata()
     adata.obsm["X_geneformer"] = np.zeros((N_OBS, 2))
-    adata.uns["geneformer"] = {"other": 1}
+    adata.uns["geneformer"] = {"params": {"function": "scfm.tl.embed"}, "other": 1}
     with caplog.at_level(logging.INFO, "scfm"):
         scfm.tl.embed(adata, v2)
     assert "overwriting .obsm['X_geneformer']" in caplog.text

@@ -76,7 +76,7 @@ def test_no_cells() -> None:
     ("arguments", "message"),
     [
         ({"markers": {"a": ["g1"]}}, "needs labels="),
-        ({"markers": {"a": ["g1"]}, "labels": ["a"] * 40, "genes": GENES[1:]}, "40 labels and 29 genes"),
+        ({"markers": {"a": ["g1"]}, "labels": ["a"] * 40, "genes": GENES[1:]}, r"labels \(40,\) and genes \(29,\)"),
         ({"markers": np.zeros((40, 29), bool)}, r"mask of booleans of shape \(40, 30\)"),
         ({"markers": np.zeros((40, 30))}, "got float64"),
         ({"scores": np.zeros(3), "markers": np.zeros(3, bool)}, "must be a matrix"),

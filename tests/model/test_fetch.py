@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shutil
 import tarfile
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +13,13 @@ import numpy as np
 import pytest
 
 import scfm
+from scfm.cli import main
 from scfm.model import _fetch, registry
 from scfm.model.registry import card_of
+from scfm.nn import BertConfig, ScCelloConfig
 from scfm.testing import write_geneformer, write_sccello, write_transcriptformer
 from scfm.weights import ModelCard
+from scfm.weights.gene_vectors import write_gene_vectors
 
 from ..weights.server import Fault, FileServer
 
@@ -34,7 +38,7 @@ def sha(content: bytes) -> str:
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FileServer]:
     """A mirror of the hub and of the bucket, and an empty cache."""
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr("scfm.weights.download.BACKOFF_SECONDS", 0.0)
     with FileServer() as server:
         scfm.settings.offline = False
@@ -58,9 +62,8 @@ def publish(server: FileServer, name: str, folder: Path, monkeypatch: pytest.Mon
     card = card.with_(
         source_sha256=found[card.source_file], dictionaries={path: found[path] for path in card.dictionaries}
     )
-    vocab_size = json.loads((made / "config.json").read_text())["vocab_size"]
-    card = card.with_(architecture={**card.architecture, "vocab_size": vocab_size})
-    monkeypatch.setitem(registry._cards, card.id, card)
+    card = card.with_(architecture=BertConfig.from_dict(json.loads((made / "config.json").read_text())).architecture())
+    monkeypatch.setitem(registry.known_cards, card.id, card)
     return card
 
 
@@ -89,6 +92,25 @@ def test_every_geneformer(name: str, server: FileServer, tmp_path: Path, monkeyp
     assert len(server.seen) == requests
 
 
+@pytest.mark.parametrize("name", [V2, "geneformer-12l-30m"])
+def test_from_a_hub(name: str, server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where safetensors are on the disk once, and outlive the cache of the hub."""
+    card = publish(server, name, tmp_path / "made", monkeypatch)
+    server.commit = str(card.revision)
+    folder = scfm.model.fetch(name)
+    snapshot = tmp_path / "hub" / f"models--{card.source.replace('/', '--')}" / "snapshots" / server.commit
+    paths = {card.source_file, *card.dictionaries}
+    assert paths <= {file.relative_to(snapshot).as_posix() for file in snapshot.rglob("*")}
+    weights = snapshot / card.source_file
+    assert (folder / "model.safetensors").samefile(weights) == (weights.suffix == ".safetensors")
+    assert not (folder / "model.safetensors").is_symlink()
+    assert not list((scfm.settings.cache_dir / "downloads").rglob(weights.name))
+    assert len(server.seen) == len(card.dictionaries) + 2
+    shutil.rmtree(tmp_path / "hub")
+    server.files.clear()
+    assert scfm.model.load(name).card.source_sha256 == card.source_sha256
+
+
 def test_a_model_of_the_published_size(server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = {"n_genes": 25_424, "n_layers": 6, "hidden_size": 256, "n_heads": 4, "max_tokens": 2048}
     card = publish(server, "geneformer-v1-10m", tmp_path / "made", monkeypatch, **sizes)
@@ -99,8 +121,10 @@ def test_a_model_of_the_published_size(server: FileServer, tmp_path: Path, monke
 
 
 @pytest.mark.parametrize("name", ["tf-sapiens", "tf-exemplar", "esm2ce-metazoa"])
-def test_every_transcriptformer(name: str, server: FileServer, tmp_path: Path) -> None:
+def test_every_transcriptformer(name: str, server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     card = card_of(name)
+    published = card_of(name.replace("esm2ce", "tf"))
+    monkeypatch.setitem(registry.known_cards, published.id, published.with_(architecture={"n_layers": 2}))
     folder = card.source_file.partition("/")[2].removesuffix(".tar.gz")
     made = write_transcriptformer(tmp_path / folder, seq_len=40)
     with tarfile.open(tmp_path / "a.tar.gz", "w:gz") as tar:
@@ -119,6 +143,33 @@ def test_every_transcriptformer(name: str, server: FileServer, tmp_path: Path) -
     assert len(server.seen) == 1
 
 
+def test_gene_vectors(server: FileServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = tmp_path / "all_embeddings"
+    made.mkdir()
+    names = [f"{name}_gene.h5" for name in ("mus_musculus", "sus_scrofa")]
+    for name in names:
+        write_gene_vectors(made / name, ["gene1", "gene2"], np.ones((2, 3)))
+    with tarfile.open(tmp_path / "a.tar.gz", "w:gz") as tar:
+        tar.add(made, made.name)
+    server.files["/weights/all_embeddings.tar.gz"] = (tmp_path / "a.tar.gz").read_bytes()
+    folder = scfm.model.fetch_gene_vectors()
+    assert sorted(path.name for path in folder.iterdir()) == names
+    assert sorted(path.name for path in folder.parent.iterdir() if path.name[0] != ".") == [folder.name, "downloads"]
+    assert not [path for path in (folder.parent / "downloads").rglob("*") if path.suffix == ".gz"]
+    assert main(["fetch", "all-embeddings"]) == 0
+    assert capsys.readouterr().out.splitlines() == [str(folder)]
+    assert len(server.seen) == 1
+    scfm.settings.cache_dir, scfm.settings.offline = tmp_path / "empty", True
+    with pytest.raises(FileNotFoundError, match=r"bring http\S+/weights/all_embeddings.tar.gz here and unpack it as"):
+        scfm.model.fetch_gene_vectors()
+
+
+def test_all_models(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(scfm.model, "fetch", lambda model, revision=None: f"folder of {model}")
+    assert main(["fetch", "all"]) == 0
+    assert capsys.readouterr().out.splitlines() == [f"folder of {model}" for model in scfm.model.list_models().index]
+
+
 @pytest.mark.parametrize("weights", ["model.safetensors", "pytorch_model.bin"])
 def test_sccello(weights: str, server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whose weights have one of two names, and whose gene tables lie with Geneformer's."""
@@ -133,8 +184,10 @@ def test_sccello(weights: str, server: FileServer, tmp_path: Path, monkeypatch: 
         content = (made / re.sub("_gc[0-9]+M", "_gctiny", name.rpartition("/")[2])).read_bytes()
         server.files[f"/{repository.replace('@', '/resolve/')}/{name}"] = content
         hashes[path] = sha(content)
-    known = card.with_(dictionaries=hashes, architecture={**card.architecture, "vocab_size": 203})
-    monkeypatch.setitem(registry._cards, card.id, known)
+    sizes = ScCelloConfig.from_dict(json.loads((made / "config.json").read_text())).architecture()
+    specials = card.special_tokens | {"<cls>": sizes["vocab_size"] - 1}
+    known = card.with_(dictionaries=hashes, architecture=sizes, special_tokens=specials)
+    monkeypatch.setitem(registry.known_cards, card.id, known)
     adata = scfm.datasets.synthetic(5, n_genes=50, genes_per_cell=20)
     adata.var_names = [f"ENSG{i:011d}" for i in range(1, 51)]
     assert scfm.pp.match_genes(adata, "scCello").matched == 50
@@ -158,19 +211,69 @@ def test_genes_are_matched_without_weights(server: FileServer, tmp_path: Path, m
 
 
 def test_another_revision(server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    publish(server, V2, tmp_path / "made", monkeypatch)
+    card = publish(server, V2, tmp_path / "made", monkeypatch)
     known = scfm.model.load(V2)
-    publish(server, V2, tmp_path / "other", monkeypatch, seed=1)
+    publish(server, V2, tmp_path / "other", monkeypatch, seed=1, n_layers=3)
     server.files.update({path.replace(str(known.card.revision), "main"): file for path, file in server.files.items()})
     other = scfm.model.load(V2, revision="main")
     assert other.card.revision == "main"
     assert other.card.id == f"{V2}@main"
     assert other.card.weights_sha256 != known.card.weights_sha256
+    monkeypatch.setitem(registry.known_cards, V2, card)
     assert scfm.model.load(V2, revision=known.card.revision).card == known.card
     with pytest.raises(ValueError, match="tf-sapiens comes from https.*which has no revisions"):
         scfm.model.load("tf-sapiens", revision="main")
     with pytest.raises(ValueError, match="revision='main' is for a model given by its name"):
         scfm.model.load(tmp_path / "made", revision="main")
+
+
+def test_a_revision_may_hold_slashes(server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    card = publish(server, V2, tmp_path / "made", monkeypatch)
+    for path, file in list(server.files.items()):
+        server.files[path.replace(str(card.revision), "refs/pr/1")] = file
+    made = scfm.model.load(V2, revision="refs/pr/1")
+    assert (made.card.id, made.card.revision) == (f"{V2}@refs@pr@1", "refs/pr/1")
+    assert list(scfm.model.list_cached().index) == scfm.model.verify_cached() == [made.card.id]
+    seen = len(server.seen)
+    assert scfm.model.load(V2, revision="refs/pr/1").card == made.card
+    assert len(server.seen) == seen
+
+
+BAD_REVISIONS = ("", ".", "..", "../../x", "a/../b", "/a", "a/", "a//b", "main?x=1", "a#b", "a b", "%2e%2e", "a@b", "a:b",
+                 "a\\b", "a\nb", "a\r\nHost: b", "main\n", "\x1b[2J", "é", "a\0")  # fmt: skip
+
+
+@pytest.mark.parametrize("revision", BAD_REVISIONS, ids=ascii)
+def test_a_revision_leads_nowhere_else(revision: str, server: FileServer, tmp_path: Path) -> None:
+    for call in (scfm.model.fetch, scfm.model.load):
+        with pytest.raises(ValueError, match="revision='.*' cannot be part of a path or an address"):
+            call(V2, revision=revision)
+    assert not server.seen
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"id": "../x"},
+        {"id": "a\x1b[2J"},
+        {"id": ".."},
+        {"id": ""},
+        {"source": "../.."},
+        {"source": "https://../x"},
+        {"source_file": "a/../../x"},
+        {"dictionaries": {"a/b@..:x": ""}},
+        {"dictionaries": {"/etc/passwd": ""}},
+    ],
+    ids=str,
+)
+def test_nothing_of_a_card_leads_elsewhere(change: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="cannot be (part of a path|the name of a folder)"):
+        card_of(V2).with_(**change)
+    card_of(V2).write(tmp_path)
+    (tmp_path / "card.json").write_text(json.dumps(json.loads((tmp_path / "card.json").read_text()) | change))
+    with pytest.raises(ValueError, match=r"card.json: .* cannot be .*Convert the model again"):
+        ModelCard.read(tmp_path)
 
 
 def test_wrong_weights(server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -103,7 +103,7 @@ def test_a_vocabulary_of_another_size() -> None:
 
 
 def test_what_a_family_does_not_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(registry._families, "bag", Bag)
+    monkeypatch.setitem(registry.known_families, "bag", Bag)
     model = bag(Bag)
     with pytest.raises(TypeError, match="bag was not trained with masked genes; .*: geneformer, sccello, scfm_mini"):
         scfm.tl.marker_genes(cells(), model)
@@ -116,7 +116,7 @@ def test_what_a_family_does_not_have(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_marker_genes_of_a_family_that_masks_in_its_own_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(registry._families, "bag", MaskedBag)
+    monkeypatch.setitem(registry.known_families, "bag", MaskedBag)
     assert "bag" in families_with("masked_outputs")
     adata = cells()
     scfm.tl.marker_genes(adata, bag(MaskedBag), device="cpu")

@@ -1,14 +1,22 @@
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import scfm
 import scfm.model.families
+from scfm.cli import main
+from scfm.model import FoundationModel, _known
 from scfm.model._citations import cite
 from scfm.model.registry import card_of, families, register
 from scfm.weights import ModelCard, read_cards
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 IDS = (
     "geneformer-v1-10m",
@@ -158,3 +166,58 @@ def test_files_of_cards_that_are_wrong(text: str, message: str, tmp_path: Path) 
 def test_families_are_those_of_the_folder() -> None:
     found = Path(scfm.model.families.__file__).parent.iterdir()
     assert set(families()) == {path.stem for path in found if not path.name.startswith("_")}
+
+
+@pytest.fixture
+def plugins(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """Let these functions be what importing the packages of models does."""
+
+    def install(**packages: Callable[[], object]) -> None:
+        points = [
+            SimpleNamespace(load=load, value=f"{name}.models", dist=SimpleNamespace(name=name))
+            for name, load in packages.items()
+        ]
+        monkeypatch.setattr(_known, "entry_points", lambda group: points)
+        _known.import_families.cache_clear()
+
+    known: list[tuple[dict[str, Any], dict[str, Any]]]
+    known = [(registered, dict(registered)) for registered in (_known.known_families, _known.known_cards)]
+    yield install
+    monkeypatch.undo()
+    for registered, before in known:
+        registered.clear()
+        registered.update(before)
+
+
+def test_packages_that_cannot_be_imported_are_left_out(
+    plugins: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def add(name: str) -> None:
+        card = ModelCard(id=f"{name}-1", family=name, pooling="mean", max_tokens=8)
+        register([card])(type(name, (FoundationModel,), {"family": name, "poolings": ("mean",)}))
+
+    def missing() -> None:
+        msg = "libfoo.so.1: no such file"
+        raise ImportError(msg)
+
+    def half() -> None:
+        add("half")
+        sys.exit("no licence")
+
+    plugins(first=missing, second=half, third=lambda: add("whole"))
+    with pytest.warns(UserWarning, match="are left out") as caught:
+        known = scfm.model.list_models().index
+    assert "whole-1" in known
+    assert "half-1" not in known
+    assert "half" not in families()
+    assert set(IDS) <= set(known)
+    said = [str(warning.message) for warning in caught]
+    assert len(said) == 2
+    assert "package first are left out, because first.models cannot be imported (ImportError: libfoo.so.1" in said[0]
+    assert "package second" in said[1]
+    assert "no licence" in said[1]
+    assert scfm.model.load("scfm-mini").card.id == "scfm-mini"  # and no second warning
+    plugins(first=missing)
+    with pytest.warns(UserWarning, match="package first are left out"):
+        assert main(["models"]) == 0
+    assert "scfm-mini" in capsys.readouterr().out

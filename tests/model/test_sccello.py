@@ -174,7 +174,7 @@ def test_temperature(folder: Path, tau: Any) -> None:
 
 def test_a_table_that_is_none(folder: Path) -> None:
     (folder / "vocab_id2name.csv").write_text("<html>not here</html>")
-    with pytest.raises(ValueError, match="no table of the columns id and name"):
+    with pytest.raises(ValueError, match="is not a table with the columns id and name"):
         scfm.model.load(folder)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tarfile
+import warnings
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +16,9 @@ import torch
 from scipy.sparse import csr_matrix
 
 import scfm
+from scfm.model import registry
 from scfm.model.arguments import Arguments
-from scfm.model.registry import find_card
+from scfm.model.registry import card_of, find_card
 from scfm.testing import TranscriptFormerOracle as Oracle
 from scfm.testing import (
     esm2ce_cell,
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
 
 IDS = [f"ENSG{i:011d}" for i in range(1, 61)]
 MOUSE = [f"ENSMUSG{i:011d}" for i in range(1, 91)]
+pytestmark = pytest.mark.filterwarnings("ignore:.*cells have an assay")  # one of them is not known, by intent
 ASSAYS = ["10x 3' v3", "Smart-seq v4", "Drop-seq", "unknown"] * 2
 HASHES = ("weights_sha256", "vocabulary_sha256")
 LENGTH, N_OBS = 20, 8
@@ -172,13 +175,22 @@ def test_a_converted_model_gives_the_same_bits(source: str, published: Path, mod
 
 @pytest.mark.parametrize("kind", ["converted", "published"])
 @pytest.mark.parametrize("name", ["tf-sapiens", "tf_sapiens", "TranscriptFormer-Sapiens", "esm2ce-sapiens"])
-def test_names_of_the_cache(name: str, kind: str, published: Path, tmp_path: Path) -> None:
+def test_names_of_the_cache(
+    name: str, kind: str, published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     scfm.settings.cache_dir = tmp_path
     folder = tmp_path / "models" / "tf-sapiens"
     with pytest.raises(
         FileNotFoundError, match=r"not on this machine \(looked in .*tf-sapiens\).*bring https.*/tf_sap"
     ):
         scfm.model.load(name)
+    published = shutil.copytree(published, tmp_path / "tf_sapiens")
+    scfm.model.convert(published, folder) if kind == "converted" else shutil.copytree(published, folder)
+    with pytest.raises(ValueError, match="does not hold tf-sapiens: its card says"):
+        scfm.model.load(name)  # another model in its place
+    scfm.model.prune_cache("tf-sapiens")
+    sizes = scfm.model.load(published).card.architecture
+    monkeypatch.setitem(registry.known_cards, "tf-sapiens", card_of("tf-sapiens").with_(architecture=sizes))
     scfm.model.convert(published, folder) if kind == "converted" else shutil.copytree(published, folder)
     loaded = scfm.model.load(name)
     assert loaded.family == ("esm2ce" if "esm" in name.lower() else "transcriptformer")
@@ -307,6 +319,22 @@ def test_labels_of_the_assay(kind: str, model: Model, oracle: Oracle) -> None:
     found = model.run(adata)
     close(found.values, expected(oracle, adata))
     assert found.params["n_cells_unknown_assay"] == sum(label not in KNOWN for label in adata.obs["assay"])
+
+
+@pytest.mark.parametrize("label", ["10X 3' v3", "10x 3\u2019 v3", "EFO:0009922", "10x 3' v3 ", "10x_3'_v3.1"])
+def test_an_assay_in_other_words(label: str, model: Model) -> None:
+    known, other = cells(assay="10x 3' v3"), cells(assay=label)
+    np.testing.assert_array_equal(model.embed(other), model.embed(known))
+    with pytest.warns(UserWarning, match=r"8 of 8 cells have an assay .* does not know.*It knows: 10x 3' v3, Smart"):
+        assert model.run(other, Arguments(compat="upstream", gene_key="index")).params["n_cells_unknown_assay"] == N_OBS
+
+
+def test_an_assay_that_is_not_known(model: Model) -> None:
+    with pytest.warns(UserWarning, match=r"4 of 8 cells have an assay in obs\['assay'\].*\('Drop-seq'\)"):
+        model.embed(cells(assay=["Drop-seq", "10x 3' v3"] * 4))
+    for label in (None, "unknown"):
+        with warnings.catch_warnings(action="error"):
+            model.embed(cells(assay=label))
 
 
 def test_a_missing_assay_is_an_unknown_one(model: Model) -> None:

@@ -111,7 +111,7 @@ def test_prototypes(kind: str, block: int, monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_prototypes_refuse() -> None:
     values = np.ones((3, 2))
-    with pytest.raises(ValueError, match="values has 3 cells, labels 2"):
+    with pytest.raises(ValueError, match=r"labels must be one for each of 3 cells; got shape \(2,\)"):
         prototypes(values, ["a", "b"], ["a"])
     with pytest.raises(ValueError, match="No label is one of the 1 categories, e.g. \\['c'\\]"):
         prototypes(values, ["a", "b", "a"], ["c"])

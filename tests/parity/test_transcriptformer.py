@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
@@ -18,6 +19,8 @@ from scfm.model.families.esm2ce import ESM2CE
 from scfm.model.families.transcriptformer import TranscriptFormer
 from scfm.tasks import Embed
 from scfm.testing import TranscriptFormerOracle, transcriptformer_scores
+
+from ..families import dense_states
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,6 +45,7 @@ L, PAD, START = 127, 1, 2
 NORM: dict[str, Any] = {"normalize_to_scale": 10_000, "clip_counts": 100}
 EMPTY, CUT = "hold no gene of the model", "express more than the 127 genes"
 NO_COUNTS = "ignore:X of AnnData holds .* not counts:UserWarning"
+OTHER_MATRIX = "ignore:X holds .* reading raw:UserWarning"
 # The cells were chosen to be empty, or too long; one test asks for the warnings.
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
@@ -59,6 +63,9 @@ def folder(reference: Path) -> Path:
 @pytest.fixture(scope="module")
 def read(folder: Path) -> Callable[[str], ad.AnnData]:
     held = {name: ad.read_h5ad(folder / f"{name}.h5ad") for name in ("input", "input_sort", "input_raw", "input_ood")}
+    known = json.loads((folder / "checkpoint" / "vocabs" / "assay_vocab.json").read_text())
+    for adata in held.values():  # other labels are unknown to upstream, but some are only spelled in another way
+        adata.obs["assay"] = adata.obs["assay"].where(adata.obs["assay"].isin(known))
     return lambda name: held[name].copy()
 
 
@@ -164,7 +171,7 @@ class Collected:
 class ByGene(Embed):
     """Scores of the genes of each cell, before they are averaged."""
 
-    def on(self, network: torch.nn.Module, device: torch.device, dtype: torch.dtype) -> Any:
+    def make_forward(self, network: torch.nn.Module, device: torch.device, dtype: torch.dtype) -> Any:
         scorer = cast("Scorer", cast("TranscriptFormer", self._recipe).scorer(self._options, device, dtype))
         return partial(scorer.by_gene, network)
 
@@ -187,8 +194,8 @@ def gene_states(
     column = {name.split(".")[0]: i for i, name in enumerate(data.var["ensembl_id"])}
     cells = expected["cge_cell_indices"]
     columns = [column[name.decode()] for name in expected["cge_gene_names"]]
-    found = states.todense()
-    n_entries = int(np.any(found[np.unique(cells)] != 0, axis=2).sum())
+    found = dense_states(states)
+    n_entries = int(np.isfinite(found[np.unique(cells)]).all(axis=2).sum())
     return found[cells, columns], np.diff(cells, prepend=-1) != 0, n_entries
 
 
@@ -203,6 +210,17 @@ def test_tokens_and_counts(model: TranscriptFormer, read: Any, expected: dict[st
     assert_same(cells, unpadded(expected["tokens"], expected["counts"]))
     of_cells = expected["aux_tokens"][:, 0]
     np.testing.assert_array_equal(assays, np.where(of_cells == 0, -1, of_cells + model.config.vocab_size))
+
+
+def test_labels_of_the_assay(model: TranscriptFormer, folder: Path, expected: dict[str, Any]) -> None:
+    data, of_cells = ad.read_h5ad(folder / "input.h5ad"), expected["aux_tokens"][:, 0]
+    with pytest.warns(UserWarning, match=r"cells have an assay in obs\['assay'\] that .* does not know.*10X 3' V3"):
+        _, assays = encode(model, data, compat="upstream")
+    np.testing.assert_array_equal(assays, np.where(of_cells == 0, -1, of_cells + model.config.vocab_size))
+    with pytest.warns(UserWarning, match="'sci-CAR'.* are read without one"):
+        _, assays = encode(model, data)
+    at = data.obs["assay"].astype(str).tolist().index("10X 3' V3")
+    assert assays[at] == model.card.aux_tokens["assay"]["10x 3' v3"] + model.config.vocab_size
 
 
 @pytest.mark.parametrize("compat", [None, "upstream"])
@@ -291,7 +309,7 @@ def test_embeddings_of_given_tokens(model: TranscriptFormer, expected: dict[str,
 
 @pytest.mark.parametrize("compat", [None, "upstream"])
 @pytest.mark.parametrize("use_raw", [None, True, False])
-@pytest.mark.filterwarnings(NO_COUNTS)  # X is logarithmic
+@pytest.mark.filterwarnings(NO_COUNTS, OTHER_MATRIX)  # X is logarithmic
 def test_raw(model: TranscriptFormer, read: Any, expected: dict[str, Any], compat: Any, use_raw: bool | None) -> None:
     data = read("input_raw")
     assert data.obs_names.tolist() == [name.decode() for name in expected["raw_obs_names"]]

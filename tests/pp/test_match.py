@@ -41,7 +41,7 @@ def with_raw(model: scfm.model.FoundationModel) -> ad.AnnData:
     return adata
 
 
-@pytest.mark.filterwarnings("ignore:X of:UserWarning")
+@pytest.mark.filterwarnings("ignore:X of:UserWarning", "ignore:X holds .* reading raw")
 @pytest.mark.parametrize("compat", [None, "upstream"])
 def test_the_matrix_is_that_of_embed(model: scfm.model.FoundationModel, compat: Any) -> None:
     adata = with_raw(model)

@@ -237,9 +237,9 @@ def test_a_compressed_file_that_is_cut_off(cut: int, pair: Pair, tmp_path: Path)
         ({"layer": 4}, "layer=4 is out of range: the model has 3 layers, pass layer=1 to layer=3"),
         ({"layer": 0}, "layer=0 is out of range"),
         ({}, "layer=33 is out of range"),
-        ({"layer": 1, "combine": "median"}, "combine='median' is unknown; use 'first' or 'mean'"),
-        ({"layer": 1, "max_residues": 0}, "max_residues=0 must be 1 or more"),
-        ({"layer": 1, "batch_residues": -1}, "batch_residues=-1 must be 1 or more"),
+        ({"layer": 1, "combine": "median"}, "combine='median' is not known; use 'first' or 'mean'"),
+        ({"layer": 1, "max_residues": 0}, "max_residues must be at least 1, got 0"),
+        ({"layer": 1, "batch_residues": -1}, "batch_residues must be at least 1, got -1"),
         ({"layer": 1, "device": "tpu"}, "device='tpu' is not a torch device"),
     ],
 )
@@ -288,5 +288,5 @@ def test_a_tokenizer_of_another_model(pair: Pair, tmp_path: Path) -> None:
 
 def test_without_transformers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(ImportError, match=r'pip install "scfm\[esm\]"'):
+    with pytest.raises(ImportError, match=r'pip install "scfm-tools\[esm\]"'):
         protein_vectors(write_fasta(tmp_path / "a.fa"), tmp_path / "a.h5")

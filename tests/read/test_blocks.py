@@ -175,7 +175,7 @@ def doubled(dtype: str = "float32") -> sparse.csr_matrix:
     """Rows with columns stored twice, next to each other and apart, unsorted rows, explicit zeros and empty rows."""
     indptr = [0, 0, 4, 7, 7, 9, 10, 10]
     indices = [2, 0, 2, 1, 3, 1, 0, 4, 4, 2]
-    data = np.array([1, 2, 3, 4, 5, 0, 6, 1, 1, 7], dtype=dtype)
+    data = np.array([200, 2, 100, 4, 5, 0, 6, 1, 1, 7]).astype(dtype)
     return sparse.csr_matrix((data, np.array(indices, dtype=np.int32), np.array(indptr, dtype=np.int32)), shape=(7, 5))
 
 
@@ -186,7 +186,10 @@ def test_entries_stored_twice(dtype: str, on_disk: bool, rows: int, tmp_path: Pa
     adata = ad.AnnData(doubled(dtype))
     if on_disk:
         adata.write_h5ad(tmp_path / "a.h5ad")
-    expected = doubled(dtype).toarray().astype(float)
+    values = doubled(dtype)
+    expected = (
+        values.astype(float if dtype != "bool" else bool).toarray().astype(float)
+    )  # a sum may not fit into 8 bits
     with open_counts(tmp_path / "a.h5ad" if on_disk else adata) as source:
         for block in source.blocks(rows):
             for i in range(block.n_cells):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import http.server
 import json
+import re
+import socket
 import threading
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -154,8 +156,26 @@ def test_a_store_by_its_address(build: Callable[..., ad.AnnData], x: np.ndarray,
         assert list(source.names(3, 5)) == ["cell3", "cell4"]
         assert list(source.column("batch"))[:2] == ["a", "b"]
     np.testing.assert_array_equal(np.concatenate(found), sparse.csr_matrix(x).data)
-    with pytest.raises(Exception, match=r"http.*/b\.zarr cannot be opened as a zarr store.*must be downloaded first"):
+    with pytest.raises(
+        FileNotFoundError, match=r"http.*/b\.zarr cannot be opened as a zarr store.*must be downloaded first"
+    ):
         open_counts(f"{server}/b.zarr")
+
+
+def test_an_address_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("aiohttp")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{free.getsockname()[1]}/cells.zarr"
+        with pytest.raises(ConnectionError, match=rf"^{re.escape(address)} cannot be reached: "):
+            open_counts(address)
+    monkeypatch.setattr("scfm.read.remote.SILENCE", 0.2)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}/cells.zarr"
+        with pytest.raises(ConnectionError, match=rf"^{re.escape(address)} cannot be reached: "):
+            open_counts(address)
 
 
 def test_one_column_is_read_alone(build: Callable[..., ad.AnnData], tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from scipy import sparse
 
 from scfm.read import open_counts
-from scfm.read._containers import matrix_of
+from scfm.read._anndata import matrix_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable

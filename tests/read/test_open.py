@@ -18,7 +18,7 @@ import pytest
 from scipy import sparse
 
 from scfm.read import open_counts
-from scfm.read._containers import matrix_of
+from scfm.read._anndata import matrix_of
 from scfm.read.arrays import H5Array
 
 if TYPE_CHECKING:
@@ -64,21 +64,16 @@ def test_normalised_x_names_layer_and_raw(via: Any, build: Callable[..., ad.AnnD
     assert warning.filename == __file__
 
 
-def test_raw_is_found_and_logged(
-    via: Any,
-    build: Callable[..., ad.AnnData],
-    lognorm: np.ndarray,
-    raw_x: np.ndarray,
-    caplog: pytest.LogCaptureFixture,
+def test_raw_is_found_and_told(
+    via: Any, build: Callable[..., ad.AnnData], lognorm: np.ndarray, raw_x: np.ndarray
 ) -> None:
     data = via(build(values=lognorm))
-    with caplog.at_level(logging.INFO, logger="scfm"), open_counts(data) as source:
+    with pytest.warns(UserWarning, match=r"X holds log-.* values; reading raw\.X, which holds counts") as caught:
+        source = open_counts(data)
+    assert [warning.filename for warning in caught] == [__file__]
+    with source:
         assert source.matrix == "raw.X"
         np.testing.assert_array_equal(source.read(0, 23).totals, raw_x.sum(axis=1))
-    (record,) = caplog.records
-    assert record.levelno == logging.INFO
-    assert "log-transformed" in record.message
-    assert "raw.X" in record.message
 
 
 def test_counts_in_x_are_taken_in_silence(
@@ -89,12 +84,51 @@ def test_counts_in_x_are_taken_in_silence(
     assert not caplog.records
 
 
-def test_x_without_counts_anywhere_but_a_layer(build: Callable[..., ad.AnnData], lognorm: np.ndarray) -> None:
-    adata = build(values=lognorm)
-    adata.raw = adata.copy()
-    with pytest.warns(UserWarning, match=r"X of AnnData holds log-transformed.*pass layer='counts' \(l") as caught:
+@pytest.mark.parametrize("raw", [False, True])
+def test_the_one_layer_that_holds_counts_is_read(
+    raw: bool, via: Any, build: Callable[..., ad.AnnData], lognorm: np.ndarray
+) -> None:
+    adata = build(values=lognorm, raw=False)
+    adata.layers["scaled"] = lognorm - 1
+    if raw:  # of no use
+        adata.raw = adata.copy()
+    with pytest.warns(UserWarning, match=r"X holds log-.* values; reading layers\['counts'\].*use_raw=False reads X"):
+        source = open_counts(via(adata))
+    with source:
+        assert source.matrix == "layers['counts']"
+        np.testing.assert_array_equal(source.read(0, 23).totals, adata.layers["counts"].sum(axis=1).A1)
+
+
+def test_several_layers_that_hold_counts_are_named(build: Callable[..., ad.AnnData], lognorm: np.ndarray) -> None:
+    adata = build(values=lognorm, raw=False)
+    adata.layers["spliced"] = adata.layers["counts"]
+    with pytest.raises(ValueError, match="several layers hold counts: pass layer='counts' or layer='spliced'"):
+        open_counts(adata)
+
+
+def test_some_of_the_counts_are_not_the_counts(build: Callable[..., ad.AnnData], lognorm: np.ndarray) -> None:
+    adata = build(values=lognorm, raw=False, layer=False)
+    adata.layers["ambiguous"] = np.ones(adata.shape)
+    with pytest.warns(UserWarning, match="Neither X, nor a layer, nor raw"):
         assert open_counts(adata).matrix == "X"
-    assert "use_raw" not in str(caught[0].message)
+
+
+def test_raw_comes_before_layers(build: Callable[..., ad.AnnData], lognorm: np.ndarray) -> None:
+    adata = build(values=lognorm)
+    adata.layers["spliced"] = adata.layers["counts"]
+    with pytest.warns(UserWarning, match=r"reading raw\.X"):
+        assert open_counts(adata).matrix == "raw.X"
+
+
+@pytest.mark.parametrize("value", [np.nan, -1.0])
+def test_one_wrong_value_among_counts(value: float, build: Callable[..., ad.AnnData], x: np.ndarray) -> None:
+    x[5, 2] = value
+    adata = build(values=x, raw=False, layer=False)
+    with pytest.raises(ValueError, match=r"cell 'cell5' \(row 5\), gene 'gene2'.*The other values are counts"):
+        open_counts(adata)
+    x[6, 2] = 0.5
+    with pytest.raises(ValueError, match="Neither X, nor a layer, nor raw"):
+        open_counts(build(values=x, raw=False, layer=False))
 
 
 def test_no_counts_at_all(build: Callable[..., ad.AnnData], lognorm: np.ndarray) -> None:
@@ -115,7 +149,7 @@ def test_what_the_values_look_like(
     values: Callable[[np.ndarray], np.ndarray], text: str, form: str, build: Callable[..., ad.AnnData], x: np.ndarray
 ) -> None:
     with pytest.warns(UserWarning, match=text):
-        open_counts(build(form, values=values(x), raw=False))
+        open_counts(build(form, values=values(x), raw=False, layer=False))
 
 
 def test_explicit_choices_are_judged_too(build: Callable[..., ad.AnnData], lognorm: np.ndarray) -> None:
@@ -150,15 +184,14 @@ def test_impossible_values(value: float, form: str, where: int) -> None:
     adata.layers["counts"] = np.ones((2000, 6))
     message = rf"X of AnnData holds {value:g} for cell 'c{where}' \(row {where}\), gene 'E'.*pass layer='counts'"
     with pytest.raises(ValueError, match=message):
-        open_counts(adata)
-    with pytest.raises(ValueError, match=message):
         open_counts(adata, use_raw=False)
-    assert open_counts(adata, layer="counts").n_obs == 2000
+    with pytest.warns(UserWarning, match=rf"X holds the value {value:g}; reading layers\['counts'\]"):
+        assert open_counts(adata).n_obs == 2000
 
 
 def test_impossible_values_of_a_view(build: Callable[..., ad.AnnData], x: np.ndarray) -> None:
     x[5, 2] = -1
-    adata = build(values=x, raw=False)
+    adata = build(values=x, raw=False, layer=False)
     assert open_counts(adata[6:]).n_obs == 17
     assert open_counts(adata[:, 3:]).n_vars == 8
     with pytest.raises(ValueError, match=r"cell 'cell5' \(row 1\), gene 'gene2'"):
@@ -166,7 +199,8 @@ def test_impossible_values_of_a_view(build: Callable[..., ad.AnnData], x: np.nda
 
 
 def test_scaled_x_gives_way_to_raw(build: Callable[..., ad.AnnData], x: np.ndarray) -> None:
-    assert open_counts(build("dense", values=x - 0.5)).matrix == "raw.X"
+    with pytest.warns(UserWarning, match=r"X holds the value -0\.5; reading raw\.X"):
+        assert open_counts(build("dense", values=x - 0.5)).matrix == "raw.X"
 
 
 def test_the_sample_is_small(x: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -207,15 +241,16 @@ def test_missing_raw(via: Any, build: Callable[..., ad.AnnData]) -> None:
 
 
 @pytest.mark.parametrize("on_disk", [False, True])
-@pytest.mark.parametrize("use_raw", [None, False])
-def test_missing_x(on_disk: bool, use_raw: bool | None, layer_x: np.ndarray, tmp_path: Path) -> None:
+def test_missing_x(on_disk: bool, layer_x: np.ndarray, tmp_path: Path) -> None:
     adata = ad.AnnData(layers={"counts": layer_x}, obs=pd.DataFrame(index=[f"c{i}" for i in range(23)]))
     if on_disk:
         adata.write_h5ad(tmp_path / "a.h5ad")
     data = tmp_path / "a.h5ad" if on_disk else adata
     with pytest.raises(ValueError, match=r"no X \(it is None\)\. It has: layers\['counts'\] \(layer='counts'\)"):
-        open_counts(data, use_raw=use_raw)
-    with open_counts(data, layer="counts") as source:
+        open_counts(data, use_raw=False)
+    with pytest.warns(UserWarning, match=r"X is None; reading layers\['counts'\]"):
+        source = open_counts(data)
+    with source:
         np.testing.assert_array_equal(source.read(0, 23).totals, layer_x.sum(axis=1))
 
 
@@ -262,11 +297,11 @@ def test_paths_to_nothing(tmp_path: Path) -> None:
     (tmp_path / "text.h5ad").write_text("cell,gene")
     with pytest.raises(ValueError, match=r"text\.h5ad' is no HDF5 file\. Accepted"):
         open_counts(tmp_path / "text.h5ad")
-    with pytest.raises(ValueError, match=r"is a directory but no zarr store\. Accepted"):
+    with pytest.raises(ValueError, match=r"with neither a zarr store nor a matrix\.mtx\. Accepted"):
         open_counts(tmp_path)
     with h5py.File(tmp_path / "other.h5", "w") as file:
         file["matrix"] = np.ones(3)
-    with pytest.raises(ValueError, match=r"other\.h5 holds no AnnData.*\['matrix'\]"):
+    with pytest.raises(ValueError, match=r"other\.h5 holds no cells × genes.*\['matrix'\]"):
         open_counts(tmp_path / "other.h5")
 
 
@@ -332,7 +367,7 @@ def test_columns_on_disk_are_no_advice(build: Callable[..., ad.AnnData], lognorm
     adata.layers["by column"] = sparse.csc_matrix(adata.layers["counts"])
     adata.write_h5ad(tmp_path / "a.h5ad")
     with pytest.warns(UserWarning, match=r"pass layer='counts' \(layers\['counts'\]\)\.$"):
-        open_counts(tmp_path / "a.h5ad").close()
+        open_counts(tmp_path / "a.h5ad", use_raw=False).close()
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from scfm.read import Source
 
+pytestmark = pytest.mark.filterwarnings("ignore:X holds log-transformed values; reading raw")
+
 
 @pytest.fixture
 def files(build: Callable[..., ad.AnnData], tmp_path: Path) -> list[Path]:

@@ -513,7 +513,7 @@ def test_what_is_tokenized(tmp_path: Path) -> None:
 def test_without_pyarrow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     assert is_tokenized("a.parquet")
-    with pytest.raises(ImportError, match=r"pip install \"scfm\[arrow\]\""):
+    with pytest.raises(ImportError, match=r"pip install \"scfm-tools\[arrow\]\""):
         open_tokenized("a.parquet")
 
 

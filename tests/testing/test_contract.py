@@ -204,7 +204,7 @@ class CentredScores(TranscriptFormer):
 
         def centred(network: Any, batch: Any) -> torch.Tensor:
             scores = plain(network, batch)
-            return scores - scores.mean(dim=0)
+            return scores - scores.nanmean(dim=0)
 
         return centred
 

@@ -14,6 +14,7 @@ from scipy import sparse
 from sklearn.metrics import roc_auc_score
 
 import scfm
+from scfm.genes import Vocabulary, align
 from scfm.ontology import CellOntology
 from scfm.tl._annotate import annotate
 
@@ -100,6 +101,67 @@ def test_params() -> None:
     assert list(query.obs["mine"].cat.categories) == [*LABELS, "unknown"]
     assert query.uns["mine_colors"][-1] == "#d3d3d3"
     assert query.obs["mine_score"].notna().all()
+
+
+def of_genes(adata: ad.AnnData, genes: slice) -> ad.AnnData:
+    """The same, with an embedding that says it was made of some of 100 genes."""
+    vocabulary = Vocabulary.of_names([f"ENSG{i:011d}" for i in range(100)], [])
+    report = align(pd.DataFrame(index=vocabulary.genes[genes]), vocabulary).report
+    adata.uns["scfm_mini"]["params"]["genes"] = report.as_dict()
+    return adata
+
+
+@pytest.mark.parametrize("method", ["knn", "logistic"])
+def test_embeddings_of_different_genes(method: Any) -> None:
+    query = of_genes(made(40, 1), slice(40, 70))
+    counts = "30 in data, 60 in the reference, 20 in both"
+    with pytest.warns(UserWarning, match=f"based on different genes: {counts}.*shared_with=reference") as caught:
+        annotate(query, of_genes(made(), slice(60)), method=method, **HOW)
+    assert len(caught) == 1
+
+
+def test_embeddings_of_the_same_or_nearly_the_same_genes() -> None:
+    for genes in (slice(60), slice(3, 63), slice(8, 60)):
+        annotate(of_genes(made(40, 1), slice(60)), of_genes(made(), genes), **HOW)
+
+
+def test_files_of_different_genes(tmp_path: Path) -> None:
+    of_genes(made(40, 1), slice(40, 70)).write_h5ad(tmp_path / "query.h5ad")
+    of_genes(made(), slice(60)).write_h5ad(tmp_path / "reference.h5ad")
+    with pytest.warns(UserWarning, match="based on different genes"):
+        annotate(tmp_path / "query.h5ad", tmp_path / "reference.h5ad", out=tmp_path / "out.h5ad", **HOW)
+
+
+def test_labels_come_back_with_shared_genes() -> None:
+    """The case that the warning describes, in small."""
+    cells = scfm.datasets.pbmc68k()
+    order = np.random.default_rng(0).permutation(700)
+    reference = cells[order[:300]].copy()
+    query = cells[order[300:400], np.random.default_rng(1).permutation(765)[:250]].copy()
+    how: dict[str, Any] = {"labels_key": "bulk_labels", "use_rep": "X_scfm_mini"}
+
+    def accuracy() -> float:
+        annotate(query, reference, **how)
+        return float((query.obs["annotation"].astype(str) == query.obs["bulk_labels"].astype(str)).mean())
+
+    model = scfm.model.load("scfm-mini")
+    for one in (reference, query):
+        scfm.tl.embed(one, model)
+    with pytest.warns(UserWarning, match="based on different genes"):
+        apart = accuracy()
+    scfm.tl.embed(query, model, shared_with=reference)
+    scfm.tl.embed(reference, model, shared_with=query)
+    assert accuracy() > apart + 0.05
+
+
+def test_a_column_of_labels_that_is_there_twice() -> None:
+    reference, query = made(), made(40, 1)
+    reference.obs = pd.concat([reference.obs, reference.obs[["cell_type"]]], axis=1)
+    annotate(query, reference, **HOW)
+    assert right(query) > 0.9
+    reference.obs = pd.concat([made().obs, made(seed=2).obs[["cell_type"]].set_axis(reference.obs_names)], axis=1)
+    with pytest.raises(ValueError, match="obs has 2 columns named 'cell_type', which differ"):
+        annotate(query, reference, **HOW)
 
 
 def test_a_copy() -> None:
@@ -275,15 +337,19 @@ def test_the_bundled_ontology() -> None:
         ({"labels_key": "celltype"}, KeyError, r"no column obs\['celltype'\] for labels_key; did you mean 'cell_type'"),
         ({"batch_key": "donor", "reject": 0.1}, KeyError, r"no column obs\['donor'\] for batch_key; there are"),
         ({"use_rep": "X_scfm"}, KeyError, r"no obsm\['X_scfm'\] in data; did you mean 'X_scfm_mini'"),
-        ({"method": "svm"}, ValueError, r"method='svm' is unknown; choose from 'knn', 'logistic'"),
+        ({"method": "svm"}, ValueError, r"method='svm' is not known; use 'knn', 'logistic'"),
         ({"method": "ontology"}, ValueError, r"needs candidates="),
         ({"candidates": ["T cell", "CL:6"]}, ValueError, r"candidates= is for method='ontology'; 'knn' chooses"),
         ({"reject": 1.0}, ValueError, r"reject=1.0 must lie between 0 and 1"),
         ({"batch_key": "batch"}, ValueError, r"batch_key='batch' says what is left out.*give reject="),
         ({"key_added": "a/b"}, ValueError, r"key_added='a/b' cannot be stored"),
-        ({"n_neighbors": 500}, ValueError, r"n_neighbors=500 must lie between 1 and the 120 cells"),
+        ({"n_neighbors": 500}, ValueError, r"n_neighbors=500 must be between 1 and the 120 cells"),
         ({"ontology": ONTOLOGY, "method": "ontology", "candidates": ["T cell"]}, ValueError, "two at least"),
-        ({"ontology": ONTOLOGY, "method": "ontology", "candidates": "T cell"}, TypeError, "candidates is one string"),
+        (
+            {"ontology": ONTOLOGY, "method": "ontology", "candidates": "T cell"},
+            TypeError,
+            "candidates must be a list of str or None; got 'T cell'",
+        ),
         ({"method": "logistic", "metric": "cosine"}, ValueError, "metric='cosine' is for method='knn'"),
         ({"key_added": "scfm_mini"}, ValueError, r"would overwrite uns\['scfm_mini'\]"),
         (
@@ -332,7 +398,7 @@ def test_what_is_no_reference() -> None:
     query = made(40, 1)
     with pytest.raises(ValueError, match="Every cell of data has a label"):
         annotate(query, **HOW)
-    with pytest.raises(TypeError, match="reference must be an AnnData or MuData object, or the path of one, got int"):
+    with pytest.raises(TypeError, match="reference must be AnnData, MuData, str, Path or None; got 1"):
         annotate(query, 1, **HOW)  # type: ignore[arg-type]
     with pytest.raises(FileNotFoundError, match="no file 'reference.h5ad'"):
         annotate(query, "reference.h5ad", **HOW)

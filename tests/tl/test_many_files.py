@@ -109,6 +109,38 @@ def test_the_command_line(
     assert "does not hold the cells of" in capsys.readouterr().err
 
 
+def test_plates_with_cells_of_the_same_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = scfm.model.load("scfm-mini")
+    cells, wells = scfm.datasets.pbmc68k(), [f"A{number}" for number in range(1, 13)]
+    paths, alone = [tmp_path / "plate1.h5ad", tmp_path / "plate2.h5ad"], []
+    for path, first in zip(paths, (0, 100), strict=True):
+        plate = cells[first : first + 12].copy()
+        plate.obs_names = wells
+        plate.write_h5ad(path)
+        alone.append(model.embed(path))
+    original = paths[1].read_bytes()
+    out = scfm.tl.embed_store(paths, model, tmp_path / "out.zarr", into_source=True)
+    for path, expected in zip(paths, alone, strict=True):
+        np.testing.assert_allclose(ad.read_h5ad(path).obsm[KEY], expected, atol=5e-6)
+    assert main(["merge", str(out), str(paths[1])]) == 0
+    np.testing.assert_allclose(ad.read_h5ad(paths[1]).obsm[KEY], alone[1], atol=5e-6)
+    copy = tmp_path / "copy.h5ad"
+    copy.write_bytes(original)
+    assert main(["merge", str(out), str(copy)]) == 1
+    assert "have the names of those of" in capsys.readouterr().err
+    assert copy.read_bytes() == original
+
+
+@pytest.mark.parametrize("store", [False, True])
+def test_an_error_of_matching_names_the_file(store: bool, files: list[Path], tmp_path: Path) -> None:
+    adata = ad.read_h5ad(files[1])
+    adata.var = pd.DataFrame(index=[f"ENSMUSG{number:011d}" for number in range(adata.n_vars)])
+    adata.write_h5ad(files[1])
+    model = scfm.model.load("scfm-mini")
+    with pytest.raises(ValueError, match=r"b\.h5ad: No gene of the data is known"):
+        scfm.tl.embed_store(files, model, tmp_path / "out.zarr") if store else model.embed(files)
+
+
 def test_an_error_names_the_file(files: list[Path]) -> None:
     var = ad.read_h5ad(files[1]).var
     big = ad.AnnData(np.ones((2000, len(var)), np.float32), var=var)
@@ -124,7 +156,7 @@ def test_annotation_belongs_to_its_file(tmp_path: Path) -> None:
     genes = list(model.vocabulary.genes)[:40]
     rng = np.random.default_rng(0)
     paths = []
-    for name, assay in (("a", "10x 3' v3"), ("b", "Smart-seq2")):
+    for name, assay in (("a", "10x 3' v3"), ("b", "Smart-seq v4")):
         counts = rng.poisson(1.0, (60, 40)).astype(np.float32)
         counts[7] *= 30
         adata = ad.AnnData(counts, obs=pd.DataFrame({"assay": [assay] * 60}, index=[f"{name}{i}" for i in range(60)]))

@@ -35,7 +35,7 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return scfm.model.load(write(folder, n_genes=N_GENES, max_tokens=16, **WRITE[request.param]))
 
 
-def cells(n_obs: int = 12) -> ad.AnnData:
+def cells(n_obs: int = 18) -> ad.AnnData:
     rng = np.random.default_rng(0)
     x = rng.poisson(0.4, (n_obs, N_GENES)).astype(np.float32)
     x[:, 0] = 1
@@ -92,7 +92,7 @@ def test_equals_one_run_a_gene(model: FoundationModel) -> None:
     assert (found.dtype, found.shape, found.has_sorted_indices) == (np.float32, adata.shape, True)
     np.testing.assert_allclose(computed(found), slow(model, adata), atol=2e-6, rtol=0)
     params = adata.uns["marker_genes"]["params"]
-    assert (params["method"], params["n_cells_scored"], params["model"]) == ("masking", 12, model.card.id)
+    assert (params["method"], params["n_cells_scored"], params["model"]) == ("masking", 18, model.card.id)
     assert set(adata.uns["marker_genes"]) == {"params"}
 
 
@@ -114,20 +114,22 @@ def test_does_not_depend_on_batches(model: FoundationModel, monkeypatch: pytest.
 
 def test_table(model: FoundationModel) -> None:
     adata = cells()
+    adata = cells(21)
     adata.obs.loc["c0", "type"] = np.nan
     scfm.tl.marker_genes(adata, model, groupby="type")
     scores = adata.layers["marker_genes"].toarray()
     assert not adata.layers["marker_genes"][0].nnz
     assert adata.layers["marker_genes"][1].nnz
     table = scfm.get.marker_genes_df(adata)
-    assert table.columns.tolist() == ["group", "names", "scores", "means", "pts"]
+    assert table.columns.tolist() == ["group", "names", "scores", "logfoldchanges", "means", "pct_nz_group"]
     in_a = (adata.obs["type"] == "a").to_numpy()
     rest = (adata.obs["type"].isin(["b", "c"])).to_numpy()
     expected = pd.DataFrame(
         {
             "scores": scores[in_a].mean(axis=0) - scores[rest].mean(axis=0),
+            "logfoldchanges": np.log2((scores[in_a].mean(axis=0) + 1e-9) / (scores[rest].mean(axis=0) + 1e-9)),
             "means": scores[in_a].mean(axis=0),
-            "pts": (adata.layers["marker_genes"][in_a] != 0).toarray().mean(axis=0),
+            "pct_nz_group": (adata.layers["marker_genes"][in_a] != 0).toarray().mean(axis=0),
         },
         index=adata.var_names,
     )
@@ -142,6 +144,44 @@ def test_table(model: FoundationModel) -> None:
     assert symbols.to_dict() == adata.var.loc[symbols.index, "symbol"].to_dict()
 
 
+SCANPY_PLOTS = ("rank_genes_groups", *(f"rank_genes_groups_{kind}" for kind in ("heatmap", "stacked_violin")))
+COLOURED_PLOTS = ("rank_genes_groups_dotplot", "rank_genes_groups_matrixplot")
+
+
+def test_scanpy_reads_the_table(tmp_path: Path) -> None:
+    import scanpy as sc
+
+    model, adata = scfm.model.load(write_geneformer(tmp_path / "m", n_genes=N_GENES)), cells()
+    adata.X = sparse.csr_matrix(adata.X.toarray() * (np.arange(N_GENES) != 7))
+    scfm.tl.marker_genes(adata, model, groupby="type", genes=[*adata.var_names[:8]])
+    adata.write_h5ad(tmp_path / "a.h5ad")
+    adata = ad.read_h5ad(tmp_path / "a.h5ad")
+    table = sc.get.rank_genes_groups_df(adata, None, key="marker_genes")
+    assert table.groupby("group", observed=True).size().tolist() == [adata.n_vars] * 3  # as the plots of scores ask for
+    ours = scfm.get.marker_genes_df(adata)
+    assert ours["names"].nunique() == adata.uns["marker_genes"]["params"]["n_genes_scored"] == 7
+    theirs = table[table["names"].isin(adata.var_names[:7])].reset_index(drop=True)
+    shared = ["names", "scores", "logfoldchanges"]
+    pd.testing.assert_frame_equal(theirs[shared], ours[shared])
+    assert table[["pvals", "pvals_adj"]].isna().all(axis=None)
+    assert (table.loc[table["names"] == adata.var_names[7], ["scores", "logfoldchanges"]] == 0).all(axis=None)
+    adata.obsm["X_counts"] = adata.X.toarray()
+    sc.tl.dendrogram(adata, "type", use_rep="X_counts")
+    common: dict[str, Any] = {"key": "marker_genes", "n_genes": 3, "show": False}
+    for name in SCANPY_PLOTS:
+        assert getattr(sc.pl, name)(adata, **common)
+    for name in COLOURED_PLOTS:
+        for values in (None, "scores", "logfoldchanges"):
+            assert getattr(sc.pl, name)(adata, values_to_plot=values, **common)
+
+
+def test_few_cells_of_a_group(tmp_path: Path) -> None:
+    model, adata = scfm.model.load(write_geneformer(tmp_path / "m", n_genes=N_GENES)), cells()
+    adata.obs.loc[adata.obs_names[:6], "type"] = "a"
+    with pytest.warns(UserWarning, match=r"2 groups have fewer than 5 cells .*: 'b' \(4\), 'c' \(4\)\. .*n_cells="):
+        scfm.tl.marker_genes(adata, model, groupby="type", genes=list(adata.var_names[:2]))
+
+
 def test_plot_and_files(model: FoundationModel, tmp_path: Path) -> None:
     adata = cells()
     scfm.tl.marker_genes(adata, model, groupby="type")
@@ -153,7 +193,7 @@ def test_plot_and_files(model: FoundationModel, tmp_path: Path) -> None:
     assert len(scfm.pl.marker_genes(again, "a", n_genes=5, show=False)) == 1
     with pytest.raises(KeyError, match="gene_symbols='none' is not a column of var"):
         scfm.get.marker_genes_df(again, "a", gene_symbols="none")
-    with pytest.raises(KeyError, match="'x' is no group"):
+    with pytest.raises(KeyError, match="'x' is not a group"):
         scfm.pl.marker_genes(again, "x")
 
 
@@ -162,18 +202,19 @@ def test_chosen_cells_and_genes(model: FoundationModel) -> None:
     scfm.tl.marker_genes(adata, model)
     whole = computed(adata.layers["marker_genes"])
     names = [adata.var_names[3], adata.var_names[0]]
-    scfm.tl.marker_genes(adata, model, groupby="type", n_cells=2, genes=names, key_added="some")
+    scfm.tl.marker_genes(adata, model, groupby="type", n_cells=5, genes=names, key_added="some")
     some = computed(adata.layers["some"])
     used = ~np.isnan(some)
     np.testing.assert_allclose(some[used], whole[used], atol=1e-6)
     assert np.flatnonzero(used.any(axis=0)).tolist() in ([0, 3], [0])
-    assert adata.obs["type"][used.any(axis=1)].value_counts().tolist() == [2, 2, 2]
-    scfm.tl.marker_genes(adata, model, groupby="type", n_cells=2, genes=names, key_added="again")
+    assert adata.obs["type"][used.any(axis=1)].value_counts().tolist() == [5, 5, 5]
+    scfm.tl.marker_genes(adata, model, groupby="type", n_cells=5, genes=names, key_added="again")
     np.testing.assert_array_equal(adata.layers["again"].toarray(), adata.layers["some"].toarray())
     scfm.tl.marker_genes(adata, model, n_cells=5, key_added="five")
     assert np.count_nonzero(np.diff(adata.layers["five"].indptr)) == 5
 
 
+@pytest.mark.filterwarnings("ignore:X holds .* reading raw")
 def test_raw_backed_and_copies(tmp_path: Path) -> None:
     model = scfm.model.load(write_geneformer(tmp_path / "m", n_genes=N_GENES))
     raw = cells()
@@ -249,7 +290,7 @@ def test_models_without_masks(tmp_path: Path) -> None:
         scfm.tl.marker_genes(cells(), model)
     with pytest.raises(TypeError, match="tf-sapiens was not trained with masked genes"):
         scfm.tl.marker_genes(cells(), "tf-sapiens")  # before anything is fetched
-    with pytest.raises(TypeError, match=r"tl.marker_genes takes an AnnData, a MuData, or the path .* got int"):
+    with pytest.raises(TypeError, match="data must be AnnData, MuData, str or Path; got 1"):
         scfm.tl.marker_genes(1, model)  # type: ignore[arg-type]
 
 
@@ -262,10 +303,10 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder, adata = write_sccello(tmp_path / "m", n_genes=N_GENES), cells()
     adata.write_h5ad(tmp_path / "a.h5ad")
     table, out = tmp_path / "markers.tsv", tmp_path / "out.h5ad"
-    command = ["marker-genes", str(tmp_path / "a.h5ad"), "--model", str(folder), "--groupby", "type", "--n-cells", "2"]
+    command = ["marker-genes", str(tmp_path / "a.h5ad"), "--model", str(folder), "--groupby", "type", "--n-cells", "5"]
     assert main([*command, "--out", str(out), "--table", str(table)]) == 0
-    assert "28 genes of 3 groups" in capsys.readouterr().out
-    scfm.tl.marker_genes(adata, folder, groupby="type", n_cells=2)
+    assert "30 genes of 3 groups" in capsys.readouterr().out
+    scfm.tl.marker_genes(adata, folder, groupby="type", n_cells=5)
     expected = scfm.get.marker_genes_df(adata)
     found = pd.read_csv(table, sep="\t")
     pd.testing.assert_frame_equal(found, expected.astype({"group": str}), check_dtype=False, rtol=1e-5)

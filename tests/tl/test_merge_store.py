@@ -92,3 +92,23 @@ def test_other_cells_are_refused(tmp_path: Path) -> None:
         merge_store(EmbeddingStore.open(out), tmp_path / "other.h5ad")
     assert (tmp_path / "other.h5ad").read_bytes() == before
     assert len(list(tmp_path.iterdir())) == 3
+
+
+@pytest.mark.parametrize("kind", ["h5ad", "zarr2", "zarr3"])
+def test_a_merge_that_was_stopped_goes_on(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, out, usual = write(kind, tmp_path), tmp_path / "emb.zarr", EmbeddingStore.read
+
+    def stop(store: EmbeddingStore, start: int, stop: int) -> np.ndarray:
+        if start:
+            raise KeyboardInterrupt
+        return usual(store, start, stop)
+
+    call = {"shard_rows": ROWS, "into_source": True, "device": "cpu"}
+    monkeypatch.setattr("scfm._write.PIECE", 50)
+    monkeypatch.setattr(EmbeddingStore, "read", stop)
+    with pytest.raises(KeyboardInterrupt):
+        scfm.tl.embed_store(source, "scfm-mini", out, **call)
+    assert (KEY in read(source).obsm, "scfm_mini" in read(source).uns) == (False, False)
+    monkeypatch.setattr(EmbeddingStore, "read", usual)
+    scfm.tl.embed_store(source, "scfm-mini", out, **call)
+    np.testing.assert_array_equal(read(source).obsm[KEY], ad.read_zarr(out).obsm[KEY])

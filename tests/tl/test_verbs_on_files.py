@@ -41,6 +41,7 @@ def cells() -> ad.AnnData:
     adata.var_names = [f"ENSG{i:011d}" for i in range(1, N_GENES + 1)]
     rng = np.random.default_rng(1)
     adata.obs["type"] = pd.Categorical(["a", "b", "c"] * (N_OBS // 3))
+    adata.obs["half"] = pd.Categorical(["x", "y"] * (N_OBS // 2))
     adata.obs["label"] = pd.Categorical(["T", "B", "T", "B"] * 2 + [None] * (N_OBS - 8))
     adata.obsm["X_own"] = rng.normal(size=(N_OBS, 3))
     adata.obsm["ic50"] = pd.DataFrame(rng.normal(size=(N_OBS, 2)), adata.obs_names, ["drug A", "drug B"])
@@ -52,7 +53,7 @@ VERBS: dict[str, tuple[Callable[..., Any], str, dict[str, Any]]] = {
     "embed": (scfm.tl.embed, "g", {}),
     "embed genes": (scfm.tl.embed, "g", {"pooling": "gene", "groupby": "type", "key_added": "genes"}),
     "score": (scfm.tl.score, "t", {"clip_counts": 9}),
-    "marker genes": (scfm.tl.marker_genes, "g", {"groupby": "type", "n_cells": 2}),
+    "marker genes": (scfm.tl.marker_genes, "g", {"groupby": "half", "n_cells": 5}),
     "annotate": (scfm.tl.annotate, "", {"labels_key": "label", "use_rep": "X_own", "n_neighbors": 3, "reject": 0.2}),
     "drug response": (
         scfm.tl.drug_response,
@@ -124,7 +125,7 @@ def test_where_results_cannot_go(kind: str, models: dict[str, scfm.model.Foundat
         verb(tmp_path / "none.h5ad", *given, out=tmp_path / "out.h5ad", **arguments)
     with pytest.raises(FileNotFoundError, match="Patterns and addresses are for scfm.tl.embed_store"):
         verb(tmp_path / "*.h5ad", *given, out=tmp_path / "out.h5ad", **arguments)
-    with pytest.raises(TypeError, match=r"path.*got int"):
+    with pytest.raises(TypeError, match=r"must be .*got 1"):
         verb(1, *given, **arguments)
     assert list(tmp_path.iterdir()) == [source]
 

@@ -1,6 +1,10 @@
 from __future__ import annotations
 
 import os
+import shutil
+import ssl
+import subprocess
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,7 +15,6 @@ from .server import BODY, FileServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 
 @pytest.fixture
@@ -35,3 +38,26 @@ def server() -> Iterator[FileServer]:
 @pytest.fixture
 def target(tmp_path: Path) -> Path:
     return tmp_path / "cache" / "models" / "weights.bin"
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A key and a certificate for ``localhost`` and ``127.0.0.1`` in one file."""
+    if shutil.which("openssl") is None:
+        pytest.skip("needs openssl to make a certificate")
+    file = tmp_path_factory.mktemp("tls") / "both.pem"
+    make = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"
+    make += f" -addext subjectAltName=DNS:localhost,IP:127.0.0.1 -keyout {file} -out {file}.crt"
+    subprocess.run(make.split(), check=True, capture_output=True)
+    with file.open("a") as both:
+        both.write(Path(f"{file}.crt").read_text())
+    return file
+
+
+@pytest.fixture
+def secure(certificate: Path) -> Iterator[FileServer]:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    with FileServer(tls=context) as server:
+        server.files["/file"] = BODY
+        yield server

@@ -44,6 +44,8 @@ class Fault:
     """Send the range even if the file is not the one that was asked for."""
     chunked: bool = False
     """Do not announce a length, but mark the end."""
+    endless: bool = False
+    """Send the file over and over; with ``chunked``."""
     stop_after: int | None = None
     """Close the connection after so many bytes of the body."""
     reset: bool = False
@@ -66,13 +68,18 @@ class Seen:
 
 
 class FileServer:
-    """Serves ``files`` by path; ``script`` holds the faults of the next requests, ``always`` that of all others."""
+    """Serves ``files`` by path; ``script`` holds the faults of the next requests, ``always`` that of all others.
+
+    With ``commit`` it is a hub; one with a ``login`` wants to be sent it.
+    """
 
     def __init__(self, host: str = "127.0.0.1", tls: ssl.SSLContext | None = None) -> None:
         self.files: dict[str, bytes] = {}
         self.script: deque[Fault] = deque()
         self.always = Fault()
         self.seen: list[Seen] = []
+        self.heads: list[Seen] = []
+        self.commit = self.login = ""
         self.closing = threading.Event()
         self._lock = threading.Lock()
         self._http = _Server((host, 0), _Handler)
@@ -102,11 +109,13 @@ class FileServer:
         return [seen.headers.get("range") for seen in self.seen]
 
     def answer(self, handler: BaseHTTPRequestHandler) -> None:
+        head, content = handler.command == "HEAD", self.files.get(handler.path)
         with self._lock:
             seen = Seen(handler.path, {name.lower(): value for name, value in handler.headers.items()})
-            self.seen.append(seen)
-            fault = self.script.popleft() if self.script else self.always
-        content = self.files.get(handler.path)
+            (self.heads if head else self.seen).append(seen)
+            fault = Fault() if head else self.script.popleft() if self.script else self.always
+        if self.login and seen.headers.get("authorization") != f"Bearer {self.login}":
+            fault = Fault(status=401, headers={"X-Error-Code": "GatedRepo"})
         if fault.status is not None or content is None:
             status, body, headers = fault.status or 404, fault.body, {"Content-Length": str(len(fault.body))}
         else:
@@ -115,10 +124,14 @@ class FileServer:
             headers.pop("Content-Length", None)
             headers["Transfer-Encoding"] = "chunked"
         handler.send_response(status)
+        if self.commit:
+            headers["X-Repo-Commit"] = self.commit
         for name, value in {**headers, **fault.headers}.items():
             if value is not None:
                 handler.send_header(name, value)
         handler.end_headers()
+        if head:
+            return
         self._send(handler, seen, body, fault)
         fault.then()
 
@@ -138,6 +151,9 @@ class FileServer:
     def _send(self, handler: BaseHTTPRequestHandler, seen: Seen, body: bytes, fault: Fault) -> None:
         stop = len(body) if fault.stop_after is None else min(fault.stop_after, len(body))
         step = max(1, len(body) // 10) if fault.drip else 2**16
+        while fault.endless:  # until the client goes away
+            handler.wfile.write(b"%x\r\n%b\r\n" % (len(body), body))
+            seen.sent += len(body)
         for start in range(0, stop, step):
             piece = body[start : min(start + step, stop)]
             handler.wfile.write(b"%x\r\n%b\r\n" % (len(piece), piece) if fault.chunked else piece)
@@ -174,6 +190,8 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.server.owner.answer(self)
 
+    do_HEAD = do_GET
+
     def log_message(self, *_: object) -> None:
         pass
 
@@ -191,12 +209,12 @@ def part(target: Path) -> Path:
     return target.with_name(f"{target.name}.part")
 
 
-def leave_part(server: FileServer, target: Path, size: int = 50_000, **fault: Any) -> None:
+def leave_part(server: FileServer, target: Path, size: int = 50_000, known: str | None = None, **fault: Any) -> None:
     """Have a call fail after so many bytes."""
     server.script.append(Fault(stop_after=size, **fault))
     server.script.extend([Fault(status=503)] * 5)
     with pytest.raises(ConnectionError, match=f"{size:,} of [a-z0-9, ]+ bytes are in {part(target)}"):
-        download(RemoteFile(server.url()), target)
+        download(RemoteFile(server.url(), known), target)
     assert part(target).read_bytes() == server.files["/file"][:size]
     assert left(target) == {"weights.bin.part", "weights.bin.part.json"}
     server.seen.clear()

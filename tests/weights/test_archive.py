@@ -168,7 +168,9 @@ def test_size_and_number_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyP
     path = tmp_path / "a.tar.gz"
     path.write_bytes(gzip.compress(packed(GOOD)))
     size = sum(map(len, FILES.values()))
-    with pytest.raises(ValueError, match=rf"'tf/vocabs/a_gene.h5' brings .* to 3,006 bytes, .*max_bytes={size - 1:,}"):
+    with pytest.raises(
+        ValueError, match=rf"'tf/vocabs/a_gene.h5' brings .* to 3,006 bytes, more than the {size - 1:,}"
+    ):
         unpack(path, tmp_path / "out", max_bytes=size - 1)
     monkeypatch.setattr(module, "MAX_MEMBERS", 3)
     with pytest.raises(ValueError, match="more than 3 members"):
@@ -176,6 +178,17 @@ def test_size_and_number_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert outside(tmp_path) == {"a.tar.gz"}
     monkeypatch.setattr(module, "MAX_MEMBERS", 4)
     assert found(unpack(path, tmp_path, max_bytes=size)) == FILES
+
+
+def test_an_archive_does_not_become_many_times_its_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "ROOM", 1000)
+    path, content = tmp_path / "a.tar.gz", bytes(10**6)
+    path.write_bytes(gzip.compress(packed([folder("tf"), entry("tf/a", content)])))
+    limit = 1000 + 20 * path.stat().st_size
+    with pytest.raises(ValueError, match=f"'tf/a' brings .* to 1,000,000 bytes, more than the {limit:,}"):
+        unpack(path, tmp_path / "out")
+    assert outside(tmp_path) == {"a.tar.gz"}
+    assert found(unpack(path, tmp_path / "out", max_bytes=10**6)) == {"tf/a": content}
 
 
 def resized(content: bytes, size: bytes, member: int = 0) -> bytes:
@@ -259,7 +272,7 @@ def test_a_failure_while_writing_leaves_nothing(tmp_path: Path, monkeypatch: pyt
 
     path = tmp_path / "a.tar"
     path.write_bytes(packed(GOOD))
-    monkeypatch.setattr(module.shutil, "copyfileobj", fail)
+    monkeypatch.setattr(module.tarfile, "copyfileobj", fail)
     with pytest.raises(OSError, match="^disk full$"):
         unpack(path, tmp_path)
     assert outside(tmp_path) == {"a.tar"}

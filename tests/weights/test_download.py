@@ -89,9 +89,10 @@ def test_an_address_that_is_none(url: str) -> None:
 
 def test_an_address_with_a_password_is_refused_and_not_repeated() -> None:
     RemoteFile("https://a.org?at=@")
-    with pytest.raises(ValueError, match="has a user name or a password in it") as caught:
-        RemoteFile("https://me:secret@a.org/b")
-    assert "secret" not in str(caught.value)
+    for password in ("secret", "my/secret", "my#secret", "my[secret", "my@secret"):
+        with pytest.raises(ValueError, match="has a user name or a password in it") as caught:
+            RemoteFile(f"https://me:{password}@a.org/b")
+        assert "secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize("known", ["", HASH.upper(), HASH[:-1]])
@@ -169,6 +170,15 @@ def test_two_processes_fetch_once(server: FileServer, target: Path, caplog: pyte
         assert process.communicate() == (f"{HASH}\n", "")
         assert second.result() == HASH
     assert server.ranges == [None]
+
+
+def test_a_link_in_the_place_of_the_lock_leads_nowhere(server: FileServer, target: Path, tmp_path: Path) -> None:
+    target.parent.mkdir(parents=True)
+    (tmp_path / "precious").write_text("all of it")
+    target.with_name("weights.bin.lock").symlink_to(tmp_path / "precious")
+    with pytest.raises(OSError, match=rf"{target.parent} cannot be written .*symbolic links"):
+        download(RemoteFile(server.url()), target)
+    assert (tmp_path / "precious").read_text() == "all of it"
 
 
 def test_a_file_in_the_place_of_the_folder(server: FileServer, tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ import queue
 import threading
 from typing import TYPE_CHECKING, TypeVar
 
+from scfm._warn import for_thread
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
@@ -48,7 +50,7 @@ def prefetch(items: Iterable[Item], depth: int = 1) -> Iterator[Item]:
         except BaseException as error:  # noqa: BLE001  (it is raised again in the consumer)
             put((None, error, True))
 
-    worker = threading.Thread(target=work, name="scfm-prefetch", daemon=True)
+    worker = threading.Thread(target=for_thread(work), name="scfm-prefetch", daemon=True)
     worker.start()
     try:
         while True:

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser, set_parsing_settings
 
+from scfm._text import masked
 from scfm.cli._command import Command, Parser
 from scfm.cli._commands import COMMANDS
+from scfm.cli._upstream import from_upstream
 from scfm.cli._words import WrongCall, as_options, known_words
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
 __all__ = ["main"]
 
@@ -24,18 +26,23 @@ __all__ = ["main"]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0 done, 1 an error (told in one line), 2 a wrong call."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    at = next((at for at, word in enumerate(words) if word.replace("_", "-") in COMMANDS), None)
-    name = None if at is None else words[at].replace("_", "-")
-    parser = _parser(name, whole=any(word.startswith("--print") for word in words[:at]))
-    if not words:
-        parser.print_help(sys.stderr)
-        return 2
-    command = COMMANDS["models" if name is None else name]
+    at = next((at for at, word in enumerate(words) if word.replace("_", "-") in COMMANDS), len(words))
+    before, name, after = words[:at], "".join(words[at : at + 1]).replace("_", "-"), words[at + 1 :]
     try:
-        given = words if at is None else [*words[:at], str(name), *known_words(words[at + 1 :], command.flags())]
+        name, after = from_upstream(name, after)
     except WrongCall as error:
-        parser.error(str(error))
-    chosen = parser.parse_args(given)
+        _parser(name, whole=False).error(str(error))
+    try:
+        parser = _parser(name, whole=any(word.startswith("--print") for word in before))
+    except Exception as error:
+        if "--debug" in words:
+            raise
+        return _failed(error)
+    if not words:
+        parser.print_help()
+        return 0
+    command = COMMANDS[name or "models"]
+    chosen = parser.parse_args([*before, *([name] if name else []), *known_words(after, command.flags())])
     values = {name: value for name, value in vars(chosen[chosen.subcommand]).items() if name != "config"}
     return _run(command, values, debug=chosen.debug)
 
@@ -52,31 +59,38 @@ def _run(command: Command, values: dict[str, object], *, debug: bool) -> int:
     except Exception as error:
         if debug:
             raise
-        text = error.args[0] if isinstance(error, KeyError) and error.args else error
-        print(f"scfm: {type(error).__name__}: {as_options(str(text), list(values))}", file=sys.stderr)
-        return 1
+        return _failed(error, values)
     return 0
+
+
+def _failed(error: Exception, options: Iterable[str] = ()) -> int:
+    """Say in one line what is wrong; the exit code."""
+    text = error.args[0] if isinstance(error, KeyError) and error.args else error
+    print(f"scfm: {type(error).__name__}: {masked(as_options(str(text), list(options)))}", file=sys.stderr)
+    return 1
 
 
 @contextmanager
 def _reporting() -> Iterator[None]:
-    """Show progress, what is done, and warnings as one line, without the place in the code."""
-    from scfm._console import console_bar
-    from scfm._settings import settings
-    from scfm.run.progress import use_bar
+    """Show what is done, and warnings as one line, without the place in the code."""
+    from scfm._settings import console, settings
 
     said = settings.verbosity
-    settings.verbosity = said if "SCFM_VERBOSITY" in os.environ else "info"
-    shown, warnings.formatwarning = warnings.formatwarning, lambda message, *_, **__: f"scfm: warning: {message}\n"
+    settings.verbosity = said if os.environ.get("SCFM_VERBOSITY") else "info"
+    shown, warnings.formatwarning = (
+        warnings.formatwarning,
+        lambda message, *_, **__: f"scfm: warning: {masked(message)}\n",
+    )
+    console.always = True
     try:
-        with use_bar(console_bar):
-            yield
+        yield
     finally:
+        console.always = False
         warnings.formatwarning = shown
         settings.verbosity = said
 
 
-def _parser(name: str | None, *, whole: bool) -> Parser:
+def _parser(name: str, *, whole: bool) -> Parser:
     """Parser of the whole command line, in which only the command ``name`` has its options, or all (``whole``)."""
     import scfm
 
@@ -89,12 +103,15 @@ def _parser(name: str | None, *, whole: bool) -> Parser:
         version=scfm.__version__,
         formatter_class=HelpFormatter,
     )
-    parser.hint = "scfm --help" if name is None else f"scfm {name} --help"
+    if name:
+        command = COMMANDS[name]
+        parser.hint, parser.positional = f"scfm {name} --help", command.positional
+        parser.options = [option.name for option in command.options()]
     parser.add_argument("--debug", action="store_true", help="show the whole traceback of an error")
     subcommands = parser.add_subcommands(title="commands", metavar="COMMAND", description=None)
     for known, command in COMMANDS.items():
         subparser = command.parser() if whole or known == name else ArgumentParser(description=command.summary)
         if isinstance(subparser, Parser):
-            subparser.hint = parser.hint
+            subparser.hint, subparser.options, subparser.positional = parser.hint, parser.options, parser.positional
         subcommands.add_subcommand(known, subparser, help=command.summary)
     return parser

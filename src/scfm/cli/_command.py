@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import partial
 from importlib import import_module
-from inspect import Parameter, signature
+from inspect import Parameter, signature, unwrap
 from pathlib import Path
 from types import NoneType, SimpleNamespace, UnionType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn, Union, get_args, get_origin, get_type_hints
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn, Union, get
 from jsonargparse import SUPPRESS, ArgumentParser
 
 from scfm._types import Compat
-from scfm.cli._words import as_commands
+from scfm.cli._words import as_commands, in_short
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -28,7 +28,10 @@ SHELL: dict[str, tuple[Any, str]] = {
     "model": (str, "name or folder of the model; `scfm models` lists the names"),
     "out": (Path, "file to write: a copy of DATA with the results, in the same format"),
     "overwrite": (bool, "replace OUT if it exists; it may be DATA itself"),
-    "device": (str | None, "cpu, cuda, cuda:1 or mps; by default the fastest there is"),
+    "device": (
+        str | None,
+        "cpu, cuda, cuda:1 or mps, or several as cuda:0,cuda:1; by default the fastest there is",
+    ),
     "dtype": (str | None, "float32, bfloat16 or float16; by default bfloat16 on GPUs that have it, else float32"),
     "modality": (str | None, "modality of an .h5mu file; the results go there"),
     "reference": (str | None, "file of labelled cells with the same embedding; by default the labelled cells of DATA"),
@@ -37,6 +40,7 @@ SHELL: dict[str, tuple[Any, str]] = {
         "with --method ontology: types to choose from, as names or ids such as CL:0000084",
     ),
     "ontology": (str | None, "Cell Ontology to find the labels in: an .obo or .owl file, or bundled"),
+    "shared_with": (list[str] | None, "files of cells to compare with; only genes that match in all of them are used"),
     "source": (str, "folder or archive of published weights"),
     "family": (str | None, "family of the weights, where their folder does not tell: transcriptformer or esm2ce"),
     "dictionaries": (list[str] | None, "files of gene tables, or folders that hold them, for weights without them"),
@@ -106,8 +110,8 @@ class Option(NamedTuple):
         return {int: "N", float: "X", Path: "PATH"}.get(first, "NAME")
 
     def _help(self) -> str:
-        default = "" if self.default in (None, False, SUPPRESS, Parameter.empty) else f" (default: {self.default})"
-        return (self.text + default).replace("%", "%%")
+        default = "" if self.default in (None, False, (), SUPPRESS, Parameter.empty) else f" (default: {self.default})"
+        return (self.text + default.replace("True", "true")).replace("%", "%%")
 
 
 @dataclass(frozen=True)
@@ -125,8 +129,8 @@ class Command:
     """Options that the verb could do without."""
     hidden: tuple[str, ...] = ("copy",)
     """Parameters of the verb that are no options."""
-    families: Literal["all", "scored"] | None = None
-    """Whose options there are: of all families of models, or of those with likelihoods."""
+    families: str | None = None
+    """Whose options there are: of all families of models, or of those with an optional method of the recipe."""
     texts: Mapping[str, str] = field(default_factory=dict)
     """Help that differs from that of other commands."""
 
@@ -157,7 +161,7 @@ class Command:
         found: dict[str, tuple[list[str], Option]] = {}
         for cls in {known[name].options_class: None for name in sorted(known)}:
             owners = [name for name, other in sorted(known.items()) if other.options_class is cls]
-            if self.families == "scored" and not any(known[name].implements("scorer") for name in owners):
+            if self.families not in (None, "all") and not any(known[name].implements(self.families) for name in owners):
                 continue
             kinds, texts = get_type_hints(cls), _texts(cls)
             for one in fields(cls):
@@ -182,7 +186,9 @@ class Command:
     def parser(self) -> ArgumentParser:
         """Parser of the words after the name of the command."""
         example = f"Example: {self.example}" if self.example else None
-        parser = Parser(description=self.summary, epilog=example, formatter_class=HelpFormatter)
+        parser = Parser(
+            description=self.summary, epilog=example, formatter_class=HelpFormatter, print_config="--print-config"
+        )
         options = {option.name: option for option in self.options()}
         places = [options.pop(name) for name in self.positional]
         by_need = sorted(options.values(), key=lambda one: FIRST.index(one.name) if one.name in FIRST else len(FIRST))
@@ -190,10 +196,13 @@ class Command:
         parser.usage = " ".join(["%(prog)s", *(one.place for one in places), *(one.call for one in needed), "[...]"])
         for option in places:
             option.add_to(parser, positional=True, required=True)
-        first = [one for one in by_need if one in needed or one.name in FIRST]
+        first = [*needed, *(one for one in by_need if one not in needed and one.name in FIRST)]
         for option in first:
             option.add_to(parser, positional=False, required=option in needed)
         parser.add_argument("--config", action="config", metavar="PATH", help="YAML file with options of this command")
+        for action in parser._actions:
+            if "--print-config" in action.option_strings:
+                action.help = "print the options as YAML, for --config, and exit"
         more = parser.add_argument_group("more options")
         for option in options.values():
             if option not in first:
@@ -210,10 +219,14 @@ class Parser(ArgumentParser):
     """Tells a wrong call in one line."""
 
     hint = "scfm --help"
+    options: Sequence[str] = ()
+    """Names of the options of the command."""
+    positional: Sequence[str] = ()
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Say what is wrong and where the options are explained; exits with 2."""
-        self.exit(2, f"scfm: {' '.join(message.split())}\n`{self.hint}` explains what can be given.\n")
+        text = in_short(message, self.options, self.positional)
+        self.exit(2, f"scfm: {text}\n`{self.hint}` explains what can be given.\n")
 
 
 def _function(name: str) -> Callable[..., Any]:
@@ -227,7 +240,7 @@ def _options(function: Callable[..., Any], hidden: Sequence[str]) -> Iterator[Op
     parameters = [one for one in signature(function).parameters.values() if one.kind is not Parameter.VAR_KEYWORD]
     shown = [one for one in parameters if one.name not in hidden]
     own = {one.name: one.annotation for one in shown if one.name not in SHELL}
-    kinds = get_type_hints(SimpleNamespace(__annotations__=own), function.__globals__, NAMES)
+    kinds = get_type_hints(SimpleNamespace(__annotations__=own), unwrap(function).__globals__, NAMES)
     for one in shown:
         kind, text = SHELL[one.name] if one.name in SHELL else (kinds[one.name], texts.get(one.name, ""))
         yield Option(one.name, kind, one.default, text)

@@ -15,7 +15,6 @@ COMMANDS = {
         families="all",
         texts={
             "data": "file to read, block by block: .h5ad, .h5mu, a zarr store, or a tokenised dataset (.parquet, .arrow)",
-            "device": "cpu, cuda, cuda:1 or mps, or several as cuda:0,cuda:1; by default the fastest there is",
         },
     ),
     "embed-store": Command(
@@ -29,7 +28,6 @@ COMMANDS = {
         texts={
             "source": "file, pattern such as 'atlas/*.h5ad', folder of zarr stores, or address of a zarr store",
             "out": "folder of the store; one that is not complete is continued",
-            "device": "cpu, cuda, cuda:1 or mps, or several as cuda:0,cuda:1; by default the fastest there is",
             "into_source": "add the embeddings to SOURCE at the end, to each file those of its cells",
         },
     ),
@@ -45,14 +43,29 @@ COMMANDS = {
         example="scfm merge embeddings.zarr cells.h5ad",
         positional=("store", "target"),
     ),
+    "tokenize": Command(
+        "Write cells as a tokenised dataset, like Geneformer's tokenizer.",
+        run="scfm.cli.verbs:written",
+        verb="scfm.tl:tokenize",
+        example="scfm tokenize cells.h5ad --model geneformer-v2-104m --out tokens --obs-columns cell_type donor_id",
+        hidden=(),
+        families="rank_frame",
+        texts={
+            "model": "name or folder of a model that reads ranked genes, such as Geneformer or scCello",
+            "out": "folder in the format of `datasets`, .arrow file or .parquet file to write",
+            "overwrite": "replace OUT if it exists",
+            "modality": "modality of an .h5mu file",
+            "dictionaries": "files of gene tables, or folders that hold them, for a model that is not on this machine",
+        },
+    ),
     "gene-embeddings": Command(
-        "Write the embedding of every gene in every cell to a zarr group.",
-        run="scfm.cli.verbs:with_model",
+        "Write the embedding of every gene in every cell to a zarr store.",
+        run="scfm.cli.verbs:gene_embeddings",
         verb="scfm.tl:gene_embeddings",
         example="scfm gene-embeddings cells.h5ad --model tf-sapiens --out genes.zarr --genes CD3D LYZ",
         families="all",
         texts={
-            "out": "folder to write, a zarr group; the documentation of gene_embeddings says what it holds",
+            "out": "zarr store to write: an AnnData with a row for each gene of each cell",
             "overwrite": "replace OUT if it exists",
         },
     ),
@@ -61,7 +74,7 @@ COMMANDS = {
         run="scfm.cli.verbs:with_model",
         verb="scfm.tl:score",
         example="scfm score cells.h5ad --model tf-sapiens --out scored.h5ad",
-        families="scored",
+        families="scorer",
     ),
     "marker-genes": Command(
         "Rank the genes that matter for the embedding of each group of cells, by masking.",
@@ -69,6 +82,14 @@ COMMANDS = {
         verb="scfm.tl:marker_genes",
         example="scfm marker-genes cells.h5ad --model scfm-mini --groupby cell_type --n-cells 20 --out out.h5ad --table m.csv",
         hidden=("copy",),
+    ),
+    "perturb": Command(
+        "Delete, overexpress, inhibit or activate genes in silico and write a copy of the file with the effects.",
+        run="scfm.cli.verbs:perturb",
+        verb="scfm.tl:perturb",
+        example="scfm perturb cells.h5ad --model scfm-mini --states-key disease --start dcm --goal nf --out out.h5ad",
+        required=(),
+        families="rank_frame",
     ),
     "annotate": Command(
         "Annotate cells from an embedding in the file and labelled cells; writes a copy of the file.",
@@ -113,7 +134,7 @@ COMMANDS = {
     ),
     "convert": Command(
         "Convert published weights into one folder without pickles.",
-        run="scfm.cli.weights:convert",
+        run="scfm.cli.verbs:written",
         verb="scfm.model:convert",
         example="scfm convert downloads/Geneformer --out geneformer",
         positional=("source",),
@@ -132,7 +153,14 @@ COMMANDS = {
         example="scfm cellxgene --species human --tissue lung --out lung",
         positional=(),
         required=(),
-        texts={"out": "folder to fetch the files into; without it they are listed"},
+        texts={
+            "out": "folder to fetch the files into; without it they are listed",
+            "species": 'species, as human, "Homo sapiens" or NCBITaxon:9606; several may be given, here and below',
+            "tissue": "tissues, as lung or UBERON:0002048",
+            "assay": 'assays, as "10x 3\' v3"',
+            "disease": "diseases, as normal",
+            "suspension_type": "what was sequenced: cell, nucleus or na",
+        },
     ),
     "env": Command(
         "Show versions, devices and settings, for reports of problems.", run="scfm.cli._env:show", positional=()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import platform
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError
 
+from scfm._package import version_of
 from scfm._settings import settings
+from scfm._text import masked
 
 __all__ = ["show"]
 
@@ -31,9 +33,9 @@ PACKAGES = (
 
 
 def show() -> None:
-    """Print versions, devices and settings."""
+    """Print versions, devices and settings, without passwords."""
     for name, value in _environment().items():
-        print(f"{name}: {value}")
+        print(f"{name}: {masked(value)}")
 
 
 def _environment() -> dict[str, str]:
@@ -43,7 +45,7 @@ def _environment() -> dict[str, str]:
     found = {"python": platform.python_version(), "platform": platform.platform()}
     for name in PACKAGES:
         try:
-            found[name] = version(name)
+            found[name] = version_of(name)
         except PackageNotFoundError:
             continue
     devices = [f"cuda:{i} {torch.cuda.get_device_name(i)}" for i in range(torch.cuda.device_count())]

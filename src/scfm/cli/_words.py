@@ -2,46 +2,42 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 import sys
 from typing import TYPE_CHECKING
 
+from scfm._elsewhere import ARGUMENTS, Argument
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-__all__ = ["WrongCall", "as_commands", "as_options", "known_words"]
+__all__ = ["WrongCall", "as_commands", "as_options", "in_short", "known_words", "split_word"]
 
-RENAMED: dict[str, tuple[str, dict[str, str]]] = {
-    "checkpoint_path": ("model", {}),
-    "gene_col_name": ("gene_key", {}),
-    "model_type": ("family", {}),
-    "precision": ("dtype", {"16-mixed": "bfloat16", "32": "float32"}),
-}
-"""Options of ``transcriptformer inference`` under which ours go, too, and values that are called otherwise."""
-NEEDLESS = {
-    "batch_size": (1, "cells are packed by their length; SCFM_BATCH_TOKENS bounds the tokens of a batch"),
-    "disable_compile_block_mask": (0, "nothing is compiled"),
-    "n_data_workers": (1, "files are read while the network computes"),
-    "num_gpus": (1, "name the devices, as in --device cuda:0,cuda:1"),
-    "oom_dataloader": (0, "files are always read block by block"),
-}
-"""Options of ``transcriptformer inference`` that do nothing here: how many values they take, and why."""
 TRUTH = {"true": "true", "false": "false", "yes": "true", "no": "false", "1": "true", "0": "false"}
 TRUTH |= {"auto": "null", "none": "null", "null": "null"}
 COMMANDS_OF = {
     f"{module}.{verb}": f"`scfm {verb.replace('_', '-')}`"
     for module, verbs in {
-        "tl": ("annotate", "embed", "embed_store", "gene_embeddings", "marker_genes", "score"),
+        "tl": ("annotate", "embed", "embed_store", "gene_embeddings", "marker_genes", "score", "tokenize"),
         "model": ("convert", "fetch"),
     }.items()
     for verb in verbs
 }
-COMMANDS_OF |= {"pp.match_genes": "`scfm match`", "model.list_models": "`scfm models`"}
-OF_THE_PARSER = ("print_config", "print_completion", "print_shtab")
+COMMANDS_OF |= {"pp.match_genes": "`scfm match`", "model.list_models": "`scfm models`", "model.load": "the command"}
+OF_THE_PARSER = ("print_completion", "print_shtab")
 
 
 class WrongCall(Exception):
     """Words that no command takes."""
+
+
+def split_word(word: str) -> tuple[str, str, str]:
+    """Name, equals sign and value of an option, the name with underscores; no name for what is no option."""
+    if not word.startswith("--"):
+        return "", "", ""
+    name, equals, value = word[2:].partition("=")
+    return name.replace("-", "_"), equals, value
 
 
 def known_words(words: Sequence[str], flags: set[str]) -> list[str]:
@@ -53,11 +49,6 @@ def known_words(words: Sequence[str], flags: set[str]) -> list[str]:
         What follows the name of the command.
     flags
         Options that may be given without a value.
-
-    Raises
-    ------
-    WrongCall
-        If an option of upstream is another command here.
     """
     return list(_known(list(words), flags))
 
@@ -68,45 +59,72 @@ def _known(words: list[str], flags: set[str]) -> Iterator[str]:
         if word == "--":
             yield from (word, *words)
             return
-        if not word.startswith("--"):
+        name, equals, value = split_word(word)
+        if not name:
             yield "null" if word == "None" else word
             continue
-        name, equals, value = word[2:].partition("=")
-        name = name.replace("-", "_")
-        if name in NEEDLESS:
-            n_values, why = NEEDLESS[name]
-            del words[: n_values if not equals else 0]
-            if not n_values and not equals and words and words[0].lower() in TRUTH:
+        known = ARGUMENTS.get(name, Argument(name))
+        if not known.ours:
+            if not equals and words and (known.has_value or words[0].lower() in TRUTH):
                 del words[0]
-            print(f"scfm: --{name.replace('_', '-')} is not needed: {why}.", file=sys.stderr)
-        elif name == "emb_type":
-            _check_type(value if equals else words.pop(0) if words else "")
-        else:
-            name, values = RENAMED.get(name, (name, {}))
-            if name in flags and not equals:
-                value = words.pop(0) if words and words[0].lower() in TRUTH else "true"
-            elif values and not equals and words:
-                value = words.pop(0)
-            value = TRUTH.get(value.lower(), value) if name in flags else values.get(value, value)
-            value = "null" if value == "None" else value
-            joined = equals or name in flags or values
-            yield f"--{name if name in OF_THE_PARSER else name.replace('_', '-')}" + (f"={value}" if joined else "")
+            print(f"scfm: {_option(name)} is not needed: {known.note}.", file=sys.stderr)
+            continue
+        name = known.ours
+        if name in flags and not equals:
+            value = words.pop(0) if words and words[0].lower() in TRUTH else "true"
+        elif known.values and not equals and words:
+            value = words.pop(0)
+        value = TRUTH.get(value.lower(), value) if name in flags else known.values.get(value, value)
+        value = "null" if value == "None" else value
+        joined = equals or name in flags or known.values
+        yield (f"--{name}" if name in OF_THE_PARSER else _option(name)) + (f"={value}" if joined else "")
 
 
-def _check_type(value: str) -> None:
-    if value == "cge":
-        msg = "--emb-type cge is the command `scfm gene-embeddings`, which takes the same options."
-        raise WrongCall(msg)
-    if value != "cell":
-        msg = f"--emb-type {value} is not known; leave it out for cells, and call `scfm gene-embeddings` for genes."
-        raise WrongCall(msg)
+KINDS = {"<class 'int'>": "a whole number", "<class 'float'>": "a number", "<class 'bool'>": "true or false"}
+
+
+def in_short(message: str, options: Sequence[str], positional: Sequence[str]) -> str:
+    """What the parser says of a wrong call, in one line and in the words of a shell.
+
+    Parameters
+    ----------
+    message
+        Text of argparse or jsonargparse; one of an unknown form is only put on one line.
+    options, positional
+        What the command takes, and what of it goes by its place.
+    """
+    message = " ".join(message.split())
+    if found := re.fullmatch(r"the following arguments are required: (.+)", message):
+        names = [name.rpartition(".")[2] for name in found[1].split(", ")]
+        return f"missing: {', '.join(name.upper() if name in positional else _option(name) for name in names)}"
+    if found := re.fullmatch(r'Parser key "(?:.*\.)?(\w+)": .*(?:Given|Got) value: (.*)', message):
+        kinds = [KINDS.get(kind, kind) for kind in re.findall(r"Expected an? (<class '\w+'>)", message)]
+        words = [word for kind in re.findall(r"Literal\[(.*?)\]", message) for word in re.findall(r"'(.*?)'", kind)]
+        known = dict.fromkeys(kind for kind in [*kinds, *words] if "NoneType" not in kind)
+        name = found[1].upper() if found[1] in positional else _option(found[1])
+        return f"{name} {found[2]} is not accepted; expected {' or '.join(known)}."
+    if found := re.fullmatch(r"unrecognized arguments: (--([\w-]+).*)", message):
+        return f"there is no option {found[1]}.{_closest(f'--{found[2]}', [_option(name) for name in options])}"
+    if found := re.fullmatch(r"argument COMMAND: invalid choice: '(.*?)' (.*)", message):
+        commands = re.findall(r"'([\w-]+)'", found[2])
+        return f"there is no command {found[1]}.{_closest(found[1], commands)}"
+    return message
+
+
+def _closest(name: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f" Did you mean {close[0]}?" if close else ""
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def as_options(text: str, names: Sequence[str]) -> str:
     """A message about keywords and functions, about options and commands: ``overwrite=True`` becomes ``--overwrite``."""
     for name in names:
-        text = re.sub(rf"\b{name}=(True\b|(?=[\s,.;:)]|$))", f"--{name.replace('_', '-')}", text)
-        text = re.sub(rf"\b(?<!-){name}=", f"--{name.replace('_', '-')}=", text)
+        text = re.sub(rf"\b{name}=(True\b|(?=[\s,.;:)]|$))", _option(name), text)
+        text = re.sub(rf"\b(?<!-){name}=", f"{_option(name)}=", text)
     return as_commands(text)
 
 

@@ -6,6 +6,8 @@ import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from scfm._package import pip_install
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
@@ -108,7 +110,7 @@ def _client(scheduler: str | None, local_cluster: int | None) -> Iterator[Any]:
     try:
         from distributed import Client, LocalCluster
     except ImportError as error:
-        msg = 'A cluster needs dask: pip install "scfm[cluster]".'
+        msg = f"A cluster needs dask: {pip_install('cluster')}."
         raise ImportError(msg) from error
     if scheduler is not None:
         with Client(scheduler) as client:

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-__all__ = ["cache", "convert", "fetch", "models"]
+__all__ = ["cache", "fetch", "models"]
 
 
 def models() -> None:
@@ -25,15 +25,17 @@ def fetch(verb: Callable[..., Path], models: list[str], **arguments: Any) -> Non
     Parameters
     ----------
     models
-        Names of models; `scfm models` lists them.
+        Names of models, which `scfm models` lists; all: every one of them; all-embeddings: the gene vectors of 24 species
+        that come with TranscriptFormer.
     """
-    for model in models:
-        print(verb(model, **arguments))
+    from scfm.model import fetch_gene_vectors, list_models
 
-
-def convert(verb: Callable[..., Path], **arguments: Any) -> None:
-    """Convert weights."""
-    print(f"wrote {verb(**arguments)}")
+    for name in models:
+        if name.replace("_", "-") == "all-embeddings":
+            print(fetch_gene_vectors())
+            continue
+        for model in list_models().index if name == "all" else [name]:
+            print(verb(model, **arguments))
 
 
 def cache(action: Literal["list", "verify", "prune"] = "list", models: list[str] | None = None) -> None:

@@ -13,7 +13,7 @@ import requests
 
 from scfm._checks import is_int
 from scfm._settings import settings
-from scfm.weights.download import RemoteFile
+from scfm.weights.transport import TRANSIENT, RemoteFile, RetryableError, cause, send
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -24,7 +24,6 @@ PATH = "/curation/v1/datasets"
 HOSTS = (".cziscience.com",)
 MAX_JSON_BYTES = 500_000_000
 READ_SECONDS = (60, 120, 240)  # the catalogue is put together when it is asked for, which may take long
-PASSING = (429, 500, 502, 503, 504)
 LARGEST = 2**53
 UUID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 FIELDS = {"species": "organism", "tissue": "tissue", "assay": "assay", "disease": "disease"}
@@ -87,23 +86,22 @@ def check_online(what: str) -> None:
 
 def _get(url: str) -> bytes:
     """What an address gives, up to a bound; asked three times, without credentials or redirects."""
-    RemoteFile(url)  # which refuses what is no address
+    RemoteFile(url)  # which refuses what is no address, or has a login in it
     reason = ""
     for attempt, seconds in enumerate(READ_SECONDS):
         sleep(attempt)
         try:
-            with requests.Session() as session:
-                request = requests.Request("GET", url, headers={"Accept-Encoding": "gzip", "User-Agent": "scfm"})
-                environment = session.merge_environment_settings(url, {}, True, None, None)
-                asked = {"timeout": (10, seconds), "allow_redirects": False, **environment}
-                with session.send(request.prepare(), **asked) as response:
-                    if response.status_code == 200:
-                        return _body(response)
-                    reason = f"it answered {response.status_code}, expected 200"
-                    if response.status_code not in PASSING:
-                        break
+            headers = {"Accept-Encoding": "gzip", "User-Agent": "scfm"}
+            with requests.Session() as session, send(session, url, headers, seconds) as response:
+                if response.status_code == 200:
+                    return _body(response)
+                reason = f"it answered {response.status_code}, expected 200"
+                if response.status_code not in TRANSIENT:
+                    break
+        except RetryableError as problem:
+            reason = str(problem)
         except requests.RequestException as error:
-            reason = f"{type(error).__name__}: {error}"
+            reason = cause(error)
     msg = f"{url} cannot be read ({reason}): try again later, or check the network, its proxy settings and SCFM_CELLXGENE_ENDPOINT."
     raise ConnectionError(msg)
 

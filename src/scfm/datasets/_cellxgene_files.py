@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import pandas as pd
-from filelock import FileLock
 
 from scfm._compat import bar_hidden
+from scfm._lock import hold
 from scfm._paths import read_json, replace
 from scfm._settings import settings
 from scfm.datasets._cellxgene_catalogue import COLUMNS, HOSTS, UUID, catalogue, table_of
@@ -73,7 +73,8 @@ def _check_row(name: str, row: dict[str, Any]) -> None:
     if not kinds or not UUID.fullmatch(version):
         msg = f"{name}: url={url!r}, version={version!r}, bytes={size!r}; expected what list_datasets gives."
         raise ValueError(msg)
-    RemoteFile(url)  # which refuses what is no address
+    for address in (url, settings.cellxgene_endpoint):
+        RemoteFile(address)  # which refuses what is no address, or has a password
     parts, home = urlsplit(url), urlsplit(settings.cellxgene_endpoint)
     official = parts.scheme == "https" and (parts.hostname or "").endswith(HOSTS) and parts.port in (None, 443)
     if not official and parts[:2] != home[:2]:
@@ -159,7 +160,7 @@ def _fetch_one(folder: Path, name: str, row: dict[str, Any]) -> int:
     """Fetch a file, put it into its place and the marker beside it; its size."""
     target, marker, work = folder / f"{name}.h5ad", folder / f"{name}.json", _work(folder, name, row)
     note = work.with_suffix(".json")
-    with FileLock(folder / f".{name}.lock"):
+    with hold(folder / f".{name}.lock"):
         if note.exists() and target.exists() and not work.exists():
             replace(note, marker)  # an earlier call was stopped between the two
         if not is_done(target, row["version"]):

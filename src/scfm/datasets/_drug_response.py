@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from scfm._checks import typed
 from scfm._text import some
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ TCGA_TYPES = [
 """Cancer types that DeepCDR and scCello take, in the order in which they split them."""
 
 
+@typed
 def drug_response(
     expression: pd.DataFrame | str | Path,
     ic50: pd.DataFrame | str | Path,

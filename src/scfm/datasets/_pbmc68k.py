@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from scfm._checks import typed
+
 if TYPE_CHECKING:
     from anndata import AnnData
 
@@ -16,6 +18,7 @@ _TARGET_SUM = 10_000
 _LARGEST_DEVIATION = 0.25
 
 
+@typed
 def pbmc68k() -> AnnData:
     """700 peripheral blood mononuclear cells with integer counts of 765 genes.
 

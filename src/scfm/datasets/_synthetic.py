@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from scfm._checks import typed
 from scfm._paths import atomic, check_new
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ _DEPTH_SIGMA = 0.35
 _GENE_SIGMA = 1.5
 
 
+@typed
 def synthetic(
     n_cells: int = 1_000,
     n_genes: int = 5_000,

@@ -6,6 +6,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from scfm._checks import check_least, typed
 from scfm._settings import settings
 from scfm._warn import warn
 from scfm.datasets._cellxgene_catalogue import SPECIES, catalogue, check_online, table_of, wanted_keys
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["census", "fetch", "list_datasets"]
 
 
+@typed
 def list_datasets(
     *,
     species: str | Sequence[str] | None = None,
@@ -87,6 +89,7 @@ def list_datasets(
     )
 
 
+@typed
 def fetch(
     datasets: pd.DataFrame | Sequence[str] | str,
     folder: str | Path,
@@ -133,9 +136,7 @@ def fetch(
     >>> lung = scfm.datasets.cellxgene.list_datasets(species="human", tissue="lung")  # doctest: +SKIP
     >>> paths = scfm.datasets.cellxgene.fetch(lung.nsmallest(3, "bytes"), "lung")  # doctest: +SKIP
     """
-    if workers < 1:
-        msg = f"workers={workers} must be 1 or more."
-        raise ValueError(msg)
+    check_least("workers", workers)
     folder = Path(folder).expanduser()
     rows = checked_rows(datasets)
     todo = {name: row for name, row in rows.items() if not is_done(folder / f"{name}.h5ad", row["version"])}
@@ -158,6 +159,7 @@ def fetch(
     return [folder / f"{name}.h5ad" for name in rows]
 
 
+@typed
 def census(
     *,
     species: str = "human",

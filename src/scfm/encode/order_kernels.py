@@ -3,8 +3,9 @@
 # mypy: disable-error-code="untyped-decorator,no-untyped-def"
 from __future__ import annotations
 
-import numba
 import numpy as np
+
+from scfm._compat import kernel
 
 __all__ = ["BY_COLUMN", "BY_VALUE", "SHUFFLED", "order_rows"]
 
@@ -13,7 +14,7 @@ _INFINITY_BITS = np.uint32(0x7F800000)
 _TOKEN_MASK = np.uint64((1 << 24) - 1)
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel()
 def _mix(x):
     """Mix 64 bits well (the finaliser of SplitMix64, Steele et al. 2014, doi:10.1145/2714064.2660195)."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -21,13 +22,13 @@ def _mix(x):
     return x ^ (x >> np.uint64(31))
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel()
 def _hash(token, value):
     """Hash of a gene and its value."""
     return _mix((np.uint64(token) << np.uint64(32)) | np.uint64(np.float32(value).view(np.uint32)))
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel()
 def _key(mode, column_key, value, token, cell_hash):
     """Sort key of a gene of a cell: smaller comes first; equal keys do not occur within a cell."""
     if mode == BY_VALUE:
@@ -38,7 +39,7 @@ def _key(mode, column_key, value, token, cell_hash):
     return np.uint64(column_key)
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel()
 def _gather(indices, data, begin, end, slots, tokens, order, mode, seed, place, values, columns, keys):
     """Collect the expressed genes of a row, columns of one slot added up; returns their number."""
     n, ascending = 0, True
@@ -72,7 +73,7 @@ def _gather(indices, data, begin, end, slots, tokens, order, mode, seed, place, 
     return n, ascending
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel()
 def order_rows(
     indptr,
     indices,

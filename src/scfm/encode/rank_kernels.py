@@ -7,8 +7,9 @@ them side by side. ``parallel=True`` is not used: numba's own threads abort when
 # mypy: disable-error-code="untyped-decorator,no-untyped-def"
 from __future__ import annotations
 
-import numba
 import numpy as np
+
+from scfm._compat import kernel
 
 __all__ = ["count_model_genes", "encode_rows"]
 
@@ -22,7 +23,7 @@ _TOP_SIZE = 1 << (31 - _TOP_SHIFT)
 _INFINITY_BITS = np.uint32(0x7F800000)
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel()
 def count_model_genes(indptr, indices, data, column_tokens, keep_zeros, counts):
     """Count the stored values of model genes in each row, into ``counts``.
 
@@ -40,12 +41,12 @@ def count_model_genes(indptr, indices, data, column_tokens, keep_zeros, counts):
     return -1
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel()
 def _before(value_a, token_a, value_b, token_b):
     return value_a > value_b or (value_a == value_b and token_a < token_b)
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel()
 def _order_run(packed, start, stop, values, tokens):
     """Shell sort of ``packed[start:stop]`` by value descending, token ascending (equal float32 keys only)."""
     for gap in (701, 301, 132, 57, 23, 10, 4, 1):
@@ -62,7 +63,7 @@ def _order_run(packed, start, stop, values, tokens):
             packed[j] = item
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel()
 def _radix_pass(source, target, n, histogram, shift, mask):
     total = np.int64(0)
     for digit in range(len(histogram)):
@@ -75,7 +76,7 @@ def _radix_pass(source, target, n, histogram, shift, mask):
         histogram[digit] += 1
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel()
 def _rank(values, tokens, n, keep, packed, spare, low, middle, top):
     """Sort the first ``n`` values: order in ``packed`` (low 32 bits), the first ``keep`` entries are final.
 
@@ -120,7 +121,7 @@ def _rank(values, tokens, n, keep, packed, spare, low, middle, top):
         start = stop
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel()
 def _gather_row(
     indices, data, begin, end, column_tokens, factors, depth_factor, scale, single, keep_zeros, slot, values, tokens
 ):
@@ -157,7 +158,7 @@ def _gather_row(
     return n
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel()
 def encode_rows(
     indptr,
     indices,

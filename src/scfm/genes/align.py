@@ -3,106 +3,45 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import asdict, dataclass
 from itertools import repeat
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 
+from scfm._text import some
 from scfm._warn import warn
-from scfm.genes.species import describe_ids, is_ensembl, looks_like_rodent_symbols, strip_version
+from scfm.genes.features import INDEX, Features, any_of, ids_of, place
+from scfm.genes.panel import pack
+from scfm.genes.report import GeneMap, MatchReport
+from scfm.genes.species import (
+    OtherSpeciesError,
+    describe_ids,
+    is_ensembl,
+    is_rodent_symbol,
+    looks_like_rodent_symbols,
+    strip_version,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    import pandas as pd
     from numpy.typing import NDArray
 
     from scfm.genes.vocabulary import Vocabulary
 
-__all__ = ["GeneMap", "Match", "MatchReport", "align", "ids_of", "report_of"]
+    LookUp = Callable[[list[str]], tuple[NDArray[np.int32], list[str]]]
+
+__all__ = ["Match", "align", "no_match", "report_of", "token_finder"]
 
 logger = logging.getLogger(__name__)
 
-INDEX = "index"
-ID_COLUMNS = ("ensembl_id", "ensembl_ids", "gene_ids", "gene_id", "feature_id", "ensembl", "ensembl_gene_id", "ensg")
-SYMBOL_COLUMNS = ("feature_name", "gene_symbols", "gene_symbol", "gene_names", "gene_name", "symbol", "hgnc_symbol")
 LOW_SHARE = 0.2
 """Share of the genes of the data below which a match is doubtful, unless"""
 HIGH_SHARE = 0.5
 """this share of the genes of the model is there."""
-
-
-@dataclass(frozen=True)
-class MatchReport:
-    """How the genes of a data set met a vocabulary.
-
-    Returned by :func:`scfm.pp.match_genes`; its numbers end in ``uns[key]["params"]["genes"]``.
-    """
-
-    gene_key: str
-    """Where the gene ids were found: ``"index"`` or a column of ``var``."""
-    n_genes: int
-    """Genes of the data."""
-    n_vocabulary: int
-    """Genes of the model."""
-    matched: int
-    """Genes of the data that have a token."""
-    unmatched: int
-    """Genes of the data that have none; the model does not see them."""
-    merged: int
-    """Genes of the data beyond the first that meet in one token; their counts are added (kept apart upstream)."""
-    by_id: int
-    """Matched by an id as it stands in the vocabulary."""
-    by_version: int
-    """Matched after the version was taken off."""
-    by_alias: int
-    """Matched through the model's table of other ids."""
-    by_symbol: int
-    """Matched as a gene symbol."""
-    examples_unmatched: tuple[str, ...] = ()
-    """The first few unmatched ids."""
-
-    @property
-    def n_tokens(self) -> int:
-        """Different tokens that occur."""
-        return self.matched - self.merged
-
-    def as_dict(self) -> dict[str, Any]:
-        """The numbers, as plain values that every AnnData file format can store."""
-        values = asdict(self)
-        del values["examples_unmatched"]
-        return values
-
-    def __str__(self) -> str:
-        routes = ", ".join(
-            f"{n:,} by {name}"
-            for name, n in (
-                ("id", self.by_id),
-                ("id without version", self.by_version),
-                ("alias", self.by_alias),
-                ("symbol", self.by_symbol),
-            )
-            if n
-        )
-        where = "var_names" if self.gene_key == INDEX else f"var[{self.gene_key!r}]"
-        merged = f", {self.merged:,} of them share the token of another" if self.merged else ""
-        return (
-            f"{self.matched:,} of {self.n_genes:,} genes in {where} match the model ({routes or 'none'}{merged}); "
-            f"the model knows {self.n_vocabulary:,}"
-        )
-
-
-@dataclass(frozen=True)
-class GeneMap:
-    """Token of every column of a data set (``genes`` → ``encode``)."""
-
-    tokens: NDArray[np.int32]
-    """Token of each column, −1 where the model has none, −2 where another column stands for it; ``(n_vars,)``."""
-    report: MatchReport
-    """The numbers."""
-    sums: bool = True
-    """Whether counts of columns with the same token are added (otherwise each keeps its own token)."""
+MIXED = 0.1
+"""Share of genes from another species above which the data are not from one species."""
 
 
 class Match(NamedTuple):
@@ -121,6 +60,8 @@ class Match(NamedTuple):
 def align(var: pd.DataFrame, vocabulary: Vocabulary, *, gene_key: str | None = None) -> GeneMap:
     """Give every gene of ``var`` the token of the model, by id, alias or symbol.
 
+    Features that are not genes, and genes of species that the model does not know, are left out.
+
     Parameters
     ----------
     var
@@ -135,39 +76,99 @@ def align(var: pd.DataFrame, vocabulary: Vocabulary, *, gene_key: str | None = N
     KeyError
         If ``gene_key`` is not a column of ``var``.
     ValueError
-        If no gene matches; the message says what the ids look like and what the model expects.
+        If no gene matches, no feature is a gene, the genes are from another species or a mixture of species, or the
+        columns of ``var`` contradict each other; the message says what was found and what the model expects.
     """
     if gene_key is not None and gene_key != INDEX and gene_key not in var:
         msg = f"gene_key={gene_key!r} is not a column of var; found {list(var.columns)}, or use 'index' for var_names."
         raise KeyError(msg)
-    keys = [gene_key] if gene_key is not None else _candidates(var)
+    features = Features.of(var, gene_key)
+    genes = _genes(features)
+    own = _of_the_model(features, genes, vocabulary)
     look_up = _look_up(vocabulary)
-    ids_in = {key: ids_of(var, key) for key in keys}
-    matches = [Match(key, ids, *look_up(ids)) for key, ids in ids_in.items()]
+    matches = []
+    for key, names in features.names.items():
+        tokens, routes = look_up([name if used else "" for name, used in zip(names, own, strict=True)])
+        matches.append(Match(key, names, np.where(own, tokens, np.int32(-2)).astype(np.int32), routes))
     best = max(matches, key=lambda match: np.count_nonzero(match.tokens >= 0))
-    report = report_of(best, keys, var, vocabulary)
+    if not (best.tokens >= 0).any():
+        raise no_match(features, vocabulary, elsewhere=_elsewhere(var, features, best, look_up))
+    _check_symbols(best, vocabulary)
+    report = report_of(best, vocabulary, own, not_genes=int((~genes).sum()))
+    if any((look_up([names[at] for at in np.flatnonzero(~genes)])[0] >= 0).any() for names in features.names.values()):
+        warn(
+            f"{report.not_genes:,} of {len(var):,} features are not genes and are left out: {some(features.not_genes)}."
+        )
     if report.matched < LOW_SHARE * report.n_genes and report.n_tokens < HIGH_SHARE * report.n_vocabulary:
         warn(
             f"Only {report}. Unmatched ids look like {', '.join(report.examples_unmatched)}. "
-            "Check the species and `gene_key=`."
+            f"Check the species and `gene_key=`{_elsewhere(var, features, best, look_up)}."
         )
     logger.info("%s", report)
     return GeneMap(best.tokens, report)
 
 
-def _candidates(var: pd.DataFrame) -> list[str]:
-    ids, symbols = _columns(var, ID_COLUMNS), _columns(var, SYMBOL_COLUMNS)
-    return [*ids, INDEX, *symbols]
+def _genes(features: Features) -> NDArray[np.bool_]:
+    """Features that are genes, one at least."""
+    genes = ~any_of(features.not_genes.values(), features.n_vars)
+    if len(genes) and not genes.any():
+        counts = "; ".join(f"{what} for {int(mask.sum()):,} features" for what, mask in features.not_genes.items())
+        msg = f"No feature of the data is a gene: {counts}. Pass the modality, or the columns, with gene expression."
+        raise ValueError(msg)
+    return genes
 
 
-def name_columns(var: pd.DataFrame) -> list[str]:
-    """Columns of ``var`` that usually hold ids or symbols."""
-    return _columns(var, ID_COLUMNS + SYMBOL_COLUMNS)
+def _of_the_model(features: Features, genes: NDArray[np.bool_], vocabulary: Vocabulary) -> NDArray[np.bool_]:
+    """Genes that can be from a species of the model; warns if many are not.
+
+    If more than a few are from another species, genes without a known species are left out, too.
+    """
+    home, others = np.zeros_like(genes), dict[str, Any]()
+    for (_, species), mask in features.species.items():
+        if vocabulary.knows(species):
+            home |= mask & genes
+        else:
+            others[species] = others.get(species, np.zeros_like(genes)) | (mask & genes)
+    foreign, few = any_of(others.values(), len(genes)), MIXED * genes.sum()
+    if not others or (foreign.sum() <= few and foreign.sum() < genes.sum()):
+        return genes & ~foreign
+    own, names = home & ~foreign, sorted(others, key=lambda species: -others[species].sum())
+    if (home & foreign).sum() > few:
+        msg = f"The columns of var contradict each other about the species: {_looks(features)}. Name the right one with gene_key=."
+        raise OtherSpeciesError(msg, names[0])
+    if not own.any():
+        raise no_match(features, vocabulary, species=names[0])
+    warn(
+        f"{(genes & ~own).sum():,} of {genes.sum():,} genes are left out: they are from {some(names)}, which the model does not "
+        "know, or from an unknown species. Remove the cells of other species, too."
+    )
+    return own
 
 
-def _columns(var: pd.DataFrame, usual: Sequence[str]) -> list[str]:
-    present = {str(column).lower(): str(column) for column in var.columns}
-    return [present[name] for name in usual if name in present]
+def _check_symbols(match: Match, vocabulary: Vocabulary) -> None:
+    """Refuse human and mouse symbols that only capitalisation distinguishes."""
+    by_symbol = [name for name, route in zip(match.ids, match.routes, strict=True) if route == "symbol"]
+    if vocabulary.species != "human" or not by_symbol:
+        return
+    upper = {symbol.upper() for symbol in vocabulary.symbols}
+    unmatched = (name for name, token in zip(match.ids, match.tokens.tolist(), strict=True) if token == -1)
+    rodent = [name for name in unmatched if is_rodent_symbol(name) and name.upper() in upper]
+    if len(rodent) > MIXED * (len(rodent) + len(by_symbol)):
+        msg = (
+            f"{place(match.key)} mixes human symbols ({len(by_symbol):,} such as {some(by_symbol[:3])}) and mouse or rat symbols "
+            f"({len(rodent):,} such as {some(rodent[:3])}). Keep the cells and genes of one species, or give the genome of each "
+            "gene in var['genome'] or as a prefix, such as GRCh38_TP53."
+        )
+        raise ValueError(msg)
+
+
+def _elsewhere(var: pd.DataFrame, features: Features, best: Match, look_up: LookUp) -> str:
+    """Other columns that hold more genes of the model, as the end of a sentence."""
+    texts = var.loc[:, ~var.columns.duplicated(keep=False)].select_dtypes(exclude="number")
+    others = [name for name in (INDEX, *texts) if isinstance(name, str) and name not in features.names]
+    found = {name: np.count_nonzero(look_up(ids_of(var, name))[0] >= 0) for name in others}
+    more = {name: n for name, n in found.items() if n > np.count_nonzero(best.tokens >= 0)}
+    return "".join(f"; {place(name)} holds {n:,} genes of the model: gene_key={name!r}" for name, n in more.items())
 
 
 def token_finder(vocabulary: Vocabulary) -> Callable[[str], int]:
@@ -176,14 +177,7 @@ def token_finder(vocabulary: Vocabulary) -> Callable[[str], int]:
     return lambda name: vocabulary.token_of[name] if name in vocabulary.token_of else find(name, True)[0]
 
 
-def ids_of(var: pd.DataFrame, key: str) -> list[str]:
-    """Ids in a column of ``var`` or its index, empty where there is none."""
-    values = var.index if key == INDEX else var[key]
-    names = values.to_numpy(dtype=object)
-    return np.where(pd.isna(names), "", names).astype(str).tolist()
-
-
-def _look_up(vocabulary: Vocabulary) -> Callable[[list[str]], tuple[NDArray[np.int32], list[str]]]:
+def _look_up(vocabulary: Vocabulary) -> LookUp:
     """Token and route of each id of a list; most are found as they stand, the rest goes the long way."""
     find, has_names = _finder(vocabulary), bool(vocabulary.symbols or vocabulary.mapping)
 
@@ -202,6 +196,7 @@ def _look_up(vocabulary: Vocabulary) -> Callable[[list[str]], tuple[NDArray[np.i
 
 def _finder(vocabulary: Vocabulary) -> Callable[[str, bool], tuple[int, str]]:
     token_of, mapping, symbols = vocabulary.token_of, vocabulary.mapping, vocabulary.symbols
+    is_human = vocabulary.species == "human"
     upper_symbols: dict[str, str] = {}
     for symbol, gene in symbols.items():
         upper_symbols.setdefault(symbol.upper(), gene)
@@ -213,8 +208,9 @@ def _finder(vocabulary: Vocabulary) -> Callable[[str, bool], tuple[int, str]]:
                 return token_of[plain], "id" if plain == gene.upper() else "version"
             return (token_of[mapping[plain]], "alias") if plain in mapping else (-1, "")
         if symbols_usable:
-            upper = gene.upper()
-            target = symbols.get(gene) or mapping.get(upper) or upper_symbols.get(upper)
+            upper, target = gene.upper(), symbols.get(gene)
+            if target is None and not (is_human and is_rodent_symbol(gene)):
+                target = mapping.get(upper) or upper_symbols.get(upper)
             if target is not None:
                 return token_of[target], "symbol"
         return -1, ""
@@ -222,43 +218,50 @@ def _finder(vocabulary: Vocabulary) -> Callable[[str, bool], tuple[int, str]]:
     return find
 
 
-def report_of(match: Match, keys: Sequence[str], var: pd.DataFrame, vocabulary: Vocabulary) -> MatchReport:
-    """Count what was found, by route; a ValueError about all ``keys`` that were tried if nothing was."""
-    tokens = match.tokens.tolist()
-    unmatched = [gene for gene, token in zip(match.ids, tokens, strict=True) if token < 0]
-    if len(unmatched) == len(tokens):
-        raise ValueError(_no_match_message(keys, var, vocabulary))
-    routes = [route for route, token in zip(match.routes, tokens, strict=True) if token >= 0]
+def report_of(
+    match: Match, vocabulary: Vocabulary, genes: NDArray[np.bool_] | None = None, not_genes: int = 0
+) -> MatchReport:
+    """Count matches by route, among the columns that are ``genes`` from a species of the model; by default all."""
+    found = match.tokens >= 0
+    missed = np.flatnonzero(~found if genes is None else genes & ~found)
+    routes = [match.routes[at] for at in np.flatnonzero(found).tolist()]
     return MatchReport(
         gene_key=match.key,
-        n_genes=len(tokens),
+        n_genes=len(routes) + len(missed),
         n_vocabulary=len(vocabulary.genes),
         matched=len(routes),
-        unmatched=len(unmatched),
-        merged=len(routes) - len(np.unique(match.tokens[match.tokens >= 0])),
+        unmatched=len(missed),
+        merged=len(routes) - len(np.unique(match.tokens[found])),
         by_id=routes.count("id"),
         by_version=routes.count("version"),
         by_alias=routes.count("alias"),
         by_symbol=routes.count("symbol"),
-        examples_unmatched=tuple(unmatched[:5]),
+        not_genes=not_genes,
+        other_species=len(found) - len(routes) - len(missed) - not_genes,
+        vocabulary_sha256=vocabulary.sha256,
+        panel=pack(match.tokens, vocabulary),
+        examples_unmatched=tuple(match.ids[at] for at in missed[:5].tolist()),
     )
 
 
-def _no_match_message(keys: Sequence[str], var: pd.DataFrame, vocabulary: Vocabulary) -> str:
+def no_match(features: Features, vocabulary: Vocabulary, *, species: str = "", elsewhere: str = "") -> ValueError:
     """Say what the ids look like and what the model expects."""
-    if not len(var):
-        msg = "No gene of the data is known to the model: the data has no genes."
-        return msg
-    looks = "; ".join(
-        f"{'var_names' if key == INDEX else f'var[{key!r}]'} holds {describe_ids(ids)} such as {ids[:3]}"
-        for key, ids in ((key, ids_of(var, key)) for key in keys)
-    )
+    if not features.n_vars:
+        return ValueError("No gene of the data is known to the model: the data has no genes.")
+    rodent = any(map(looks_like_rodent_symbols, features.names.values()))
+    species = species or ("mouse" if rodent and not vocabulary.knows("mouse") else "")
     kind = describe_ids(vocabulary.genes[:1000].tolist())
     expected = f"{kind} such as {vocabulary.genes[:2].tolist()}, and knows no symbols"
     if vocabulary.symbols or vocabulary.mapping:
-        species = vocabulary.species
-        expected = f"{species} Ensembl ids such as {vocabulary.genes[:2].tolist()}, or {species} gene symbols"
-    return (
-        f"No gene of the data is known to the model: {looks}. The model expects {expected}. Name the column "
-        "with gene_key=, or translate the ids (orthologs, for another species) first."
+        expected = f"{vocabulary.species} Ensembl ids such as {vocabulary.genes[:2].tolist()}, or {vocabulary.species} gene symbols"
+    msg = (
+        f"No gene of the data is known to the model: {_looks(features)}. The model expects {expected}. Name the column "
+        f"with gene_key={elsewhere or ', or translate the ids first'}."
     )
+    return OtherSpeciesError(msg, species) if species else ValueError(msg)
+
+
+def _looks(features: Features) -> str:
+    names = [f"{place(key)} holds {describe_ids(ids)} such as {ids[:3]}" for key, ids in features.names.items()]
+    genomes = [f"{place(key)} says {species}" for key, species in features.species if key not in features.names]
+    return "; ".join([*names, *genomes])

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from scfm.genes.align import ids_of, name_columns, token_finder
+from scfm.genes.align import token_finder
+from scfm.genes.features import ids_of, name_columns
 from scfm.genes.first import first_index
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     from scfm.genes.vocabulary import Vocabulary
 
-__all__ = ["columns_of"]
+__all__ = ["columns_of", "find_columns"]
 
 
 def columns_of(
@@ -60,20 +61,28 @@ def columns_of(
     """
     if genes is None:
         return np.arange(len(var))
-    wanted = np.array([genes] if isinstance(genes, str) else list(genes), dtype=object)
+    wanted = [genes] if isinstance(genes, str) else list(genes)
+    found = find_columns(wanted, var, tokens, vocabulary)
+    if (found < 0).any():
+        find = token_finder(vocabulary)
+        raise KeyError(_not_found({str(wanted[at]): find(str(wanted[at])) for at in np.flatnonzero(found < 0)}, var))
+    return found
+
+
+def find_columns(
+    genes: Sequence[str], var: pd.DataFrame, tokens: NDArray[np.int32], vocabulary: Vocabulary
+) -> NDArray[np.intp]:
+    """As :func:`columns_of`, but −1 for a name that is not found."""
+    wanted = np.array(genes, dtype=object)
     found = np.full(len(wanted), -1, np.intp)
     for names in _names_of(var):
         missing = (found < 0) & (wanted != "")
         found[missing] = first_index(names, pd.Index(wanted[missing]))
-    if (found < 0).any():
+    missing = found < 0
+    if missing.any():
         find = token_finder(vocabulary)
-        token_of = {at: find(str(wanted[at])) for at in np.flatnonzero(found < 0).tolist()}
-        column_of = {token: column for column, token in reversed(list(enumerate(tokens.tolist()))) if token >= 0}
-        for at, token in token_of.items():
-            found[at] = column_of.get(token, -1)
-        lost = {str(wanted[at]): token for at, token in token_of.items() if found[at] < 0}
-        if lost:
-            raise KeyError(_not_found(lost, var))
+        token_of = pd.Index([find(str(name)) for name in wanted[missing]])
+        found[missing] = np.where(token_of >= 0, first_index(pd.Index(tokens), token_of), -1)
     return found
 
 

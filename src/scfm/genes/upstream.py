@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from scfm.genes.align import INDEX, GeneMap, Match, ids_of, report_of
+from scfm.genes.align import Match, no_match, report_of
+from scfm.genes.features import INDEX, Features, ids_of
 from scfm.genes.first import first_of_each
+from scfm.genes.report import GeneMap
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,7 +43,7 @@ def match_upstream(var: pd.DataFrame, vocabulary: Vocabulary, *, gene_key: str |
     as_written = {name for name in ids if name in vocabulary.mapping}
     sums = len(as_written) != len({vocabulary.mapping[name] for name in as_written})
     routes = ["id" if gene == name.upper() else "alias" for gene, name in zip(genes, ids, strict=True)]
-    return _map(Match(key, ids, _tokens(genes, vocabulary), routes), var, vocabulary, sums=sums)
+    return _map(Match(key, ids, _tokens(genes, vocabulary), routes), vocabulary, sums=sums)
 
 
 def match_exact(var: pd.DataFrame, vocabulary: Vocabulary, *, gene_key: str | None = None) -> GeneMap:
@@ -60,7 +62,7 @@ def match_exact(var: pd.DataFrame, vocabulary: Vocabulary, *, gene_key: str | No
     by_symbol = key == INDEX and bool(ids) and not ids[0].startswith("ENSG")
     genes = [vocabulary.symbols.get(name, "") for name in ids] if by_symbol else ids
     routes = ["symbol" if by_symbol else "id"] * len(ids)
-    return _map(Match(key, ids, _tokens(genes, vocabulary), routes), var, vocabulary, sums=False)
+    return _map(Match(key, ids, _tokens(genes, vocabulary), routes), vocabulary, sums=False)
 
 
 def match_column(
@@ -107,7 +109,7 @@ def match_column(
         raise ValueError(msg)
     routes = ["id" if gene == name else "version" for gene, name in zip(genes, ids, strict=True)]
     tokens = first_of_each(_tokens(genes, vocabulary))
-    return _map(Match(key, ids, tokens, routes), var, vocabulary)
+    return _map(Match(key, ids, tokens, routes), vocabulary)
 
 
 def _key(var: pd.DataFrame, gene_key: str | None, usual: str) -> str:
@@ -123,7 +125,9 @@ def _tokens(genes: Sequence[str], vocabulary: Vocabulary) -> NDArray[np.int32]:
     return np.asarray([vocabulary.token_of.get(gene, -1) for gene in genes], dtype=np.int32)
 
 
-def _map(match: Match, var: pd.DataFrame, vocabulary: Vocabulary, *, sums: bool = True) -> GeneMap:
-    report = report_of(match, [match.key], var, vocabulary)
+def _map(match: Match, vocabulary: Vocabulary, *, sums: bool = True) -> GeneMap:
+    if not (match.tokens >= 0).any():
+        raise no_match(Features({match.key: list(match.ids)}, {}, {}), vocabulary)
+    report = report_of(match, vocabulary)
     logger.info("%s", report)
     return GeneMap(match.tokens, report, sums)

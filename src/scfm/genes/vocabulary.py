@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import reprlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from io import BytesIO
 from types import MappingProxyType
@@ -11,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+
+from scfm.genes.species import ensembl_species, is_species
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -100,6 +103,11 @@ class Vocabulary:
         for name in ("special_tokens", "mapping", "symbols"):
             object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        values = (getattr(self, one.name) for one in fields(self))
+        # the views of the tables cannot be pickled
+        return type(self), tuple(dict(value) if isinstance(value, MappingProxyType) else value for value in values)
+
     def _checked_column(self, name: str, values: NDArray[Any]) -> NDArray[Any]:
         _check_names([name], least=1)
         values = np.asarray(values)
@@ -122,6 +130,19 @@ class Vocabulary:
     def token_of(self) -> dict[str, int]:
         """Token of each gene id."""
         return dict(zip(self.genes.tolist(), self.tokens.tolist(), strict=True))
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of the gene ids in the order of their tokens, which tells vocabularies apart."""
+        return hashlib.sha256("\n".join(self.genes.tolist()).encode()).hexdigest()
+
+    @cached_property
+    def _species_of_ids(self) -> frozenset[str]:
+        return frozenset(map(ensembl_species, self.genes.tolist()))
+
+    def knows(self, species: str) -> bool:
+        """Whether genes of a species are among those of the model, by their ids or by :attr:`species`."""
+        return species in self._species_of_ids or is_species(species, self.species)
 
     @cached_property
     def median_of_token(self) -> NDArray[np.float64]:

@@ -18,3 +18,7 @@ __all__ = [
     "silhouette_batch",
     "silhouette_label",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from scfm.metrics.input import check_compat, codes_of, import_scib, points_of
+from scfm._checks import typed
+from scfm.metrics.input import codes_of, import_scib, points_of
 from scfm.metrics.neighbors import neighbors_of
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ __all__ = ["check_clustering", "nmi_ari"]
 UPSTREAM_RESOLUTIONS = [x / 10 for x in range(1, 21)]
 
 
+@typed
 def nmi_ari(
     embedding: ArrayLike,
     labels: ArrayLike,
@@ -73,7 +75,6 @@ def nmi_ari(
     >>> scfm.metrics.nmi_ari(points, ["a"] * 30 + ["b"] * 30)
     (1.0, 1.0)
     """
-    check_compat(compat)
     check_clustering(clustering, compat)
     points = points_of(embedding)
     codes = codes_of(labels, len(points))
@@ -90,11 +91,9 @@ def nmi_ari(
 
 
 def check_clustering(clustering: str, compat: Compat | None) -> None:
-    """Raise a ValueError for a clustering that is not known, or that upstream does not have."""
-    if clustering not in {"leiden", "kmeans"} or (clustering == "kmeans" and compat is not None):
-        msg = (
-            f"clustering={clustering!r} with compat={compat!r}: use 'leiden' or 'kmeans', compat='upstream' without it."
-        )
+    """Raise a ValueError for a clustering that upstream does not have."""
+    if clustering == "kmeans" and compat is not None:
+        msg = "clustering='kmeans' is not part of compat='upstream'; leave one of them out."
         raise ValueError(msg)
 
 

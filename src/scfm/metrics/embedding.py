@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pandas as pd
-from anndata import AnnData
 
-from scfm._checks import entry_of
+from scfm._checks import check_least, entry_of, typed
 from scfm.metrics.clustering import check_clustering, nmi_ari
-from scfm.metrics.input import check_compat, codes_of, points_of
+from scfm.metrics.input import codes_of, points_of
 from scfm.metrics.neighbors import check_neighbors, graph_connectivity
 from scfm.metrics.silhouette import silhouette_batch, silhouette_label
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from anndata import AnnData
     from numpy.typing import NDArray
 
     from scfm._types import Compat
@@ -26,6 +26,7 @@ __all__ = ["score_embedding"]
 UPSTREAM_SUBSETS = 10
 
 
+@typed
 def score_embedding(
     adata: AnnData,
     use_rep: str,
@@ -105,19 +106,13 @@ def score_embedding(
     >>> scores.index.tolist(), bool(scores["nmi"] > 0.9)
     (['nmi', 'ari', 'asw', 'avg_bio'], True)
     """
-    if not isinstance(adata, AnnData):
-        msg = f"score_embedding reads an AnnData, got {type(adata).__name__}; of a MuData pass mdata[modality]."
-        raise TypeError(msg)
-    check_compat(compat)
     check_clustering(clustering, compat)
     n_subsets = (1 if compat is None else UPSTREAM_SUBSETS) if n_subsets is None else n_subsets
-    if n_subsets < 1:
-        msg = f"n_subsets={n_subsets}: need 1 (all cells) or more."
-        raise ValueError(msg)
+    check_least("n_subsets", n_subsets)
     points = points_of(entry_of(adata.obsm, use_rep, "obsm"), f"obsm[{use_rep!r}]")
     labels = _column(adata, labels_key)
     batches = None if batch_key is None else _column(adata, batch_key)
-    check_neighbors(n_neighbors, len(points) // n_subsets)
+    check_neighbors(n_neighbors, len(points) // n_subsets, f"n_subsets={n_subsets}: " if n_subsets > 1 else "")
 
     def bio(cells: NDArray[np.int64]) -> dict[str, float]:
         nmi, ari = nmi_ari(

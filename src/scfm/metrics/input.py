@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from scfm._package import pip_install
+
 if TYPE_CHECKING:
     from types import ModuleType
 
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["check_compat", "codes_of", "import_scib", "points_of"]
+__all__ = ["codes_of", "import_scib", "points_of"]
 
 
 def import_scib() -> ModuleType:
@@ -29,18 +31,9 @@ def import_scib() -> ModuleType:
             warnings.simplefilter("ignore", ImportWarning)  # umap says on import that it could do more with TensorFlow
             import scib_metrics
     except ImportError as error:
-        msg = f'The metrics need scib-metrics ({error}). Install it with: pip install "scfm[metrics]"'
+        msg = f"The metrics need scib-metrics ({error}): {pip_install('metrics')}."
         raise ImportError(msg) from error
     return scib_metrics
-
-
-def check_compat(compat: str | None) -> None:
-    """Raise a ValueError for a word that is not known."""
-    if compat not in {None, "upstream"}:
-        msg = (
-            f"compat={compat!r} is not known; use 'upstream' for the definitions of scCello, or None for those of scIB."
-        )
-        raise ValueError(msg)
 
 
 def points_of(embedding: ArrayLike, name: str = "embedding") -> NDArray[np.float32]:

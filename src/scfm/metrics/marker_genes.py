@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from scfm._checks import typed
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
@@ -18,6 +20,7 @@ BLOCK_VALUES = 4_000_000
 """Number of scores that are ranked at a time; about 60 bytes each."""
 
 
+@typed
 def marker_auroc(
     scores: sparse.csr_matrix | sparse.csr_array | ArrayLike,
     markers: Any,
@@ -77,10 +80,11 @@ def _csr_of(scores: Any) -> sparse.csr_matrix:
     if sparse.issparse(scores):
         matrix = sparse.csr_matrix(scores)
     else:
-        dense = np.asarray(scores, dtype=np.float64)
-        if dense.ndim != 2:
-            msg = f"scores must be a matrix (cells x genes), got shape {dense.shape}."
+        dense = np.asarray(scores)
+        if dense.ndim != 2 or dense.dtype.kind not in "fiub":
+            msg = f"scores must be a matrix of numbers (cells x genes); got {dense.dtype} of shape {dense.shape}."
             raise ValueError(msg)
+        dense = dense.astype(np.float64)
         cells, columns = np.nonzero(~np.isnan(dense))
         indptr = np.searchsorted(cells, np.arange(len(dense) + 1))
         matrix = sparse.csr_matrix((dense[cells, columns], columns, indptr), shape=dense.shape)
@@ -115,8 +119,8 @@ def _marker_table(
     markers: Mapping[str, Iterable[str]], labels: NDArray[np.str_], genes: NDArray[Any], shape: tuple[int, int]
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """Code of each cell's label, and the mask of genes of each label."""
-    if (len(labels), len(genes)) != shape:
-        msg = f"scores has shape {shape}, but there are {len(labels):,} labels and {len(genes):,} genes."
+    if (labels.shape, genes.shape) != (shape[:1], shape[1:]):
+        msg = f"scores has shape {shape}, but labels {labels.shape} and genes {genes.shape}."
         raise ValueError(msg)
     texts = [str(name) for name, members in markers.items() if isinstance(members, str)]
     if texts:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from scfm.metrics.input import check_compat
+from scfm._checks import typed
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from scfm._types import Compat
 
 __all__ = ["read_markers"]
@@ -23,6 +22,7 @@ CORRECTIONS = {
 }
 
 
+@typed
 def read_markers(
     path: str | Path,
     *,
@@ -58,6 +58,8 @@ def read_markers(
 
     Raises
     ------
+    FileNotFoundError
+        If a table does not exist.
     KeyError
         If a column is missing.
     ValueError
@@ -71,7 +73,6 @@ def read_markers(
     >>> scfm.metrics.read_markers(path)
     {'B cell': ['CD79A', 'MS4A1']}
     """
-    check_compat(compat)
     if (alignment is None) != (dataset is None):
         msg = f"alignment={alignment!r}, dataset={dataset!r}: the labels of a data set need both, cell types neither."
         raise ValueError(msg)
@@ -88,6 +89,9 @@ def read_markers(
 
 def _read(path: str | Path, separator: str, *columns: str) -> pd.DataFrame:
     """The columns of a table as strings."""
+    if not Path(path).expanduser().is_file():
+        msg = f"There is no file {path}."
+        raise FileNotFoundError(msg)
     table = pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False)
     if missing := [name for name in columns if name not in table]:
         msg = f"{path} has no column {missing}; found {list(table.columns)}."

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scfm.metrics.input import check_compat, codes_of, import_scib, points_of
+from scfm._checks import typed
+from scfm.metrics.input import codes_of, import_scib, points_of
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["check_neighbors", "graph_connectivity", "neighbors_of"]
 
 
+@typed
 def graph_connectivity(
     embedding: ArrayLike, labels: ArrayLike, *, n_neighbors: int = 15, compat: Compat | None = None
 ) -> float:
@@ -57,7 +59,6 @@ def graph_connectivity(
     >>> scfm.metrics.graph_connectivity(line, ["a"] * 20 + ["b"] * 20, n_neighbors=5)
     1.0
     """
-    check_compat(compat)
     points = points_of(embedding)
     codes = codes_of(labels, len(points))
     neighbors = neighbors_of(points, n_neighbors)
@@ -73,10 +74,10 @@ def graph_connectivity(
     return float(np.mean(shares))
 
 
-def check_neighbors(n_neighbors: int, n_cells: int) -> None:
+def check_neighbors(n_neighbors: int, n_cells: int, where: str = "") -> None:
     """Raise a ValueError if there are not more cells than neighbours, or less than two neighbours."""
     if not 2 <= n_neighbors < n_cells:
-        msg = f"n_neighbors={n_neighbors} of {n_cells:,} cells: need at least 2, and more cells than neighbours."
+        msg = f"{where}n_neighbors={n_neighbors} of {n_cells:,} cells: need at least 2, and more cells than neighbours."
         raise ValueError(msg)
 
 

@@ -5,13 +5,24 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
+
+from scfm._checks import check_least
+from scfm._keys import PARAMS
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from collections.abc import Mapping, Sequence
+
     from numpy.typing import NDArray
     from scipy import sparse
 
-__all__ = ["cells_of_groups", "ranked_table"]
+__all__ = ["COLUMNS", "cells_of_groups", "ranked_table", "table_of"]
+
+COLUMNS = ("names", "scores", "logfoldchanges", "means", "pct_nz_group")
+"""Of a table of ranked genes."""
+
+PSEUDOSCORE = 1e-9
+"""Added to both means of a fold change, as scanpy does."""
 
 
 def cells_of_groups(labels: pd.Categorical | None, n_obs: int, n_cells: int | None, seed: int) -> NDArray[np.int64]:
@@ -22,9 +33,8 @@ def cells_of_groups(labels: pd.Categorical | None, n_obs: int, n_cells: int | No
     ValueError
         If no cell has a label, or ``n_cells`` is below 1.
     """
-    if n_cells is not None and n_cells < 1:
-        msg = f"n_cells must be at least 1, got {n_cells}."
-        raise ValueError(msg)
+    if n_cells is not None:
+        check_least("n_cells", n_cells)
     codes = np.zeros(n_obs, np.int64) if labels is None else np.asarray(labels.codes, np.int64)
     if labels is not None and not (codes >= 0).any():
         msg = "The column of groupby= holds no value but missing ones, so there is no group to rank genes for."
@@ -35,7 +45,9 @@ def cells_of_groups(labels: pd.Categorical | None, n_obs: int, n_cells: int | No
 
 
 def ranked_table(scores: sparse.csr_matrix, labels: pd.Categorical, names: pd.Index) -> dict[str, Any]:
-    """Genes of each group, highest first, as record arrays with a field for each group.
+    """Genes of each group as record arrays with a field for each group, in the layout of scanpy.
+
+    The highest score comes first. Genes without a score in any cell are the last ones.
 
     Parameters
     ----------
@@ -48,23 +60,26 @@ def ranked_table(scores: sparse.csr_matrix, labels: pd.Categorical, names: pd.In
     """
     from scipy import sparse
 
-    found = np.flatnonzero(np.bincount(scores.indices, minlength=scores.shape[1]))
     present = np.unique(labels.codes)
     groups = [str(labels.categories[code]) for code in present]
     member = sparse.csr_matrix((labels.codes[:, None] == present).T.astype(np.float64))
-    sums = (member @ scores)[:, found].toarray()
+    sums = (member @ scores).toarray()
     stored = sparse.csr_matrix((np.ones_like(scores.data), scores.indices, scores.indptr), shape=scores.shape)
     sizes = np.asarray(member.sum(axis=1)).reshape(-1, 1)
     others = np.maximum(len(labels) - sizes, 1)
     means = sums / sizes
+    rest = (sums.sum(axis=0) - sums) / others
     columns = {
-        "scores": means - (sums.sum(axis=0) - sums) / others,
+        "scores": means - rest,
+        "logfoldchanges": np.log2((means + PSEUDOSCORE) / (rest + PSEUDOSCORE)),
         "means": means,
-        "pts": (member @ stored)[:, found].toarray() / sizes,
+        "pct_nz_group": (member @ stored).toarray() / sizes,
     }
-    order = np.argsort(-columns["scores"], axis=1, kind="stable")
-    kept = names.to_numpy(dtype=object)[found].astype(str)
-    table = {"names": _records(groups, [kept[row] for row in order])}
+    columns["pvals"] = columns["pvals_adj"] = np.full_like(means, np.nan)
+    scored = columns["pct_nz_group"].any(axis=0)
+    order = np.argsort(-np.where(scored, columns["scores"], -np.inf), axis=1, kind="stable")
+    texts = names.to_numpy(dtype=object).astype(str)
+    table = {"names": _records(groups, [texts[row] for row in order])}
     for name, values in columns.items():
         table[name] = _records(groups, np.take_along_axis(values, order, axis=1).astype(np.float32))
     return table
@@ -72,3 +87,17 @@ def ranked_table(scores: sparse.csr_matrix, labels: pd.Categorical, names: pd.In
 
 def _records(groups: list[str], rows: Any) -> NDArray[Any]:
     return np.rec.fromarrays(list(rows), dtype=[(group, row.dtype) for group, row in zip(groups, rows, strict=True)])
+
+
+def table_of(
+    result: Mapping[str, Any], groups: Sequence[str] | None = None, n_genes: int | None = None
+) -> pd.DataFrame:
+    """Ranked genes of groups, all by default, one below the other."""
+    groups = list(result["names"].dtype.names if groups is None else groups)
+    n_scored = int(result[PARAMS]["n_genes_scored"])
+    rows = slice(n_scored if n_genes is None else min(n_genes, n_scored))
+    tables = [pd.DataFrame({name: result[name][group][rows] for name in COLUMNS}) for group in groups]
+    table = pd.concat(tables, ignore_index=True)
+    codes = np.repeat(np.arange(len(groups)), [len(part) for part in tables])
+    table["group"] = pd.Categorical.from_codes(codes, pd.Index(groups))
+    return table[["group", *COLUMNS]]

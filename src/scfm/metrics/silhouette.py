@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from scfm.metrics.input import check_compat, codes_of, import_scib, points_of
+from scfm._checks import typed
+from scfm.metrics.input import codes_of, import_scib, points_of
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["silhouette_batch", "silhouette_label"]
 
 
+@typed
 def silhouette_label(embedding: ArrayLike, labels: ArrayLike) -> float:
     r"""Average silhouette width (ASW) of labels, :math:`(\bar s + 1) / 2`.
 
@@ -51,6 +53,7 @@ def silhouette_label(embedding: ArrayLike, labels: ArrayLike) -> float:
     return float(import_scib().silhouette_label(points, codes_of(labels, len(points))))
 
 
+@typed
 def silhouette_batch(
     embedding: ArrayLike, *, batches: ArrayLike, labels: ArrayLike | None = None, compat: Compat | None = None
 ) -> float:
@@ -91,7 +94,6 @@ def silhouette_batch(
     >>> round(scfm.metrics.silhouette_batch(points, batches=batches, labels=["a", "a", "b", "b"], compat="upstream"), 3)
     0.875
     """
-    check_compat(compat)
     points = points_of(embedding)
     batch = codes_of(batches, len(points), "batches")
     if compat is not None:

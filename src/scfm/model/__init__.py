@@ -6,7 +6,7 @@ from scfm._types import CountBlock, TokenBatch, TokenBlock
 from scfm.model._base import Embedding, FoundationModel
 from scfm.model._cache import list_cached, prune_cache, verify_cached
 from scfm.model._convert import convert
-from scfm.model._fetch import fetch
+from scfm.model._fetch import fetch, fetch_gene_vectors
 from scfm.model._load import load, load_recipe
 from scfm.model.registry import list_models, register
 
@@ -18,6 +18,7 @@ __all__ = [
     "TokenBlock",
     "convert",
     "fetch",
+    "fetch_gene_vectors",
     "list_cached",
     "list_models",
     "load",
@@ -26,3 +27,7 @@ __all__ = [
     "register",
     "verify_cached",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
+from scfm._checks import typed
 from scfm._docs import with_parameters
-from scfm.genes import first_index
 from scfm.model._citations import cite
 from scfm.model._joined import FileFacts, GeneMaps, JoinedSession
+from scfm.model._matching import Matching
 from scfm.model._tokenized import tokenized_session
 from scfm.model.arguments import Arguments
-from scfm.model.recipe import NO_WEIGHTS, Recipe
+from scfm.model.recipe import Recipe
 from scfm.model.session import CountSession, Session
 from scfm.read import JoinedSource, expand, is_tokenized, open_tokenized
 from scfm.run import ArraySink
@@ -23,7 +24,7 @@ from scfm.run.device import resolve_devices, resolve_dtype
 from scfm.tasks import Embed, GeneMeans
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     import pandas as pd
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
     from scfm._types import Compat
     from scfm.genes import MatchReport
+    from scfm.model.arguments import SharedWith
     from scfm.read import CountSource
     from scfm.run.device import Device
 
@@ -56,12 +58,13 @@ class Embedding:
     """Names of the rows."""
     params: dict[str, Any]
     """Everything needed to repeat the run, in types that every AnnData file format can store."""
+    columns_for: Callable[[pd.Index], NDArray[np.intp]] | None = None
+    """Finds genes by any of their names, −1 for one that is not there; for ``axis="var"``."""
 
     def in_order_of(self, names: pd.Index) -> NDArray[np.float32]:
-        """Rows for ``names``: those of ``raw`` may be more, or in another order; NaN for a name that is not there."""
-        if self.names.equals(names):
-            return self.values
-        at = first_index(self.names, names)
+        """Rows for genes of which ``raw`` may have more, or other names; NaN, with a warning, for those it lacks."""
+        assert self.columns_for is not None
+        at = self.columns_for(names)
         values = np.full((len(names), *self.values.shape[1:]), np.nan, dtype=np.float32)
         values[at >= 0] = self.values[at[at >= 0]]
         return values
@@ -70,10 +73,26 @@ class Embedding:
 class FoundationModel(Recipe):
     """A model with its weights at hand; made by :func:`scfm.model.load`."""
 
+    def __dir__(self) -> list[str]:
+        """What a user asks of a model; authors of families find the rest in :class:`scfm.model.recipe.Recipe`."""
+        return [
+            "card",
+            "cite",
+            "config",
+            "embed",
+            "family",
+            "n_features",
+            "n_layers",
+            "network",
+            "poolings",
+            "vocabulary",
+        ]
+
+    @typed
     @with_parameters
     def embed(
         self,
-        data: Data,
+        data: AnnData | MuData | str | Path | Sequence[str | Path],
         *,
         modality: str | None = None,
         layer: str | None = None,
@@ -85,6 +104,7 @@ class FoundationModel(Recipe):
         device: Device | Sequence[Device] | None = None,
         dtype: str | torch.dtype | None = None,
         compat: Compat | None = None,
+        shared_with: SharedWith = None,
         groupby: str | None = None,
         **options: Any,
     ) -> NDArray[np.float32]:
@@ -103,6 +123,7 @@ class FoundationModel(Recipe):
         %(device)s
         %(dtype)s
         %(compat)s
+        %(shared_with)s
         %(groupby_genes)s
         %(options)s
 
@@ -110,6 +131,10 @@ class FoundationModel(Recipe):
         -------
         float32, shape ``(n_obs, n_features)`` in the order of the cells; for ``pooling="gene"``
         ``(n_vars, n_features)`` in the order of the genes, NaN where a gene has no token or was never seen.
+
+        Raises
+        ------
+        %(errors)s
 
         Examples
         --------
@@ -129,6 +154,7 @@ class FoundationModel(Recipe):
             device=device,
             dtype=dtype,
             compat=compat,
+            shared_with=shared_with,
             options=options,
         )
         return self.run(data, arguments, groupby=groupby).values
@@ -148,9 +174,6 @@ class FoundationModel(Recipe):
     @contextmanager
     def session(self, data: Data, arguments: Arguments = DEFAULTS) -> Iterator[Session]:
         """Check all arguments, open the counts and match the genes."""
-        if self.tensors is NO_WEIGHTS:
-            msg = f"{self.card.id} was loaded without its weights (load_recipe); load it by scfm.model.load."
-            raise ValueError(msg)
         options = arguments.resolved(self)
         devices = resolve_devices(arguments.device)
         dtype = resolve_dtype(arguments.dtype, devices[0])
@@ -160,15 +183,15 @@ class FoundationModel(Recipe):
                 yield tokenized_session(model, tokenized, arguments, options, devices, dtype)
             return
         data = expand(data)
+        match = Matching.of(model, arguments, options)
         if not isinstance(data, list):
             with arguments.open(model, data) as source:
-                genes = model.match(source.var, arguments.gene_key, options)
-                yield CountSession(model, source, options, devices, dtype, genes)
+                yield CountSession(model, source, options, devices, dtype, match(source.var))
             return
         if options.pooling == "gene":
             msg = f"pooling='gene' takes one file, whose genes the result has; {len(data)} files were given."
             raise ValueError(msg)
-        maps = GeneMaps(lambda var: model.match(var, arguments.gene_key, options))
+        maps = GeneMaps(match)
 
         def learn(source: CountSource) -> FileFacts:
             session = CountSession(model, source, options, devices, dtype, maps.of(source))
@@ -193,7 +216,7 @@ class FoundationModel(Recipe):
         options = arguments.resolved(self)
         model = self.with_options(options)
         with arguments.open(model, data) as source:
-            return model.match(source.var, arguments.gene_key, options).report
+            return Matching.of(model, arguments, options)(source.var).report
 
     def cite(self) -> str:
         """What to cite for embeddings of this model, as BibTeX: scfm, and the paper of the model.
@@ -217,4 +240,4 @@ def _gene_means(session: CountSession, groupby: str | None) -> Embedding:
     params = session.params(session.run(task))
     if labels is not None:
         params |= {"groupby": groupby, "groups": [str(label) for label in labels.categories]}
-    return Embedding(task.values(), "var", session.source.var.index, params)
+    return Embedding(task.values(), "var", session.source.var.index, params, session.columns_for)

@@ -3,36 +3,42 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from scfm._checks import typed
+from scfm._lock import hold
 from scfm._paths import atomic
 from scfm._settings import settings
+from scfm.model._cache import check_cached, lock_path
 from scfm.model._convert import convert_known
-from scfm.model.registry import card_of, family_class
+from scfm.model.registry import card_of, family_class, revised
+from scfm.weights.archive import unpack
 from scfm.weights.card import ModelCard
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
-    from scfm.weights.download import RemoteFile
+    from scfm.weights.transport import RemoteFile
 
-__all__ = ["fetch", "fetch_tables", "remote_files"]
+__all__ = ["fetch", "fetch_gene_vectors", "fetch_tables", "remote_files"]
 
 logger = logging.getLogger("scfm")
 
 OTHER_NAMES = {"model.safetensors": "pytorch_model.bin"}
 """How the hub calls weights that are not where they were expected."""
+GENE_VECTORS = "weights/all_embeddings.tar.gz"
+"""Beside the weights of TranscriptFormer: gene vectors of all species."""
 HUB_HOSTS = (".huggingface.co", ".hf.co", ".xethub.hf.co")
 """Where the Hugging Face hub keeps its files."""
 
 
+@typed
 def fetch(model: str, *, revision: str | None = None) -> Path:
     """Download the weights of a model by name, check and convert them, unless that is done already.
 
-    :func:`load` does the same where it is given a name. An interrupted download goes on where it stopped. What is on this
-    machine stays there, whatever the network does.
+    :func:`load` does the same where it is given a name. Files of the Hugging Face hub are downloaded into its
+    shared cache, unless they are there already. What is on this machine stays there, whatever the network does.
 
     Parameters
     ----------
@@ -49,7 +55,8 @@ def fetch(model: str, *, revision: str | None = None) -> Path:
     Raises
     ------
     ValueError
-        If the name is not known, a hash is wrong, or a file is not what it should be.
+        If the name is not known, the revision is no name of a commit, branch or tag, a hash is wrong, a file is not what it
+        should be, or there is another model in its place in the cache.
     FileNotFoundError
         If the weights are not on this machine and ``scfm.settings.offline`` is set, or the address has no such file.
     OSError
@@ -61,11 +68,55 @@ def fetch(model: str, *, revision: str | None = None) -> Path:
     >>> scfm.model.fetch("scfm-mini").name  # comes with the package
     'scfm-mini'
     """
-    from filelock import FileLock
-
     named = card_of(model)
-    card = _revised(card_of(family_class(named.family).weights_id(named)), revision)
+    card = revised(card_of(family_class(named.family).weights_id(named)), revision)
     folder = family_class(card.family).local_folder(card)
+    remedy = f"call scfm.model.convert(folder, {str(folder)!r}, dictionaries=...)"
+    found = _once(folder, card, lambda files: _fetch(card, files, folder), remedy)
+    check_cached(found)
+    return found
+
+
+@typed
+def fetch_gene_vectors() -> Path:
+    """Download the gene vectors of 24 species that come with TranscriptFormer, unless they are on this machine.
+
+    They serve as ``pretrained_embedding=`` for cells of a species that a checkpoint does not know.
+
+    Returns
+    -------
+    Folder with a file for each species, as ``mus_musculus_gene.h5``, in ``scfm.settings.cache_dir``.
+
+    Raises
+    ------
+    ValueError
+        If the archive is damaged, or not what it should be.
+    FileNotFoundError
+        If it is not on this machine and ``scfm.settings.offline`` is set, or the address has no such file.
+    OSError
+        If the network, the server or the disk fails for good.
+
+    Examples
+    --------
+    >>> import scfm
+    >>> folder = scfm.model.fetch_gene_vectors()  # doctest: +SKIP
+    >>> mouse = folder / "mus_musculus_gene.h5"  # doctest: +SKIP
+    """
+    card = card_of("tf-sapiens").with_(id="all_embeddings", source_file=GENE_VECTORS)
+    folder = settings.cache_dir / card.id
+
+    def make(files: Mapping[str, RemoteFile]) -> None:
+        _download(card, files)
+        archive = _target(card, GENE_VECTORS)
+        with atomic(folder) as work:
+            unpack(archive, work.with_name("unpacked")).rename(work)
+        archive.unlink()
+
+    return _once(folder, card, make, f"unpack it as {folder}")
+
+
+def _once(folder: Path, card: ModelCard, make: Callable[[Mapping[str, RemoteFile]], None], remedy: str) -> Path:
+    """Make a folder of files that are fetched, unless it is there; of several processes one does, and the others wait."""
     if folder.is_dir():
         return folder
     files = remote_files(card)
@@ -73,15 +124,14 @@ def fetch(model: str, *, revision: str | None = None) -> Path:
         parts = ", ".join(remote.url for remote in files.values())
         msg = (
             f"{card.id} is not on this machine (looked in {folder}), and scfm is offline (SCFM_OFFLINE, HF_HUB_OFFLINE). "
-            f"Fetch it once with a network, or bring {parts} here and call "
-            f"scfm.model.convert(folder, {str(folder)!r}, dictionaries=...)."
+            f"Fetch it once with a network, or bring {parts} here and {remedy}."
         )
         raise FileNotFoundError(msg)
     _make(folder.parent)
-    with FileLock(folder.parent / f".{folder.name}.lock"):
+    with hold(lock_path(folder)):
         if not folder.is_dir():
             logger.info("%s is not on this machine yet; it goes to %s", card.id, folder)
-            _fetch(card, files, folder)
+            make(files)
     return folder
 
 
@@ -93,7 +143,7 @@ def remote_files(card: ModelCard) -> dict[str, RemoteFile]:
     ValueError
         If the card names no repository.
     """
-    from scfm.weights.download import RemoteFile
+    from scfm.weights.transport import HubPlace, RemoteFile
 
     if not card.source or not card.source_file:
         msg = f"The card of {card.id} says neither where its weights are nor how the file is called (source, source_file)."
@@ -105,9 +155,9 @@ def remote_files(card: ModelCard) -> dict[str, RemoteFile]:
     hashes = {card.source_file: card.source_sha256, config: None, **card.dictionaries}
     found = {}
     for name, sha256 in hashes.items():
-        source, revision, path = _place(card, name)
-        address = f"{settings.hub_endpoint.rstrip('/')}/{source}/resolve/{revision or 'main'}/{path}"
-        found[name] = RemoteFile(address, sha256 or None, HUB_HOSTS)
+        hub = HubPlace(*_place(card, name), settings.hub_endpoint.rstrip("/"))
+        address = f"{hub.endpoint}/{hub.repository}/resolve/{hub.revision or 'main'}/{hub.path}"
+        found[name] = RemoteFile(address, sha256 or None, HUB_HOSTS, hub)
     return found
 
 
@@ -118,16 +168,6 @@ def _place(card: ModelCard, name: str) -> tuple[str, str | None, str]:
         return card.source, card.revision, name
     source, _, revision = repository.partition("@")
     return source, revision, path
-
-
-def _revised(card: ModelCard, revision: str | None) -> ModelCard:
-    if revision is None or revision == card.revision:
-        return card
-    if "://" in card.source:
-        msg = f"revision={revision!r}: {card.id} comes from {card.source}, which has no revisions."
-        raise ValueError(msg)
-    tables = {path: known if ":" in path else "" for path, known in card.dictionaries.items()}
-    return card.with_(id=f"{card.id}@{revision}", revision=revision, source_sha256=None, dictionaries=tables)
 
 
 def fetch_tables(card: ModelCard) -> list[Path]:
@@ -168,7 +208,7 @@ def _target(card: ModelCard, name: str) -> Path:
     """Where a file is downloaded to: by the path that it has in its repository."""
     source, revision, path = _place(card, name)
     folder = source.rpartition("://")[2].replace("/", "--")
-    return settings.cache_dir / "downloads" / folder / (revision or "latest") / path
+    return settings.cache_dir / "downloads" / folder / (revision or "latest").replace("/", "@") / path
 
 
 def _folders(card: ModelCard) -> list[Path]:
@@ -182,28 +222,10 @@ def _download(card: ModelCard, files: Mapping[str, RemoteFile]) -> dict[str, str
     found: dict[str, str] = {}
     for path, remote in files.items():
         target = _target(card, path)
-        if not target.exists() and not _from_hub_cache(card, path, remote, target):
+        if not target.exists():
             logger.info("fetching %s", remote.url)
         found[path] = download(remote, target, offline=settings.offline, progress=settings.progress)
     return found
-
-
-def _from_hub_cache(card: ModelCard, path: str, remote: RemoteFile, target: Path) -> bool:
-    """Take a file that another tool has downloaded from the hub already, if its hash is known and right."""
-    from huggingface_hub import try_to_load_from_cache
-
-    from scfm.weights.tensors import sha256
-
-    source, revision, within = _place(card, path)
-    if remote.sha256 is None or revision is None:
-        return False
-    cached = try_to_load_from_cache(source, within, revision=revision)
-    if not isinstance(cached, str) or sha256(Path(cached)) != remote.sha256:
-        return False
-    _make(target.parent)
-    with atomic(target) as work:
-        shutil.copyfile(cached, work)
-    return True
 
 
 def _make(folder: Path) -> None:

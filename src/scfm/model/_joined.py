@@ -6,7 +6,9 @@ import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from scfm.model.session import Session
+from scfm._text import masked
+from scfm.model.session import Session, counting_fractional
+from scfm.read.errors import of_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -64,19 +66,16 @@ class JoinedSession(Session):
                 with self.source.opened(number) as source:
                     genes = self.source.facts[number].genes
                     current = number, self.model.encoder(source, genes, self.options)
-            try:
+            with of_file(self.source.paths[number]):
                 tokens = current[1](replace(block, row0=block.row0 - first))
-            except ValueError as error:
-                msg = f"{self.source.paths[number]}: {error}"
-                raise ValueError(msg) from error
             return replace(tokens, row0=block.row0)
 
-        return encode
+        return counting_fractional(encode)
 
     def description(self) -> dict[str, Any]:
         """As of one file; what differs between the files is a list with one entry a file."""
         facts = self.source.facts
-        files = {"path": self.source.paths, "n_obs": self.source.sizes}
+        files = {"path": [masked(path) for path in self.source.paths], "n_obs": self.source.sizes}
         return _merged([fact.description for fact in facts]) | {"files": files}
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from scfm._checks import typed
+from scfm._text import some
 from scfm.genes import Vocabulary
 from scfm.genes.vocabulary import vocabulary_files
 from scfm.model._base import FoundationModel
+from scfm.model._cache import check_cached
 from scfm.model._fetch import fetch, fetch_tables
 from scfm.model._published_folder import WEIGHTS_FILE, PublishedFolder
 from scfm.model.recipe import NO_WEIGHTS
@@ -22,7 +26,10 @@ if TYPE_CHECKING:
 
 __all__ = ["load", "load_recipe"]
 
+logger = logging.getLogger("scfm")
 
+
+@typed
 def load(
     model: str | Path | FoundationModel,
     *,
@@ -36,7 +43,8 @@ def load(
     ----------
     model
         Id or alias of :func:`scfm.model.list_models`, or the path of a folder that :func:`scfm.model.convert` wrote
-        or that holds published weights. A model that was loaded already is returned as it is.
+        or that holds published weights, also fine-tuned ones (classifiers of cells or genes, adapters of peft), whose
+        head is not used. A model that was loaded already is returned as it is.
     family
         Family of published weights; recognised from their ``config.json`` by default.
     dictionaries
@@ -72,10 +80,17 @@ def load(
         if dictionaries is not None:
             msg = f"{folder} is a converted model and brings its own vocabulary: leave dictionaries= out."
             raise ValueError(msg)
-        return _load_converted(folder, family)
-    return PublishedFolder(folder, family).open(dictionaries)
+        loaded = _load_converted(folder, family)
+    else:
+        loaded = PublishedFolder(folder, family).open(dictionaries)
+        check_cached(folder, loaded.card.with_(family=loaded.weights_family or loaded.family))
+    if loaded.card.head:
+        sizes = ", ".join(f"{name}: {some(labels)}" for name, labels in loaded.card.labels.items())
+        logger.info("%s is fine-tuned; the head of %s (%s) is not used", loaded.card.id, loaded.card.head, sizes)
+    return loaded
 
 
+@typed
 def load_recipe(
     model: str | Path | FoundationModel, dictionaries: str | Path | Sequence[str | Path] | None = None
 ) -> FoundationModel:
@@ -131,13 +146,15 @@ def _resolve(model: object, revision: str | None = None) -> Path:
     if not isinstance(model, str | Path):
         msg = f"A model is given by its name or its folder, got {type(model).__name__}."
         raise TypeError(msg)
+    if model == "":
+        msg = "model='' names nothing. Give a name of scfm.model.list_models(), or the folder of a model."
+        raise ValueError(msg)
     path = Path(model).expanduser()
     card = find_card(str(model))
     if card is not None and (revision is not None or not path.is_dir()):
         return fetch(card.id, revision=revision)
     if card is not None:
-        folder = family_class(card.family).local_folder(card)
-        return folder if folder.is_dir() else path
+        return fetch(card.id) if family_class(card.family).local_folder(card).is_dir() else path
     if revision is not None:
         msg = f"revision={revision!r} is for a model given by its name, and {str(model)!r} is none."
         raise ValueError(msg)
@@ -169,7 +186,7 @@ def _load_converted(folder: Path, family: str | None) -> FoundationModel:
         msg = f"{folder} has a {CARD_FILE} but no {WEIGHTS_FILE}; convert the model again."
         raise FileNotFoundError(msg)
     tensors = open_tensors(weights)
-    found = check_sha256(card.weights_sha256, weights)
+    found = tensors.sha256 = check_sha256(card.weights_sha256, weights)
     model = cls(card.with_(weights_sha256=found), _converted_vocabulary(card, folder), tensors)
     model.validate_weights()
     return model

@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, Self
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
-from scfm._checks import is_int
+from anndata import AnnData
+from mudata import MuData
+
+from scfm._checks import check_text, is_int
 from scfm.model.recipe import RunOptions
 from scfm.read import open_counts
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Mapping
 
     import torch
-    from anndata import AnnData
-    from mudata import MuData
 
     from scfm._types import Compat
     from scfm.model.recipe import Recipe
     from scfm.read import CountSource
     from scfm.run.device import Device
 
-__all__ = ["Arguments"]
+__all__ = ["Arguments", "SharedWith"]
 
+SharedWith: TypeAlias = AnnData | MuData | str | Path | Sequence[AnnData | MuData | str | Path] | None
 VERBS_OWN = ("groupby", "key_added", "copy")
 """Arguments of some verbs that no model takes as its options."""
 
@@ -35,7 +38,7 @@ class Arguments:
     Raises
     ------
     TypeError
-        If ``options`` holds an argument of another verb.
+        If ``options`` holds an argument of another verb, or a name is not a string.
     """
 
     modality: str | None = None
@@ -48,10 +51,13 @@ class Arguments:
     device: Device | Sequence[Device] | None = None
     dtype: str | torch.dtype | None = None
     compat: Compat | None = None
+    shared_with: SharedWith = None
     options: Mapping[str, Any] = field(default_factory=dict)
     """Options of the family of the model."""
 
     def __post_init__(self) -> None:
+        for name in ("modality", "layer", "gene_key"):
+            check_text(name, getattr(self, name))
         foreign = [name for name in self.options if name in {*_NAMES, *VERBS_OWN}]
         if foreign:
             msg = f"{foreign[0]!r} is no option of this call; it belongs to scfm.tl.embed."
@@ -90,7 +96,7 @@ class Arguments:
             msg = f"compat={self.compat!r} is not known; use 'upstream' to do as the model's own code does, or None."
             raise ValueError(msg)
         pooling = card.pooling if self.pooling is None else self.pooling
-        usable = [name for name in recipe.poolings if name != "cls" or recipe.has_cls]
+        usable = recipe.usable_poolings
         if pooling not in usable:
             msg = f"pooling={pooling!r} is not known to {card.id}; use one of {', '.join(map(repr, usable))}."
             raise ValueError(msg)
@@ -114,7 +120,11 @@ class Arguments:
     @property
     def chosen_counts(self) -> list[str]:
         """Names of the arguments given that choose among counts or their genes."""
-        return [name for name in ("modality", "layer", "use_raw", "gene_key") if getattr(self, name) is not None]
+        return [
+            name
+            for name in ("modality", "layer", "use_raw", "gene_key", "shared_with")
+            if getattr(self, name) is not None
+        ]
 
 
 _NAMES = frozenset(one.name for one in fields(Arguments)) - {"options"}

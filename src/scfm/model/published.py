@@ -8,16 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scfm.model._fine_tuned import Checkpoint, read_checkpoint
 from scfm.weights.card import ModelCard
 from scfm.weights.dictionaries import find_dictionaries, read_vocabulary
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from torch import Tensor
+
     from scfm.genes import Vocabulary
     from scfm.nn import BertConfig
 
-__all__ = ["Dictionaries", "Published", "PublishedBert"]
+__all__ = ["Checkpoint", "Dictionaries", "Published", "PublishedBert"]
 
 Dictionaries = str | Path | Sequence[str | Path] | None
 
@@ -40,10 +43,27 @@ class Published(ABC):
     def read_vocabulary(self, card: ModelCard, dictionaries: Dictionaries) -> Vocabulary:
         """Read the published vocabulary of a registered model, without any weights."""
 
+    def checkpoint(
+        self, tensors: Mapping[str, Tensor], config: Mapping[str, Any], adapter: Mapping[str, Any] | None
+    ) -> Checkpoint:
+        """Split published tensors into network and head; by default all belong to the network.
+
+        Parameters
+        ----------
+        tensors
+            Tensors by published name.
+        config, adapter
+            Content of ``config.json``, and of the ``adapter_config.json`` of peft, if there is one.
+        """
+        if adapter is not None:
+            msg = "adapter_config.json: adapters are read for BERT models only (Geneformer, scCello)."
+            raise ValueError(msg)
+        return Checkpoint(tensors)
+
 
 @dataclass(frozen=True)
 class PublishedBert(Published):
-    """A ``BertForMaskedLM`` of the transformers package, with Geneformer's dictionaries beside it.
+    """A BERT of the transformers package, with Geneformer's dictionaries beside it: pretrained or fine-tuned.
 
     Parameters
     ----------
@@ -83,6 +103,12 @@ class PublishedBert(Published):
             special_tokens=dict(vocabulary.special_tokens),
         )
         return card, vocabulary
+
+    def checkpoint(
+        self, tensors: Mapping[str, Tensor], config: Mapping[str, Any], adapter: Mapping[str, Any] | None
+    ) -> Checkpoint:
+        """Separate the head of a fine-tuned model, and merge adapters."""
+        return read_checkpoint(tensors, config, adapter)
 
     def read_vocabulary(self, card: ModelCard, dictionaries: Dictionaries) -> Vocabulary:
         """Read the published dictionaries that have as many tokens as the card says."""

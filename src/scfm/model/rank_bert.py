@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
 __all__ = ["RankBert"]
 
-MASK = "<mask>"
-
 
 class RankBert(FoundationModel):
     """A BERT over genes ranked by expression, special tokens around them as the vocabulary has them."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import UserDict
 from dataclasses import dataclass, fields
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+from scfm._checks import check_fields
+from scfm._elsewhere import advice
 from scfm._settings import settings
 from scfm.genes import align
 from scfm.weights.tensors import shapes
@@ -31,7 +33,14 @@ __all__ = ["DROPS_CELLS", "NO_WEIGHTS", "NoOptions", "Recipe", "RunOptions"]
 
 DROPS_CELLS = {"drops_cells": True}
 """Metadata of the field of an option that leaves cells out: ``field(default=0, metadata=DROPS_CELLS)``."""
-NO_WEIGHTS: Mapping[str, Any] = MappingProxyType({})
+
+
+class _NoWeights(UserDict[str, Any]):
+    def __reduce__(self) -> str:
+        return "NO_WEIGHTS"
+
+
+NO_WEIGHTS: Mapping[str, Any] = _NoWeights()
 """Stands for the weights of a model that was loaded without them."""
 
 
@@ -97,6 +106,10 @@ class Recipe(ABC):
         self.tensors = tensors
         """Weights by published name; read when they are looked up."""
         self._built: tuple[tuple[Any, ...], list[torch.nn.Module]] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy, or a model that is sent to another process, has: everything but the networks, which it builds anew."""
+        return self.__dict__ | {"_built": None}
 
     def __repr__(self) -> str:
         sizes = (self.card.architecture.get(name, "?") for name in ("n_layers", "hidden_size"))
@@ -220,9 +233,19 @@ class Recipe(ABC):
         return options.max_tokens
 
     @property
+    def usable_poolings(self) -> tuple[str, ...]:
+        """Poolings for which this model has the tokens and weights."""
+        return tuple(name for name in self.poolings if name != "cls" or self.has_cls)
+
+    @property
     def has_cls(self) -> bool:
         """Whether every cell, even one without genes, has special tokens."""
         return "<cls>" in self.vocabulary.special_tokens
+
+    @property
+    def has_mask(self) -> bool:
+        """Whether there is a token that stands for a masked gene."""
+        return "<mask>" in self.vocabulary.special_tokens
 
     @property
     def embeds_empty(self) -> bool:
@@ -235,17 +258,24 @@ class Recipe(ABC):
         return tuple(f.name for f in fields(self.options_class) if f.metadata.get("drops_cells"))
 
     def family_options(self, given: Mapping[str, Any]) -> Any:
-        """Options of the family with its defaults; a TypeError for one that it does not have."""
+        """Options of the family with its defaults; a TypeError for one that it does not have, or of another type."""
         valid = [f.name for f in fields(self.options_class)]
         unknown = [name for name in given if name not in valid]
+        if unknown and (advised := advice(unknown[0])):
+            msg = f"{unknown[0]!r} is no option of this call: {advised}."
+            raise TypeError(msg)
         if unknown:
             takes = f"the options {', '.join(valid)}" if valid else "no options of its own"
             msg = f"{unknown[0]!r} is no option of this call, and the family {self.family!r} takes {takes}."
             raise TypeError(msg)
+        check_fields(given, self.options_class)
         return self.options_class(**given)
 
     def networks(self, n_layers: int, devices: Sequence[torch.device], dtype: torch.dtype) -> list[torch.nn.Module]:
         """The network with its first ``n_layers`` layers on each of the devices; the last ones made are kept."""
+        if self.tensors is NO_WEIGHTS:
+            msg = f"{self.card.id} was loaded without its weights (load_recipe); load it by scfm.model.load."
+            raise ValueError(msg)
         key = (n_layers, tuple(map(str, devices)), dtype)
         if self._built is None or self._built[0] != key:
             self._built = None  # frees the old ones before the new ones are built

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import difflib
-from functools import cache
-from importlib import import_module
-from importlib.metadata import entry_points
 from pathlib import Path
-from pkgutil import iter_modules
 from typing import TYPE_CHECKING, TypeVar
 
+from scfm._checks import typed
+from scfm.model._known import import_families, known_cards, known_families
 from scfm.weights.card import ModelCard, read_cards
 
 if TYPE_CHECKING:
@@ -19,13 +17,18 @@ if TYPE_CHECKING:
 
     from scfm.model._base import FoundationModel
 
-__all__ = ["card_of", "cards", "families", "families_with", "family_class", "find_card", "list_models", "register"]
+__all__ = [
+    "card_of",
+    "cards",
+    "families",
+    "families_with",
+    "family_class",
+    "find_card",
+    "list_models",
+    "register",
+    "revised",
+]
 
-ENTRY_POINTS = "scfm.models"
-FAMILIES = "scfm.model.families"
-
-_families: dict[str, type[FoundationModel]] = {}
-_cards: dict[str, ModelCard] = {}
 
 Model = TypeVar("Model", bound="FoundationModel")
 
@@ -35,6 +38,7 @@ def cards(family: str) -> tuple[ModelCard, ...]:
     return read_cards(Path(__file__).parent / "cards" / f"{family}.toml", family)
 
 
+@typed
 def register(cards: Iterable[ModelCard] = ()):  # type: ignore[no-untyped-def]
     """Class decorator that makes a family of models known.
 
@@ -63,7 +67,7 @@ def register(cards: Iterable[ModelCard] = ()):  # type: ignore[no-untyped-def]
         if foreign:
             msg = f"The card of {foreign[0].id} is of the family {foreign[0].family!r}, and {cls.__qualname__} of {cls.family!r}."
             raise ValueError(msg)
-        known = _families.get(cls.family)
+        known = known_families.get(cls.family)
         if known is not None and known.__qualname__ != cls.__qualname__:
             msg = f"The family {cls.family!r} is already taken by {known.__qualname__}."
             raise ValueError(msg)
@@ -73,26 +77,17 @@ def register(cards: Iterable[ModelCard] = ()):  # type: ignore[no-untyped-def]
             if other is not None and other.id != card.id:
                 msg = f"The model name {name!r} is already taken by {other.id}."
                 raise ValueError(msg)
-        _families[cls.family] = cls
-        _cards.update({card.id: card for card in cards})
+        known_families[cls.family] = cls
+        known_cards.update({card.id: card for card in cards})
         return cls
 
     return add
 
 
-@cache
-def _import_all() -> None:
-    for module in iter_modules(import_module(FAMILIES).__path__):
-        if not module.name.startswith("_"):
-            import_module(f"{FAMILIES}.{module.name}")
-    for point in entry_points(group=ENTRY_POINTS):
-        point.load()
-
-
 def families() -> dict[str, type[FoundationModel]]:
     """All families by name."""
-    _import_all()
-    return dict(_families)
+    import_families()
+    return dict(known_families)
 
 
 def family_class(family: str) -> type[FoundationModel]:
@@ -117,7 +112,7 @@ def families_with(method: str) -> list[str]:
 
 def find_card(name: str) -> ModelCard | None:
     """Card of a registered model by id or alias, in any case; ``None`` if there is none."""
-    _import_all()
+    import_families()
     return _names().get(_normal(name))
 
 
@@ -142,6 +137,30 @@ def card_of(name: str) -> ModelCard:
     return card
 
 
+def revised(card: ModelCard, revision: str | None) -> ModelCard:
+    """The card of another revision of a model, of whose files no hashes and no sizes are known.
+
+    Raises
+    ------
+    ValueError
+        If the model has no revisions, or this cannot be one.
+    """
+    if revision is None or revision == card.revision:
+        return card
+    if "://" in card.source:
+        msg = f"revision={revision!r}: {card.id} comes from {card.source}, which has no revisions."
+        raise ValueError(msg)
+    return card.with_(
+        id=f"{card.id}@{revision.replace('/', '@')}",
+        revision=revision,
+        source_sha256=None,
+        dictionaries={path: known if ":" in path else "" for path, known in card.dictionaries.items()},
+        architecture={},
+        special_tokens={},
+    )
+
+
+@typed
 def list_models() -> pd.DataFrame:
     """List all models that :func:`scfm.model.load` knows by name.
 
@@ -158,7 +177,7 @@ def list_models() -> pd.DataFrame:
     """
     import pandas as pd
 
-    _import_all()
+    import_families()
     rows = [
         {
             "id": card.id,
@@ -174,13 +193,13 @@ def list_models() -> pd.DataFrame:
             "source": card.source,
             "aliases": ", ".join(card.aliases),
         }
-        for card in sorted(_cards.values(), key=lambda card: card.family)  # whatever was imported first
+        for card in sorted(known_cards.values(), key=lambda card: card.family)  # whatever was imported first
     ]
     return pd.DataFrame(rows).set_index("id")
 
 
 def _names() -> dict[str, ModelCard]:
-    return {_normal(name): card for card in _cards.values() for name in (card.id, *card.aliases)}
+    return {_normal(name): card for card in known_cards.values() for name in (card.id, *card.aliases)}
 
 
 def _normal(name: str) -> str:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from scfm._checks import is_int
+from scfm._package import version_of
 from scfm._settings import settings
 from scfm._warn import warn
 from scfm.batch import fixed_size_batches, prefetch, row_ranges
-from scfm.genes import columns_of
+from scfm.genes import columns_of, find_columns
+from scfm.read.kernels import count_fractional
 from scfm.run import RunPlan, run
 from scfm.run.device import default_batch_tokens
 
@@ -32,15 +33,32 @@ if TYPE_CHECKING:
     from scfm.run import RunStats
     from scfm.tasks import Task
 
-__all__ = ["CountSession", "Session", "counts_of"]
+__all__ = ["CountSession", "Session", "counting_fractional", "counts_of"]
 
 logger = logging.getLogger("scfm")
 
 
 def counts_of(stats: RunStats) -> dict[str, int]:
-    """How many cells went through, were cut, were empty, or left out by an option, as it is stored."""
+    """How many cells went through, were cut or empty; were left out, held fractions or gave no finite result, if any did."""
     counts = {"n_cells": stats.n_cells, "n_cells_truncated": stats.n_truncated, "n_cells_empty": stats.n_empty}
-    return counts | ({"n_cells_dropped": stats.n_dropped} if stats.n_dropped else {})
+    rare = {
+        "n_cells_dropped": stats.n_dropped,
+        "n_cells_fractional": stats.n_fractional,
+        "n_cells_not_finite": stats.n_not_finite,
+    }
+    return counts | {name: count for name, count in rare.items() if count}
+
+
+def counting_fractional(encode: Callable[[CountBlock], TokenBlock]) -> Callable[[CountBlock], TokenBlock]:
+    """The same step, which also notes how many cells have a count that is not a whole number."""
+
+    def counted(block: CountBlock) -> TokenBlock:
+        tokens = encode(block)
+        if block.data.dtype.kind in "ui":
+            return tokens
+        return replace(tokens, n_fractional=int(count_fractional(block.indptr, block.data)))
+
+    return counted
 
 
 @dataclass(frozen=True)
@@ -77,7 +95,7 @@ class Session(ABC):
             raise KeyError(msg)
         return pd.Categorical(self.source.column(groupby))
 
-    def run(self, task: Task, spans: Sequence[tuple[int, int]] | None = None) -> RunStats:
+    def run(self, task: Task, spans: Sequence[tuple[int, int]] | None = None, done_before: int = 0) -> RunStats:
         """Compute a task for cells; warns of empty and dropped cells.
 
         Parameters
@@ -86,6 +104,8 @@ class Session(ABC):
             What to compute.
         spans
             Ranges of cells; all by default.
+        done_before
+            Further cells, which an earlier run has done: progress is shown of all of them.
         """
         encode = self.encoder()
         networks = self.networks()
@@ -97,9 +117,15 @@ class Session(ABC):
             padded=self.device.type != "cpu" and getattr(networks[0], "pads", True),
             progress=settings.progress,
         )
-        stats = run(self.source, encode, task, forwards, plan, self.model.max_genes(self.options), spans)
-        self._report(stats, task.empty_rows)
+        max_genes = self.model.max_genes(self.options)
+        stats = run(self.source, encode, task, forwards, plan, max_genes, spans, done_before)
+        self._report(stats, task)
         return stats
+
+    def tokens(self) -> Iterator[TokenBlock]:
+        """Read all cells once and encode them, a block ahead in a thread; nothing is computed of them."""
+        blocks = self.source.blocks(settings.block_rows, max_nnz=settings.block_values)
+        return prefetch(map(self.encoder(), blocks))
 
     def batches(
         self, batch_size: int = 64, *, shuffle: bool = False, seed: int = 0, drop_last: bool = False
@@ -159,7 +185,7 @@ class Session(ABC):
             "matrix": self.source.matrix,
             "device": self._devices_text(),
             "dtype": str(self.dtype).removeprefix("torch."),
-            "versions": {name: version(name) for name in ("scfm", "anndata", "numpy", "torch")},
+            "versions": {name: version_of(name) for name in ("scfm", "anndata", "numpy", "torch")},
         }
 
     def _devices_text(self) -> str:
@@ -169,9 +195,10 @@ class Session(ABC):
         """The description, and how many cells went through, were cut, were empty, or left out."""
         return self.description() | counts_of(stats)
 
-    def _report(self, stats: RunStats, empty: str | None) -> None:
+    def _report(self, stats: RunStats, task: Task) -> None:
         logger.info(
-            "embedded %d cells (%d tokens, %d cells cut to the longest input) on %s in %s: %.1f s, %.0f cells/s",
+            "%s %d cells (%d tokens, %d cells cut to the longest input) on %s in %s: %.1f s, %.0f cells/s",
+            task.done,
             stats.n_cells,
             stats.n_tokens,
             stats.n_truncated,
@@ -180,7 +207,7 @@ class Session(ABC):
             stats.seconds,
             stats.n_cells / max(stats.seconds, 1e-9),
         )
-        for text in self._warnings(stats, empty):
+        for text in self._warnings(stats, task.empty_rows):
             warn(text)
 
     def _warnings(self, stats: RunStats, empty: str | None) -> list[str]:
@@ -197,6 +224,17 @@ class Session(ABC):
             found.append(
                 f"{stats.n_dropped} of {stats.n_cells} cells were left out by the options "
                 f"{', '.join(self.model.dropping_options)}; their rows are NaN."
+            )
+        if 0 < stats.n_fractional < stats.n_cells - stats.n_empty:  # if all are, that was said when they were opened
+            found.append(
+                f"{stats.n_fractional} of {stats.n_cells} cells hold values that are not whole numbers, and the others "
+                f"counts: a part of {self.source.matrix} may be normalised. The models are made for counts."
+            )
+        if stats.n_not_finite:
+            found.append(
+                f"{stats.n_not_finite} of {stats.n_cells} cells have results that are not finite although the model knows "
+                "genes of them. Either its weights are damaged (load it again from its source), or numbers grew too "
+                f"large for {str(self.dtype).removeprefix('torch.')} (dtype='float32')."
             )
         if stats.n_truncated and self.model.warns_truncated:
             found.append(
@@ -215,11 +253,28 @@ class CountSession(Session):
 
     def encoder(self) -> Callable[[CountBlock], TokenBlock]:
         """The step from counts to tokens."""
-        return self.model.encoder(self.source, self.genes, self.options)
+        return counting_fractional(self.model.encoder(self.source, self.genes, self.options))
 
     def columns_of(self, genes: Sequence[str] | None) -> NDArray[np.intp]:
         """Columns of the source that hold genes, by any of their names; all if none are given."""
         return columns_of(genes, self.source.var, self.genes.tokens, self.model.vocabulary)
+
+    def columns_for(self, names: pd.Index) -> NDArray[np.intp]:
+        """Columns of the source for the genes of the object, of which ``raw`` may have others, or other names for them.
+
+        −1, and a UserWarning, for those that are not there.
+        """
+        var = self.source.var
+        if names.equals(var.index):
+            return np.arange(len(names))
+        found = find_columns(names.tolist(), var, self.genes.tokens, self.model.vocabulary)
+        missing = np.flatnonzero(found < 0)
+        if len(missing):
+            warn(
+                f"{len(missing)} of {len(names)} genes in var_names are not in {self.source.matrix} by any name, such as "
+                f"{names[missing[0]]!r}: there is no result for them."
+            )
+        return found
 
     def description(self) -> dict[str, Any]:
         """As of every session, with how the genes matched and what the family adds."""

@@ -202,24 +202,23 @@ class BertEncoder(nn.Module):
             states.append(layer(states[-1], packing))
         return states
 
-    def load_published(self, tensors: Mapping[str, Tensor], *, head: bool = True) -> None:
+    def load_published(self, tensors: Mapping[str, Tensor]) -> None:
         """Copy the weights of a published ``BertForMaskedLM`` state dict into the built layers.
+
+        The language-model head is not loaded (see :class:`~scfm.nn.MaskedLMHead`); it may be missing as a whole.
 
         Parameters
         ----------
         tensors
             Tensors by published name. Only those of the built layers are looked up, one at a time, so a lazy mapping
             reads nothing else. Floating point tensors are cast to the dtype of the weights.
-        head
-            Whether the language-model head belongs to the expected names (it is not loaded here;
-            see :class:`~scfm.nn.MaskedLMHead`).
 
         Raises
         ------
         ValueError
             If names are missing or unexpected, or a tensor has another shape; the weights are then undefined.
         """
-        check_names(tensors, self.config, head=head)
+        check_names(tensors, self.config)
         if self.word_embeddings.weight.is_meta:
             self.to_empty(device="cpu")
         copy_into(encoder_targets(self), tensors)

@@ -20,6 +20,7 @@ __all__ = ["WORDS", "bias_name", "check_names", "check_shapes", "check_tied", "p
 WORDS = "bert.embeddings.word_embeddings.weight"
 """Published name of the word embeddings."""
 
+_HEAD = "cls.predictions."
 _DECODER_WEIGHT = "cls.predictions.decoder.weight"
 _BIASES = ("cls.predictions.bias", "cls.predictions.decoder.bias")
 
@@ -71,8 +72,21 @@ def published_keys(config: BertConfig, *, head: bool = True) -> tuple[Shapes, Sh
     return required, optional
 
 
-def check_names(tensors: Mapping[str, object], config: BertConfig, *, head: bool) -> None:
-    """Raise a ValueError unless the names are exactly those of :func:`published_keys`; no tensor is read."""
+def check_names(tensors: Mapping[str, object], config: BertConfig, *, head: bool | None = None) -> None:
+    """Raise a ValueError unless the names are those of :func:`published_keys`; no tensor is read.
+
+    Parameters
+    ----------
+    tensors
+        Mapping with the published names.
+    config
+        Sizes.
+    head
+        Whether the language-model head must be there. By default it may be missing, but only as a whole: fine-tuned
+        models have none.
+    """
+    if head is None:
+        head = any(name.startswith(_HEAD) for name in tensors.keys())
     required, optional = published_keys(config, head=head)
     names = list(required)
     if head and not set(tensors.keys()).intersection(_BIASES):
@@ -80,8 +94,10 @@ def check_names(tensors: Mapping[str, object], config: BertConfig, *, head: bool
     compare_names(tensors, names, optional, f"a BERT model of {config.n_layers} layers")
 
 
-def check_shapes(shapes: Mapping[str, tuple[int, ...]], config: BertConfig, *, head: bool = True) -> None:
+def check_shapes(shapes: Mapping[str, tuple[int, ...]], config: BertConfig) -> None:
     """Compare all names and shapes of a state dict with a config, before anything is built.
+
+    The language-model head may be missing as a whole.
 
     Parameters
     ----------
@@ -89,8 +105,6 @@ def check_shapes(shapes: Mapping[str, tuple[int, ...]], config: BertConfig, *, h
         Shape of each tensor by published name.
     config
         Sizes.
-    head
-        As in :func:`published_keys`.
 
     Raises
     ------
@@ -98,8 +112,8 @@ def check_shapes(shapes: Mapping[str, tuple[int, ...]], config: BertConfig, *, h
         If names are missing or unexpected, or a tensor has another shape.
     """
     check_layers(shapes, config.n_layers)
-    check_names(shapes, config, head=head)
-    required, optional = published_keys(config, head=head)
+    check_names(shapes, config)
+    required, optional = published_keys(config)
     compare_shapes(shapes, required | optional)
 
 

@@ -19,9 +19,9 @@ from scfm.nn.published import published_keys
 from scfm.nn.state_dict import Shapes, check_layers, compare_names, compare_shapes, copy_into, weight_and_bias
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
-__all__ = ["ProjectionHead", "ScCelloConfig", "ScCelloNetwork", "check_sccello", "sccello_keys"]
+__all__ = ["ProjectionHead", "ScCelloConfig", "ScCelloNetwork", "check_sccello", "has_cell_head", "sccello_keys"]
 
 CELL_HEAD, GENE_HEAD = "cell_cls", "cls"
 ONTOLOGY = ("cell_type_ancestor_mask", "ctgraph_sim")
@@ -91,55 +91,64 @@ class ScCelloNetwork(BertEncoder):
         Sizes; one token type.
     n_layers
         Layers to build (default: all).
+    cell_head
+        Build the projection of cells, which fine-tuned models may lack.
     gene_head
         Build the projection of genes, too, which only training reads.
 
     Attributes
     ----------
     cell_head
-        Projection of the hidden state of ``<cls>``.
+        Projection of the hidden state of ``<cls>``, or ``None``.
     gene_head
         Projection of hidden states of genes and of the word embeddings, or ``None``.
     """
 
-    def __init__(self, config: BertConfig, n_layers: int | None = None, *, gene_head: bool = False) -> None:
+    def __init__(
+        self, config: BertConfig, n_layers: int | None = None, *, cell_head: bool = True, gene_head: bool = False
+    ) -> None:
         super().__init__(config, n_layers)
-        self.cell_head = ProjectionHead(config.hidden_size, config.layer_norm_eps)
-        self.gene_head = ProjectionHead(config.hidden_size, config.layer_norm_eps) if gene_head else None
+        sizes = config.hidden_size, config.layer_norm_eps
+        self.cell_head = ProjectionHead(*sizes) if cell_head else None
+        self.gene_head = ProjectionHead(*sizes) if gene_head else None
 
-    def load_published(self, tensors: Mapping[str, Tensor], *, head: bool = True) -> None:
+    def load_published(self, tensors: Mapping[str, Tensor]) -> None:
         """Copy the weights of a published state dict into what is built.
 
         Parameters
         ----------
         tensors
             Tensors by published name; only those of what is built are looked up.
-        head
-            Whether the projections belong to the expected names.
 
         Raises
         ------
         ValueError
             If names are missing or unexpected, or a tensor has another shape; the weights are then undefined.
         """
-        _check_names(tensors, self.config, head=head)
+        _check_names(tensors, self.config, head=self.cell_head is not None)
         if self.word_embeddings.weight.is_meta:
             self.to_empty(device="cpu")
         targets = encoder_targets(self)
         token_type = targets.pop(_TOKEN_TYPE)
         parts = torch.empty(len(_EVERYWHERE), self.config.hidden_size)
         targets |= {name: parts[i : i + 1] for i, name in enumerate(_EVERYWHERE)}
-        if head:
-            targets |= _head_targets(CELL_HEAD, self.cell_head, tensors)
-        if head and self.gene_head is not None:
-            targets |= _head_targets(GENE_HEAD, self.gene_head, tensors)
+        for name, head in ((CELL_HEAD, self.cell_head), (GENE_HEAD, self.gene_head)):
+            if head is not None:
+                targets |= _head_targets(name, head, tensors)
         copy_into(targets, tensors)
         with torch.no_grad():
             token_type.copy_(parts.sum(dim=0))
 
 
+def has_cell_head(names: Iterable[str]) -> bool:
+    """Whether a state dict with these names holds the projection of cells, or a part of it."""
+    return any(name.startswith(f"{CELL_HEAD}.") for name in names)
+
+
 def check_sccello(shapes: Mapping[str, tuple[int, ...]], config: BertConfig) -> None:
     """Compare all names and shapes of a published state dict with a config, before anything is built.
+
+    The projection of cells may be missing as a whole: fine-tuned models have none.
 
     Parameters
     ----------
@@ -154,7 +163,7 @@ def check_sccello(shapes: Mapping[str, tuple[int, ...]], config: BertConfig) -> 
         If names are missing or unexpected, or a tensor has another shape.
     """
     check_layers(shapes, config.n_layers)
-    _check_names(shapes, config, head=True)
+    _check_names(shapes, config, head=has_cell_head(shapes))
     n_types, rows = ((*shapes.get(name, ()), 0)[0] for name in (ONTOLOGY[0], CENTROIDS))
     required, optional = sccello_keys(config, n_types=n_types, n_centroids=rows)
     compare_shapes(shapes, required | optional)

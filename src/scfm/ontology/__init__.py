@@ -7,3 +7,7 @@ from scfm.ontology.novel import novel_type_scores, prototypes
 from scfm.ontology.read import bundled, read_ontology
 
 __all__ = ["CellOntology", "bundled", "novel_type_scores", "prototypes", "read_ontology"]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -9,6 +9,8 @@ import pandas as pd
 from scipy import sparse
 from scipy.stats import rankdata
 
+from scfm._checks import typed
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -20,6 +22,7 @@ BLOCK = 1_000_000
 """Values of an array of a block; about five such arrays of 8 bytes per value exist at a time."""
 
 
+@typed
 def prototypes(values: NDArray[Any], labels: ArrayLike, categories: Sequence[Any]) -> NDArray[np.float64]:
     """Mean vector of the cells of each type.
 
@@ -55,10 +58,11 @@ def prototypes(values: NDArray[Any], labels: ArrayLike, categories: Sequence[Any
     if not known.is_unique:
         msg = f"categories holds {known[known.duplicated()][0]!r} more than once."
         raise ValueError(msg)
-    codes = known.get_indexer(np.asarray(labels))
-    if len(codes) != len(values):
-        msg = f"values has {len(values)} cells, labels {len(codes)}."
+    found = np.asarray(labels)
+    if found.shape != values.shape[:1]:
+        msg = f"labels must be one for each of {len(values)} cells; got shape {found.shape}."
         raise ValueError(msg)
+    codes = known.get_indexer(found)
     cells = np.flatnonzero(codes >= 0)
     if not len(cells):
         msg = f"No label is one of the {len(categories)} categories, e.g. {list(categories)[:3]}."
@@ -77,6 +81,7 @@ def prototypes(values: NDArray[Any], labels: ArrayLike, categories: Sequence[Any
     return means
 
 
+@typed
 def novel_type_scores(
     values: NDArray[Any],
     prototypes: NDArray[Any],

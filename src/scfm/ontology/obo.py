@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from typing import TYPE_CHECKING, BinaryIO
 
+from scfm._package import pip_install
 from scfm._text import some
 from scfm.ontology.graph import CellOntology
 
@@ -68,6 +69,6 @@ def _import_obonet() -> ModuleType:
     try:
         import obonet
     except ImportError as error:
-        msg = "Reading an ontology in OBO format needs obonet: pip install 'scfm[ontology]'"
+        msg = f"Reading an ontology in OBO format needs obonet: {pip_install('ontology')}."
         raise ImportError(msg) from error
     return obonet

@@ -7,3 +7,7 @@ from scfm.pl._perturb import perturb
 from scfm.pl._perturb_cells import perturb_cells
 
 __all__ = ["marker_genes", "perturb", "perturb_cells"]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from scfm._checks import typed
 from scfm._keys import MARKER_GENES
 from scfm.get import marker_genes_df
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["marker_genes"]
 
 
+@typed
 def marker_genes(
     adata: AnnData,
     groups: str | Sequence[str] | None = None,
@@ -44,18 +46,18 @@ def marker_genes(
 
     Raises
     ------
-    KeyError
+    KeyError, ValueError
         As :func:`scfm.get.marker_genes_df`.
 
     Examples
     --------
     >>> import scfm
     >>> adata = scfm.datasets.pbmc68k()
-    >>> scfm.tl.marker_genes(adata, "scfm-mini", groupby="bulk_labels", n_cells=1, genes=["NKG7", "CD79A", "LYZ"])
+    >>> scfm.tl.marker_genes(adata, "scfm-mini", groupby="bulk_labels", n_cells=5, genes=["NKG7", "CD79A", "LYZ"])
     >>> axes = scfm.pl.marker_genes(adata, ["CD56+ NK"], show=False)
     """
     import scanpy as sc
 
     groups = [groups] if isinstance(groups, str) else groups
-    marker_genes_df(adata, groups, key=key, n_genes=1)
+    marker_genes_df(adata, groups, key=key, n_genes=n_genes)
     return sc.pl.rank_genes_groups(adata, groups, n_genes=n_genes, key=key, **arguments)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
 
+from scfm._checks import check_least, typed
 from scfm._keys import PERTURB
 from scfm.get import perturb_df
 
@@ -22,6 +23,7 @@ BLUE, RED, GREY = "#4477aa", "#cc6677", "#bbbbbb"
 """Towards a state, away from it, not significant; told apart with every kind of colour vision."""
 
 
+@typed
 def perturb(
     adata: AnnData,
     key: str = PERTURB,
@@ -79,9 +81,7 @@ def perturb(
     import matplotlib.pyplot as plt
     from scanpy.plotting._utils import savefig_or_show
 
-    if kind not in get_args(Kind):
-        msg = f"kind={kind!r} is not known; use 'volcano' or 'bar'."
-        raise ValueError(msg)
+    check_least("n_genes", n_genes)
     table = perturb_df(adata, key)
     groups = list(table["group"].cat.categories)
     if group is None and len(groups) > 1:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from scfm._checks import typed
 from scfm._keys import PERTURB
 from scfm.get import perturbed
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["perturb_cells"]
 
 
+@typed
 def perturb_cells(
     adata: AnnData,
     perturbation: str,

@@ -7,10 +7,12 @@ import re
 import zlib
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from scfm._checks import check_least, typed
+from scfm._package import pip_install
 from scfm._paths import check_new
 from scfm.run.device import resolve_device
 from scfm.weights.archive import GZIP, read_head
@@ -35,6 +37,7 @@ EXPECTED_MODEL = (
 )
 
 
+@typed
 def protein_vectors(
     fasta: str | Path,
     out: str | Path,
@@ -51,7 +54,7 @@ def protein_vectors(
 
     The defaults follow the published recipe of TranscriptFormer: the state after layer 33 of the 36 of ESM-2 3B,
     averaged over the first 1,022 residues of the first protein of each gene. The default model takes 11 GB to download
-    and about as much memory. Needs ``pip install "scfm[esm]"``.
+    and about as much memory. Needs the extra ``esm``.
 
     Parameters
     ----------
@@ -99,14 +102,9 @@ def protein_vectors(
     >>> scfm.pp.protein_vectors("Sus_scrofa.pep.all.fa.gz", "sus_scrofa_gene.h5")  # doctest: +SKIP
     """
     out = Path(out).expanduser()
-    if combine not in get_args(Combine):
-        msg = f"combine={combine!r} is unknown; use {' or '.join(map(repr, get_args(Combine)))}."
-        raise ValueError(msg)
     for name, value in {"max_residues": max_residues, "batch_residues": batch_residues}.items():
-        if value < 1:
-            msg = f"{name}={value} must be 1 or more."
-            raise ValueError(msg)
-    check_new(out, overwrite=overwrite and not out.is_dir(), hint="replace a file with overwrite=True")
+        check_least(name, value)
+    check_new(out, overwrite=overwrite, hint="replace a file with overwrite=True")
     proteins = _read_fasta(Path(fasta).expanduser(), max_residues, first=combine == "first")
     genes = list(dict.fromkeys(gene for gene, _ in proteins))
     check_gene_names(genes)
@@ -182,7 +180,7 @@ def _load(model: str | Path | tuple[Any, Any], layer: int) -> tuple[Any, Any]:
     try:
         import transformers
     except ImportError as error:
-        msg = 'Protein vectors need transformers: pip install "scfm[esm]".'
+        msg = f"Protein vectors need transformers: {pip_install('esm')}."
         raise ImportError(msg) from error
     if isinstance(model, str | Path):
         folder = Path(model).expanduser()

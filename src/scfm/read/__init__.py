@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from scfm.read._containers import open_container
+from scfm.read._containers import is_anndata_file, open_container
 from scfm.read._open import open_counts
 from scfm.read.counts import CountSource
 from scfm.read.joined import JoinedSource
@@ -17,6 +17,7 @@ __all__ = [
     "SourceFile",
     "TokenizedSource",
     "expand",
+    "is_anndata_file",
     "is_tokenized",
     "open_container",
     "open_counts",

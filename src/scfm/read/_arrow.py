@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from scfm._package import pip_install
+
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
     from pathlib import Path
@@ -208,6 +210,6 @@ def arrow() -> Any:
         import pyarrow.ipc
         import pyarrow.parquet
     except ImportError as error:
-        msg = 'Tokenised datasets need pyarrow: pip install "scfm[arrow]".'
+        msg = f"Tokenised datasets need pyarrow: {pip_install('arrow')}."
         raise ImportError(msg) from error
     return pyarrow

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import logging
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from scfm._warn import warn
-from scfm.read._containers import Element, open_container
+from scfm.read._container import Element
+from scfm.read._containers import open_container
 from scfm.read.checks import check_counts
 from scfm.read.counts import CountSource
 
@@ -16,12 +17,14 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from mudata import MuData
 
-    from scfm.read._containers import Container
+    from scfm.read._container import Container
     from scfm.read.checks import CountCheck
 
 __all__ = ["open_counts"]
 
-logger = logging.getLogger("scfm")
+PARTS = ("unspliced", "ambiguous", "spanning")
+"""Layers of RNA velocity, which hold some of the counts of each cell and are not what anybody looks for."""
+NO_COUNTS = "Neither X, nor a layer, nor raw holds integers: put the counts into a layer and pass its name as layer=."
 
 
 def open_counts(
@@ -35,21 +38,25 @@ def open_counts(
     """Open the counts of an object or a file for reading in blocks of cells.
 
     Nothing is loaded, converted or written; a file given by its path is opened for reading only and stays open until
-    the source is closed. Exception: a matrix in memory that is neither CSR nor dense is converted to CSR when it is
-    read, which takes as much memory again as the matrix.
+    the source is closed. Exceptions: a matrix in memory that is neither CSR nor dense is converted to CSR when it is
+    read, which takes as much memory again as the matrix; and a ``matrix.mtx``, which is text, is read once into a
+    temporary file of 12 bytes for each entry (20 if they are not sorted by cell) in :func:`tempfile.gettempdir`.
 
     Parameters
     ----------
     data
         An :class:`~anndata.AnnData` (in memory, backed, or a view of either), a :class:`~mudata.MuData`, or the path
-        of a ``.h5ad`` file, a ``.h5mu`` file, or a zarr store of an AnnData or a MuData.
+        of a ``.h5ad`` file, a ``.h5mu`` file, a zarr store of an AnnData or a MuData, a ``.loom`` file, a ``.h5`` file
+        of Cell Ranger, or a folder with ``matrix.mtx``, ``barcodes.tsv`` and ``features.tsv`` or ``genes.tsv`` (each
+        perhaps ``.gz``; with a prefix, the path of the matrix); or the address of a zarr store.
     modality
-        Which AnnData of a MuData; required for a MuData, an error for anything else.
+        Which AnnData of a MuData, or which genome of a file of Cell Ranger 2 with several; required for these, an
+        error for anything else.
     layer
         Read ``layers[layer]``.
     use_raw
-        ``True``: read raw. ``False``: read X. ``None``: read X if a sample of it holds counts; else raw if a sample
-        of that does, which is logged; else X, with a warning.
+        ``True``: read raw. ``False``: read X. ``None``: read X if a sample of it holds counts; else raw if that does,
+        else the one layer that does, either with a warning; else X, with a warning.
     prefer_raw
         With neither ``layer`` nor ``use_raw``: read raw if there is one, else X, whatever they hold.
 
@@ -62,15 +69,20 @@ def open_counts(
     TypeError
         If ``data`` cannot be read, or the matrix is on a GPU, or neither numeric nor boolean.
     FileNotFoundError
-        If there is no such file.
+        If there is no such file, or a 10x folder lacks a table.
+    ConnectionError
+        If an address does not answer.
+    OSError
+        If a file cannot be opened.
     ValueError
         If the modality, layer or raw is not there, ``layer`` is given together with ``use_raw=True``, the matrix is
-        stored by columns in a file, or a sample of it holds negative values, infinities or NaN.
+        stored by columns in a file, a sample of it holds negative values, infinities or NaN, none is named and only
+        several layers hold counts, or a file is damaged.
 
     Warns
     -----
     UserWarning
-        If a sample of the matrix holds values that are not integers.
+        If a sample of the matrix holds values that are not integers, or another matrix than X is read unasked.
 
     Examples
     --------
@@ -116,64 +128,84 @@ def _requested(container: Container, layer: str | None, use_raw: bool | None) ->
 
 
 def _autodetect(container: Container) -> CountSource:
-    """Choose X if it holds counts, else raw if that does, else X."""
-    x, x_check, text = None, None, "is None"
+    """Choose X if it holds counts, else raw if that does, else the one layer that does, else X."""
+    x = check = None
+    found = "is None"
     if container.has_x:
-        x = CountSource(container, Element("X"))
-        x_check = check_counts(x)
-        if x_check.integers:
+        x, check = _checked(container, Element("X"))
+        if check.integers:
             return x
-        text = f"holds {x_check.text}"
-    if container.has_raw:
-        raw = CountSource(container, Element("raw"))
-        if check_counts(raw).integers:
-            logger.info("X %s; reading raw.X, which holds counts (use_raw=False reads X).", text)
-            return raw
-    if x is None or x_check is None:
-        x = CountSource(container, _requested(container, None, False))
-    return _validate(container, Element("X"), x, x_check or check_counts(x))
+        found = f"holds {check.kind}"
+    holding = _with_integers(container, Element("X"))
+    holding = [source for source in holding if source.element.kind == "raw"] or holding
+    if len(holding) > 1:
+        names = " or ".join(source.element.argument for source in holding)
+        msg = f"X of {container.label} {found}, and several layers hold counts: pass {names}."
+        raise ValueError(msg)
+    if holding:
+        undo = " (use_raw=False reads X)" if container.has_x else ""
+        warn(f"X {found}; reading {holding[0].matrix}, which holds counts{undo}.")
+        return holding[0]
+    if x is None or check is None:
+        return _open_element(container, _requested(container, None, False))
+    return _validate(container, x, check)
 
 
 def _open_element(container: Container, element: Element) -> CountSource:
-    source = CountSource(container, element)
-    return _validate(container, element, source, check_counts(source))
+    return _validate(container, *_checked(container, element))
 
 
-def _validate(container: Container, element: Element, source: CountSource, check: CountCheck) -> CountSource:
+def _checked(container: Container, element: Element) -> tuple[CountSource, CountCheck]:
+    """A matrix and what a sample of it holds; other matrices are named where it cannot be read."""
+    try:
+        source = CountSource(container, element)
+        return source, check_counts(source)
+    except ValueError as error:
+        elsewhere = _elsewhere(container, element)
+        if not elsewhere:
+            raise
+        msg = f"{error}\n\n{elsewhere}"
+        raise ValueError(msg) from error
+
+
+def _validate(container: Container, source: CountSource, check: CountCheck) -> CountSource:
     """Refuse values that no model can take, and warn of values that are no counts."""
+    element = source.element
     if check.integers:
         return source
+    where = f"{element.name} of {container.label}"
+    elsewhere = _elsewhere(container, element)
     if check.bad is not None:
         cell, gene, value = check.bad
+        advice = elsewhere or NO_COUNTS
+        if check.only_bad:
+            advice = f"The other values are counts: set this one to 0, say, or leave the cell out. {elsewhere}"
         msg = (
-            f"{element.name} of {container.label} holds {value:g} for cell {source.obs_names[cell]!r} (row {cell}), "
-            f"gene {source.var.index[gene]!r}. Counts are finite and not negative. {_advice(container, element)}"
+            f"{where} holds {value:g} for cell {source.obs_names[cell]!r} (row {cell}), gene {source.var.index[gene]!r}. "
+            f"Counts are finite and not negative. {advice}"
         )
-        raise ValueError(msg)
-    msg = (
-        f"{element.name} of {container.label} holds {check.text}, not counts, and the models are made for counts. "
-        f"{_advice(container, element)}"
-    )
-    warn(msg)
+        raise ValueError(msg.rstrip())
+    warn(f"{where} holds {check.text}, not counts, and the models are made for counts. {elsewhere or NO_COUNTS}")
     return source
 
 
-def _advice(container: Container, element: Element) -> str:
-    """Say which other matrices hold integers, and how to choose them."""
+def _elsewhere(container: Container, element: Element) -> str:
+    """Say which other matrices hold integers, and how to choose them; empty if there are none."""
+    others = [source.element for source in _with_integers(container, element)]
+    found = " or ".join(f"{other.argument} ({other.name})" for other in others)
+    return f"Integers were found elsewhere; pass {found}." if others else ""
+
+
+def _with_integers(container: Container, element: Element) -> list[CountSource]:
+    """All matrices but this one of which a sample holds integers."""
     found = []
     for other in container.elements():
-        if other != element and _holds_integers(container, other):
-            found.append(f"{other.argument} ({other.name})")
-    if found:
-        return f"Integers were found elsewhere; pass {' or '.join(found)}."
-    return "Neither X, nor a layer, nor raw holds integers: put the counts into a layer and pass its name as layer=."
-
-
-def _holds_integers(container: Container, element: Element) -> bool:
-    try:
-        return check_counts(CountSource(container, element)).integers
-    except (TypeError, ValueError):  # a matrix that cannot be read is no advice
-        return False
+        if other != element and other.layer not in PARTS:
+            with suppress(TypeError, ValueError):  # a matrix that cannot be read is no advice
+                source = CountSource(container, other)
+                if check_counts(source).integers:
+                    found.append(source)
+    return found
 
 
 def _listed(container: Container) -> str:

@@ -163,14 +163,17 @@ def select(parts: Parts, n_cols: int, columns: NDArray[np.int64]) -> Parts:
 def canonical(parts: Parts, n_cols: int) -> tuple[Parts, NDArray[np.float64]]:
     """Parts with each column at most once a row, ascending, and the sum of each row.
 
-    They are copied only where needed. Entries of the same column are added up, as scipy does it.
+    They are copied only where needed. Entries of the same column are added up, whose sum may be too
+    large for the dtype in which integers are stored.
     """
     if parts.totals is not None:
         return parts, parts.totals
     sums = np.empty(len(parts.indptr) - 1)
     if scan_rows(parts.indptr, parts.indices, parts.data, n_cols, sums):
         return parts, sums
-    matrix = _matrix(parts, n_cols).copy()
+    kind = parts.data.dtype
+    wide = np.promote_types(kind, np.int64) if kind.kind in "iu" else kind
+    matrix = _matrix(parts._replace(data=parts.data.astype(wide)), n_cols).copy()
     matrix.sum_duplicates()
     indptr, indices = matrix.indptr.astype(np.int64), matrix.indices.astype(np.int32, copy=False)
     scan_rows(indptr, indices, matrix.data, n_cols, sums)

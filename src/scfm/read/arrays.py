@@ -7,13 +7,13 @@ from abc import ABC, abstractmethod
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
 from scfm._settings import settings
 
-try:  # twice as fast, and installed by scfm[fast]
+try:  # twice as fast, and installed by the extra `fast`
     from isal import isal_zlib as zlib
 except ImportError:
     import zlib  # type: ignore[no-redef]
@@ -27,8 +27,11 @@ __all__ = ["Pointers", "StoredArray", "fast_codecs", "stored_array"]
 
 WINDOW = 2**20
 """Row borders that are held in memory (8 MiB)."""
-DEFLATE, SHUFFLE = 1, 2
-"""Numbers of the HDF5 filters that are undone here."""
+DEFLATE, SHUFFLE, CHECKSUM = 1, 2, 3
+"""Numbers of the HDF5 filters that are undone here; gzip has a checksum of its own, so that of HDF5 is left out."""
+ROOM, RATIO = 2**28, 100
+"""Bytes that a chunk may declare whatever it takes in the file, and how many more for each of those."""
+PIPELINES = ([DEFLATE], [SHUFFLE, DEFLATE], [DEFLATE, CHECKSUM], [SHUFFLE, DEFLATE, CHECKSUM])
 
 
 class StoredArray(ABC):
@@ -71,13 +74,14 @@ class H5Array(StoredArray):
 class DeflatedArray(H5Array):
     """A dataset of chunks compressed by gzip: the HDF5 library hands them out as they are, threads inflate them.
 
-    The library itself inflates under a lock of the whole process, so it keeps one core busy at most.
+    The library itself inflates under a lock of the whole process, so it keeps one core busy at most. It also makes room for
+    whatever a chunk inflates to; here that is never more than the chunk declares.
     """
 
-    def __init__(self, array: Any, *, shuffled: bool) -> None:
+    def __init__(self, array: Any, filters: list[int]) -> None:
         super().__init__(array)
-        self._chunk = int(array.chunks[0])
-        self._shuffled = shuffled
+        self._chunk, self._filters = int(array.chunks[0]), filters
+        self._size = self._chunk * self.dtype.itemsize
         self._last: tuple[int, NDArray[np.generic]] | None = None
 
     def fill(self, out: NDArray[np.generic], start: int) -> None:
@@ -85,10 +89,10 @@ class DeflatedArray(H5Array):
         numbers = range(start // self._chunk, -(-stop // self._chunk))
         if settings.threads == 1 or len(numbers) < 2:
             for number in numbers:
-                self._place(out, start, number, self._values(number, self._raw(number)))
+                self._place(out, start, number, self._values(self._stored(number)))
             return
         with ThreadPoolExecutor(settings.threads) as pool:
-            for number, values in zip(numbers, pool.map(self._values, numbers, map(self._raw, numbers)), strict=True):
+            for number, values in zip(numbers, pool.map(self._values, map(self._stored, numbers)), strict=True):
                 self._place(out, start, number, values)
 
     def _place(self, out: NDArray[np.generic], start: int, number: int, values: NDArray[np.generic]) -> None:
@@ -97,40 +101,46 @@ class DeflatedArray(H5Array):
         out[low - start : high - start] = values[low - first : high - first]
         self._last = number, values
 
-    def _raw(self, number: int) -> bytes | None:
-        """Compressed bytes of a chunk; ``None`` if the chunk must be read in the usual way."""
-        if self._last is not None and self._last[0] == number:
-            return None
-        if not self._array.id.get_chunk_info_by_coord((number * self._chunk,)).size:
-            return None  # never written
-        skipped, raw = self._array.id.read_direct_chunk((number * self._chunk,))
-        return None if skipped else raw
-
-    def _values(self, number: int, raw: bytes | None) -> NDArray[np.generic]:
+    def _stored(self, number: int) -> NDArray[np.generic] | tuple[int, bytes]:
+        """The values of a chunk if there is nothing to undo, else which filters it has skipped, and its bytes."""
         if self._last is not None and self._last[0] == number:
             return self._last[1]
         first = number * self._chunk
-        if raw is None:
-            values: NDArray[np.generic] = self._array[first : first + self._chunk]
-            return values
-        flat = np.frombuffer(self._inflated(raw), np.uint8)
-        if self._shuffled:
+        stored = self._array.id.get_chunk_info_by_coord((first,)).size
+        if not stored:  # never written
+            return np.full(min(self._chunk, self.size - first), self._array.fillvalue, self.dtype)
+        if not (self._size - ROOM) / RATIO <= stored <= self._size + self._size // 512 + 64:
+            self._refuse(f"takes {stored} bytes")
+        found: tuple[int, bytes] = self._array.id.read_direct_chunk((first,))
+        return found
+
+    def _values(self, found: NDArray[np.generic] | tuple[int, bytes]) -> NDArray[np.generic]:
+        if isinstance(found, np.ndarray):
+            return found
+        skipped, raw = found
+        used = {kind for position, kind in enumerate(self._filters) if not skipped >> position & 1}
+        raw = raw[:-4] if CHECKSUM in used else raw
+        flat = np.frombuffer(self._inflated(raw) if DEFLATE in used else raw, np.uint8)
+        if len(flat) != self._size:
+            self._refuse(f"inflates to {len(flat)} bytes")
+        if SHUFFLE in used:
             flat = np.ascontiguousarray(flat.reshape(self.dtype.itemsize, -1).T).ravel()
         return flat.view(self.dtype)
 
     def _inflated(self, raw: bytes) -> bytes:
-        size = self._chunk * self.dtype.itemsize
+        unpacker = zlib.decompressobj()
         try:
-            # what is longer than its content could be at most is not looked at: it could become anything
-            found = zlib.decompress(raw, bufsize=size) if len(raw) <= size + size // 512 + 64 else b""
+            found: bytes = unpacker.decompress(raw, self._size + 1)
         except zlib.error as error:  # type: ignore[misc]
-            found, reason = b"", str(error)
-        else:
-            reason = f"it holds {len(found)} bytes instead of {size}"
-        if len(found) != size:
-            msg = f"{self._array.name} of {self._array.file.filename} is damaged in a compressed chunk: {reason}."
-            raise ValueError(msg)
+            self._refuse(f"cannot be inflated ({error})")
+        if not unpacker.eof and len(found) <= self._size:
+            self._refuse("is cut off")
         return found
+
+    def _refuse(self, why: str) -> NoReturn:
+        where = f"{self._array.name} of {self._array.file.filename}"
+        msg = f"{where} is damaged: a compressed chunk of {self._size} bytes {why}."
+        raise ValueError(msg)
 
 
 def stored_array(array: Any) -> StoredArray:
@@ -156,9 +166,7 @@ def stored_array(array: Any) -> StoredArray:
             "pip install hdf5plugin, and import hdf5plugin before."
         )
         raise ValueError(msg)
-    if filters in ([DEFLATE], [SHUFFLE, DEFLATE]):
-        return DeflatedArray(array, shuffled=len(filters) == 2)
-    return H5Array(array)
+    return DeflatedArray(array, filters) if filters in PIPELINES else H5Array(array)
 
 
 @contextmanager
@@ -191,10 +199,11 @@ class Pointers:
     """
 
     def __init__(self, array: Any, n_rows: int, stored: int, where: str) -> None:
-        self._array, self._n_rows, self._stored, self._where = array, n_rows, stored, where
+        self._n_rows, self._stored, self._where = n_rows, stored, where
         self._first, self._window = 0, np.empty(0, np.int64)
         if array.shape != (n_rows + 1,):
             raise self._damaged()
+        self._array = stored_array(array)
         self.between(0, 0)
         if self._window[0] != 0:
             raise self._damaged()
@@ -202,7 +211,8 @@ class Pointers:
     def between(self, start: int, stop: int) -> NDArray[np.int64]:
         """Borders of rows ``start`` to ``stop``, ``stop - start + 1`` of them."""
         if start < self._first or stop >= self._first + len(self._window):
-            found = np.asarray(self._array[start : max(stop, min(start + WINDOW, self._n_rows)) + 1])
+            found = np.empty(max(stop, min(start + WINDOW, self._n_rows)) + 1 - start, self._array.dtype)
+            self._array.fill(found, start)
             window = found.astype(np.int64, copy=False)
             if (np.diff(window) < 0).any() or window[0] < 0 or window[-1] > self._stored:
                 raise self._damaged()

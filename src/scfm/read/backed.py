@@ -56,7 +56,8 @@ def stored_matrix(element: Any, name: str) -> MatrixRows:
             raise ValueError(msg)
         return DenseStored(element, where)
     if encoding in ("csr_matrix", "csr"):
-        return SparseStored(element, where)
+        shape = attrs.get("shape", attrs.get("h5sparse_shape"))
+        return SparseStored(element, (int(shape[0]), int(shape[1])), where)
     if encoding in ("csc_matrix", "csc"):
         msg = (
             f"{where} is stored by columns (CSC), and cells cannot be read from it without loading all of it. "
@@ -99,15 +100,16 @@ class SparseStored(MatrixRows):
     ----------
     group
         The h5py or zarr group with ``indptr``, ``indices`` and ``data``.
+    shape
+        Cells and genes.
     where
         Its name in messages.
     """
 
-    def __init__(self, group: Any, where: str) -> None:
-        shape = group.attrs.get("shape", group.attrs.get("h5sparse_shape"))
+    def __init__(self, group: Any, shape: tuple[int, int], where: str) -> None:
         with fast_codecs(group):
             self._indices, self._data = stored_array(group["indices"]), stored_array(group["data"])
-        super().__init__((int(shape[0]), int(shape[1])), self._data.dtype, where)
+        super().__init__(shape, self._data.dtype, where)
         size = min(self._indices.size, self._data.size)
         self._pointers = Pointers(group["indptr"], self.shape[0], size, where)
         data = self._data.dtype
@@ -148,7 +150,7 @@ class SparseStored(MatrixRows):
 
 
 class DenseStored(MatrixRows):
-    """A dense array in a file, read by whole rows of its chunks.
+    """A dense array in a file, read by whole chunks of cells.
 
     Parameters
     ----------
@@ -156,13 +158,15 @@ class DenseStored(MatrixRows):
         The h5py or zarr array, shape ``(n_cells, n_genes)``.
     where
         Its name in messages.
+    by_columns
+        The array has the shape ``(n_genes, n_cells)``.
     """
 
-    def __init__(self, array: Any, where: str) -> None:
-        super().__init__(array.shape, np.dtype(array.dtype), where)
-        self._array = array
+    def __init__(self, array: Any, where: str, *, by_columns: bool = False) -> None:
+        super().__init__(array.shape[::-1] if by_columns else array.shape, np.dtype(array.dtype), where)
+        self._array, self._by_columns = array, by_columns
         # a chunk is decompressed once if pieces end where chunks end; one huge chunk must not become the piece
-        chunk = array.chunks[0] if array.chunks else 1
+        chunk = array.chunks[int(by_columns)] if array.chunks else 1
         if chunk <= 4 * self.step:
             self.step = chunk * max(1, self.step // chunk)
 
@@ -172,7 +176,8 @@ class DenseStored(MatrixRows):
         row = start
         while row < stop or not pieces:
             end = min((row // self.step + 1) * self.step, stop)
-            pieces.append(sparsify(np.asarray(self._array[row:end])))
+            part = self._array[:, row:end].T if self._by_columns else self._array[row:end]
+            pieces.append(sparsify(np.asarray(part)))
             row = end
         return join(pieces)
 

@@ -28,6 +28,13 @@ class CountCheck:
     """What the values look like, to be read after "holds"."""
     bad: tuple[int, int, float] | None = None
     """Cell, gene and value of the first entry that is negative, infinite or NaN."""
+    only_bad: bool = False
+    """Whether all other values of the sample are counts."""
+
+    @property
+    def kind(self) -> str:
+        """The text without figures, so that a message is the same for many files."""
+        return self.text.partition(" (")[0]
 
 
 def spread(n_obs: int, rows: int = SPAN_ROWS) -> list[tuple[int, int]]:
@@ -50,17 +57,20 @@ def check_counts(source: CountSource) -> CountCheck:
     -------
     What its values look like.
     """
-    largest, whole = 0.0, True
+    largest, whole, bad = 0.0, True, None
     sums: list[NDArray[np.float64]] = [np.zeros(0)]
     for start, stop in spread(source.n_obs):
         block = source.peek(start, stop)
-        bad = _first_bad(block)
-        if bad is not None:
-            return CountCheck(False, f"the value {bad[2]:g}", bad)
-        if len(block.data):
-            largest = max(largest, float(block.data.max()))
-            whole = whole and (block.data.dtype.kind in "ui" or bool((block.data == np.rint(block.data)).all()))
+        data: NDArray[Any] = block.data
+        possible = np.isfinite(data) & (data >= 0)
+        bad = bad or _first_bad(block, possible)
+        values = data[possible]
+        if len(values):
+            largest = max(largest, float(values.max()))
+            whole = whole and bool((values == np.rint(values)).all())
         sums.append(block.totals)
+    if bad is not None:
+        return CountCheck(False, f"the value {bad[2]:g}", bad, only_bad=whole and largest > 0)
     if whole:
         return CountCheck(True, "integers")
     totals = np.concatenate(sums)
@@ -72,13 +82,10 @@ def check_counts(source: CountSource) -> CountCheck:
     return CountCheck(False, f"values with fractions, such as normalised or corrected ones (up to {largest:.6g})")
 
 
-def _first_bad(block: CountBlock) -> tuple[int, int, float] | None:
-    if block.data.dtype.kind == "u":
+def _first_bad(block: CountBlock, possible: NDArray[np.bool_]) -> tuple[int, int, float] | None:
+    """Cell, gene and value of the first entry that is not possible."""
+    if possible.all():
         return None
-    data: NDArray[Any] = block.data
-    wrong = np.flatnonzero(~np.isfinite(data) | (data < 0))
-    if not len(wrong):
-        return None
-    at = int(wrong[0])
+    at = int(np.argmin(possible))
     row = int(np.searchsorted(block.indptr, at, side="right")) - 1
-    return block.row0 + row, int(block.indices[at]), float(data[at])
+    return block.row0 + row, int(block.indices[at]), float(block.data[at])

@@ -8,6 +8,7 @@ import numpy as np
 
 from scfm._types import CountBlock
 from scfm.read._rows import canonical, cut, join, native, select
+from scfm.read.errors import reading
 from scfm.read.source import check_blocks, check_range
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
-    from scfm.read._containers import Container, Element
+    from scfm.read._container import Container, Element
     from scfm.read._rows import Parts
     from scfm.read.source import SourceFile
 
@@ -50,7 +51,8 @@ class CountSource:
 
     def __init__(self, container: Container, element: Element) -> None:
         self._container = container
-        matrix, self._rows, self._cols, var = container.stored(element)
+        with reading(container.path):
+            matrix, self._rows, self._cols, var = container.stored(element)
         self._matrix = matrix
         self.element = element
         """Which of the matrices of the container it is."""
@@ -70,25 +72,32 @@ class CountSource:
     @property
     def obs_names(self) -> pd.Index:
         """Names of the cells, in the order of the blocks."""
-        return self._container.obs_names
+        with reading(self._container.path):
+            return self._container.obs_names
 
     @property
     def obs(self) -> pd.DataFrame:
         """Annotation of the cells; read from a file on first use, so before :meth:`close`. Not to be modified."""
-        return self._container.obs
+        with reading(self._container.path):
+            return self._container.obs
 
     @property
     def obs_columns(self) -> list[str]:
         """Names of the columns of :attr:`obs`."""
-        return self._container.columns()
+        with reading(self._container.path):
+            return self._container.columns()
 
     def column(self, name: str) -> pd.Series:
         """One column of :attr:`obs`; of a file no other is read. A KeyError if it is not there."""
-        return self._container.column(name)
+        if name not in self.obs_columns:
+            raise KeyError(name)
+        with reading(self._container.path):
+            return self._container.column(name)
 
     def names(self, start: int, stop: int) -> NDArray[Any]:
         """Names of cells ``start`` to ``stop`` as an array of str objects, ``(stop - start,)``; of a file no others are read."""
-        return self._container.names(start, stop)
+        with reading(self._container.path):
+            return self._container.names(start, stop)
 
     def read(self, start: int, stop: int) -> CountBlock:
         """Read cells ``start`` to ``stop``.
@@ -162,11 +171,13 @@ class CountSource:
         """Read a few cells while it is not settled that this matrix will be used."""
         rows = self._rows[start:stop]
         if isinstance(rows, range) and rows.step == 1:
-            return self._block(start, self._selected(self._matrix.peek(rows)))
+            with reading(self._container.path):
+                return self._block(start, self._selected(self._matrix.peek(rows)))
         return self.read(start, stop)
 
     def _parts(self, start: int, stop: int) -> Parts:
-        return self._selected(self._matrix.take(self._rows[start:stop]))
+        with reading(self._container.path):
+            return self._selected(self._matrix.take(self._rows[start:stop]))
 
     def _selected(self, parts: Parts) -> Parts:
         parts = parts._replace(data=native(parts.data))

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 import numpy as np
 import pandas as pd
 
+from scfm._text import masked
 from scfm.read._containers import open_container
 from scfm.read.counts import CountSource
+from scfm.read.errors import of_file
 from scfm.read.source import SourceFile
 
 if TYPE_CHECKING:
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from scfm._types import CountBlock
-    from scfm.read._containers import Element
+    from scfm.read._container import Element
 
 __all__ = ["JoinedSource"]
 
@@ -47,8 +49,8 @@ class JoinedSource(Generic[Fact]):
 
     Raises
     ------
-    Exception
-        What opening one of the files raises.
+    TypeError, ValueError, KeyError, OSError
+        What opening one of the files or ``learn`` raises, with the path of that file.
     """
 
     def __init__(
@@ -69,12 +71,13 @@ class JoinedSource(Generic[Fact]):
         """Names of the columns of :attr:`obs`: those that all files have."""
         matrices: dict[str, None] = {}
         try:
-            for number in range(len(paths)):
+            for number, path in enumerate(self.paths):
                 self.close()
-                source = open_file(self.paths[number])
-                self._open = number, source
+                with of_file(path):
+                    source = open_file(path)
+                    self._open = number, source
+                    self.facts.append(learn(source))
                 self._elements.append(source.element)
-                self.facts.append(learn(source))
                 self.sizes.append(source.n_obs)
                 known = source.obs_columns
                 self.obs_columns = [name for name in (self.obs_columns if number else known) if name in known]
@@ -95,8 +98,8 @@ class JoinedSource(Generic[Fact]):
 
     @property
     def files(self) -> list[SourceFile]:
-        """The files, in the order of the cells."""
-        return [SourceFile(*file) for file in zip(self.paths, self.sizes, strict=True)]
+        """The files, in the order of the cells; addresses without logins."""
+        return [SourceFile(masked(path), n_obs) for path, n_obs in zip(self.paths, self.sizes, strict=True)]
 
     @property
     def obs(self) -> pd.DataFrame:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     Device = str | torch.device
 
-__all__ = ["default_batch_tokens", "local_device", "resolve_device", "resolve_devices", "resolve_dtype"]
+__all__ = ["default_batch_tokens", "env_int", "local_device", "resolve_device", "resolve_devices", "resolve_dtype"]
 
 LOCAL_RANKS = ("LOCAL_RANK", "SLURM_LOCALID")
 DTYPES = ("float32", "bfloat16", "float16")
@@ -71,14 +71,29 @@ def resolve_devices(device: Device | Sequence[Device] | None) -> tuple[torch.dev
     return found
 
 
+def env_int(name: str) -> int | None:
+    """A number from the environment; ``None`` where it is not set or empty.
+
+    Raises
+    ------
+    ValueError
+        If it holds something else than a number that is not negative.
+    """
+    text = os.environ.get(name, "").strip()
+    if text and not text.isdecimal():
+        msg = f"{name}={text!r} in the environment is not a number from 0 on, as torchrun or SLURM set it."
+        raise ValueError(msg)
+    return int(text) if text else None
+
+
 def local_device() -> str | None:
     """CUDA device of this process if torchrun or SLURM started several on this machine, else ``None``."""
     import torch
 
-    ranks = [os.environ[name] for name in LOCAL_RANKS if name in os.environ]
+    ranks = [rank for name in LOCAL_RANKS if (rank := env_int(name)) is not None]
     if not ranks or not torch.cuda.is_available():
         return None
-    return f"cuda:{int(ranks[0]) % torch.cuda.device_count()}"
+    return f"cuda:{ranks[0] % torch.cuda.device_count()}"
 
 
 def resolve_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:

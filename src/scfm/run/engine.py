@@ -48,7 +48,7 @@ class RunPlan:
     padded: bool = False
     """Whether the network pads a batch to its longest cell."""
     progress: bool | None = None
-    """Show a progress bar; ``None``: on terminals and in notebooks."""
+    """Show a progress bar; ``None``: on terminals and in notebooks, and a line now and then elsewhere."""
 
 
 @dataclass
@@ -65,6 +65,10 @@ class RunStats:
     """Cells without a model gene."""
     n_dropped: int = 0
     """Cells that an option of the model left out."""
+    n_fractional: int = 0
+    """Cells with a count that is not a whole number."""
+    n_not_finite: int = 0
+    """Cells with tokens for which the network gave NaN or infinity."""
     batch_tokens: int = 0
     """Token budget at the end; lower than planned if memory ran out."""
     seconds: float = 0.0
@@ -103,6 +107,7 @@ def run(
     plan: RunPlan,
     max_genes: int,
     spans: Sequence[tuple[int, int]] | None = None,
+    done_before: int = 0,
 ) -> RunStats:
     """Send the cells of a source through a network.
 
@@ -126,6 +131,8 @@ def run(
         Genes of a cell that the encoder keeps; cells with more count as truncated.
     spans
         Consecutive ranges of cells; no block or batch crosses their borders. All cells by default.
+    done_before
+        Number of further cells that an earlier run has done; the progress shown includes them.
     """
     stats = RunStats(batch_tokens=plan.batch_tokens)
     began = time.perf_counter()
@@ -133,14 +140,14 @@ def run(
     blocks = chain.from_iterable(
         source.blocks(plan.block_rows, start=start, stop=stop, max_nnz=plan.block_values) for start, stop in spans
     )
-    total = sum(stop - start for start, stop in spans)
-    with cells_bar(total, plan.progress) as advance, ThreadPoolExecutor(len(forwards)) as pool:
+    total = done_before + sum(stop - start for start, stop in spans)
+    with cells_bar(total, plan.progress, done_before) as advance, ThreadPoolExecutor(len(forwards)) as pool:
         for block in prefetch(map(encode, prefetch(blocks))):
             done = 0
             for edited in job.edit(block):
                 batches = plan_batches(edited, stats.batch_tokens, padded=plan.padded)
                 one_each = edited.rows is None  # otherwise the number of sequences is not the number of cells
-                work = _SharedBatches(batches, job, stats, advance if one_each else None)
+                work = _SharedBatches(block, batches, job, stats, advance if one_each else None)
                 if len(forwards) == 1:
                     work.compute(forwards[0])
                 else:
@@ -150,6 +157,7 @@ def run(
             advance(block.n_cells - done)
             stats.n_cells += block.n_cells
             stats.n_truncated += int(np.count_nonzero(block.n_genes > max_genes))
+            stats.n_fractional += block.n_fractional
             stats.n_dropped += int(np.count_nonzero(block.n_genes < 0))
             stats.n_empty += int(np.count_nonzero(block.n_genes == 0))
             job.sink.end_block(block.row0 + block.n_cells, stats)
@@ -160,7 +168,10 @@ def run(
 class _SharedBatches:
     """The batches of a block, shared by the networks of one or more devices."""
 
-    def __init__(self, batches: Iterator[TokenBatch], job: Job, stats: RunStats, advance: Advance | None) -> None:
+    def __init__(
+        self, block: TokenBlock, batches: Iterator[TokenBatch], job: Job, stats: RunStats, advance: Advance | None
+    ) -> None:
+        self._block = block
         self._batches, self._job, self._stats, self._advance = batches, job, stats, advance
         self._lock = Lock()
 
@@ -189,6 +200,7 @@ class _SharedBatches:
         output = pending.wait()
         with self._lock:
             self._job.sink.write(pending.batch, output)
+            self._stats.n_not_finite += _not_finite(pending.batch, output, self._block)
             if self._advance is not None:
                 self._advance(len(pending.batch.rows))
 
@@ -221,6 +233,18 @@ def _outputs(batch: TokenBatch, forward: Forward, job: Job, stats: RunStats) -> 
             stats.batch_tokens = max(1, min(stats.batch_tokens, len(part.tokens) // 2))
             logger.warning("Out of memory: continuing with %d tokens per batch.", stats.batch_tokens)
         waiting.append(part)
+
+
+def _not_finite(batch: TokenBatch, output: Tensor, block: TokenBlock) -> int:
+    """Cells with genes and with NaN or infinity among their values, or those of their tokens."""
+    import torch
+
+    if bool(torch.isfinite(output.sum(dtype=torch.float32))):  # one pass, and no second one where all is well
+        return 0
+    bad = ~torch.isfinite(output).flatten(1).all(dim=1).cpu().numpy()
+    cells = batch.rows if len(bad) == len(batch.rows) else np.repeat(batch.rows, batch.lengths)
+    found = np.unique(cells[bad])
+    return int(np.count_nonzero(block.n_genes[found - block.row0]))
 
 
 def _out_of_memory(error: Exception) -> bool:

@@ -2,46 +2,67 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 from scfm._compat import bar_hidden
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from contextlib import AbstractContextManager
 
     Advance = Callable[[int], object]
-    Bar = Callable[[int, bool | None], AbstractContextManager[Advance]]
 
-__all__ = ["cells_bar", "use_bar"]
+__all__ = ["cells_bar"]
+
+FIRST_SECONDS = 10.0
+"""Before the first line of a log."""
+SECONDS = 30.0
+"""Between two lines of a log."""
+
+
+class _Lines:
+    """A line on stderr every now and then, for logs.
+
+    Parameters
+    ----------
+    total
+        Number of cells.
+    done
+        How many of them an earlier run has done.
+    """
+
+    def __init__(self, total: int, done: int = 0) -> None:
+        self._total, self._before, self._done = total, done, done
+        self._began = time.monotonic()
+        self._next = self._began + FIRST_SECONDS
+
+    def advance(self, n: int) -> None:
+        """Take note of ``n`` cells more."""
+        self._done += n
+        now = time.monotonic()
+        if now < self._next or self._done == self._before:
+            return
+        self._next = now + SECONDS
+        speed = (self._done - self._before) / (now - self._began)
+        minutes = (self._total - self._done) / speed / 60
+        line = f"{self._done:,} of {self._total:,} cells, {speed:,.0f} cells/s, {minutes:,.1f} min left"
+        print(line, file=sys.stderr, flush=True)
 
 
 @contextmanager
-def _tqdm_bar(total: int, progress: bool | None) -> Iterator[Advance]:
-    from tqdm.auto import tqdm
-
-    with tqdm(total=total, unit="cell", desc="embed", disable=bar_hidden(progress)) as bar:
-        yield bar.update
-
-
-_bar: ContextVar[Bar] = ContextVar("scfm_bar", default=_tqdm_bar)
-
-
-def cells_bar(total: int, progress: bool | None) -> AbstractContextManager[Advance]:
+def cells_bar(total: int, progress: bool | None, done: int = 0) -> Iterator[Advance]:
     """Show a progress bar over ``total`` cells; gives a function that takes the number of cells done since the last call.
 
-    With ``progress=None``, on terminals and in notebooks only.
+    With ``progress=None``, a bar on terminals and in notebooks, and elsewhere a line now and then. The bar starts at
+    ``done``, the number of cells that an earlier run has done.
     """
-    return _bar.get()(total, progress)
+    from tqdm.auto import tqdm
 
-
-@contextmanager
-def use_bar(bar: Bar) -> Iterator[None]:
-    """Use another kind of progress bar within a block."""
-    token = _bar.set(bar)
-    try:
-        yield
-    finally:
-        _bar.reset(token)
+    hidden = total == 0 or bar_hidden(progress)
+    if hidden is None and not sys.stderr.isatty():
+        yield _Lines(total, done).advance
+        return
+    with tqdm(total=total, initial=done, unit="cell", desc="embed", disable=hidden) as bar:
+        yield bar.update

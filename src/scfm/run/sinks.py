@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 
-from scfm.run.store import COUNTED
+from scfm.run.store import COUNTED, INDEX, UNSHARDED, replaced
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from contextlib import ExitStack
     from pathlib import Path
 
-    import sparse
-    from filelock import FileLock
+    import pandas as pd
+    from anndata import AnnData
     from numpy.typing import NDArray
     from torch import Tensor
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from scfm.run.engine import RunStats
     from scfm.run.store import EmbeddingStore, Shard
 
-__all__ = ["ArraySink", "GeneMeansSink", "GeneStatesSink", "ShardSink", "SparseStates", "StatesWriter", "ZarrStates"]
+__all__ = ["ArraySink", "GeneMeansSink", "GeneStatesSink", "ShardSink", "StatesTable", "StatesWriter", "ZarrStates"]
 
 CHUNK_BYTES = 2**24
 """Of the states that are written to zarr."""
@@ -120,7 +120,7 @@ class ShardSink:
         self._store = store
         self._waiting = list(shards)
         self._wait = wait
-        self._lock: FileLock | None = None
+        self._lock: ExitStack | None = None
         self._before = dict.fromkeys(COUNTED, 0)
         self._values = self._empty()
 
@@ -130,7 +130,7 @@ class ShardSink:
 
     def __exit__(self, *args: object) -> None:
         if self._lock is not None:
-            self._lock.release()
+            self._lock.close()
 
     def write(self, batch: TokenBatch, output: Tensor) -> None:
         """Keep one vector per cell, shape ``(n_cells, n_features)``."""
@@ -205,70 +205,92 @@ class GeneStatesSink:
         self._writer.append(cells[order], genes[order], states[order])
 
 
-class SparseStates:
-    """Collect states into one sparse array of shape ``(n_cells, n_genes, n_features)``.
+class StatesTable:
+    """Collects states in memory, as the rows of an AnnData.
 
     Parameters
     ----------
-    shape
-        Shape of the array.
+    cell_names, gene_names
+        Names of the cells of the source, and of the chosen genes.
+    n_features
+        Features of a state.
     """
 
-    def __init__(self, shape: tuple[int, int, int]) -> None:
-        self._shape = shape
-        self._parts: list[tuple[NDArray[Any], ...]] = []
+    def __init__(self, cell_names: pd.Index, gene_names: pd.Index, n_features: int) -> None:
+        self._names = cell_names, gene_names
+        empty = np.empty(0, np.int64), np.empty(0, np.int64), np.empty((0, n_features), np.float32)
+        self._parts: list[tuple[NDArray[Any], ...]] = [empty]
 
     def append(self, cells: NDArray[np.int64], genes: NDArray[np.int64], states: NDArray[np.float32]) -> None:
         """Store the states of one block."""
         self._parts.append((cells, genes, states))
 
-    def array(self) -> sparse.GCXS:
-        """The array; compressed along the cells, zero where a gene is not expressed."""
-        import sparse
-
-        n_cells, n_genes, n_features = self._shape
-        parts = [np.concatenate(arrays) for arrays in zip(*self._parts, strict=True)] if self._parts else []
-        cells, genes, states = parts or (np.empty(0, np.int64), np.empty(0, np.int64), np.empty((0, n_features), "f4"))
+    def table(self, uns: dict[str, Any]) -> AnnData:
+        """A row for each gene of each cell, the features as columns."""
+        cells, genes, states = (np.concatenate(arrays) for arrays in zip(*self._parts, strict=True))
         self._parts.clear()
-        indptr = np.concatenate([[0], np.cumsum(np.bincount(cells, minlength=n_cells))]) * n_features
-        indices = (genes[:, None] * n_features + np.arange(n_features)).ravel()
-        return sparse.GCXS((states.ravel(), indices, indptr), shape=self._shape, compressed_axes=(0,))
+        return _states_table(cells, genes, states, *self._names, uns)
 
 
 class ZarrStates:
-    """Write states to a zarr group as they come.
-
-    The group holds ``states`` ``(n, n_features)``, ``genes`` ``(n,)`` and ``indptr`` ``(n_cells + 1,)``: the genes of
-    cell ``i`` and their states are the rows from ``indptr[i]`` to ``indptr[i + 1]``.
+    """Writes states to a zarr store as they come: the AnnData that :class:`StatesTable` would make.
 
     Parameters
     ----------
     path
-        Folder of the group; must not exist.
-    n_cells, n_features
-        Sizes.
+        Folder of the store; must not exist.
+    cell_names, gene_names
+        Names of the cells of the source, and of the chosen genes.
+    n_features
+        Features of a state.
     """
 
-    def __init__(self, path: Path, n_cells: int, n_features: int) -> None:
+    def __init__(self, path: Path, cell_names: pd.Index, gene_names: pd.Index, n_features: int) -> None:
         import zarr
+        from anndata.io import write_elem
+        from zarr.dtype import VariableLengthUTF8
 
-        self._root: Any = zarr.open_group(path, mode="w-")
+        nothing = np.empty(0, np.int64)
+        empty = _states_table(nothing, nothing, np.empty((0, n_features), "f4"), cell_names, gene_names, {})
+        self._root: Any = zarr.open_group(path, mode="w-", zarr_format=3)
+        write_elem(self._root, "/", empty, dataset_kwargs=UNSHARDED)
+        obs: Any = self._root["obs"]
         rows = max(1, CHUNK_BYTES // (4 * n_features))
-        self._states = self._root.create_array("states", shape=(0, n_features), chunks=(rows, n_features), dtype="f4")
-        self._genes = self._root.create_array("genes", shape=(0,), chunks=(2**18,), dtype="i4")
-        self._counts = np.zeros(n_cells, np.int64)
+        self._states = replaced(self._root, "X", (0, n_features), "f4", chunk_rows=rows)
+        self._codes = [replaced(obs[name], "codes", (0,), "i4") for name in ("cell", "gene")]
+        self._index = replaced(obs, INDEX, (0,), VariableLengthUTF8())
 
     def append(self, cells: NDArray[np.int64], genes: NDArray[np.int64], states: NDArray[np.float32]) -> None:
         """Store the states of one block."""
+        start = self._index.shape[0]
         self._states.append(states)
-        self._genes.append(genes.astype(np.int32))
-        self._counts += np.bincount(cells, minlength=len(self._counts))
+        for array, codes in zip(self._codes, (cells, genes), strict=True):
+            array.append(codes.astype(np.int32))
+        self._index.append(np.arange(start, start + len(states)).astype(str).astype(object))
 
-    def finish(self, obs_names: Any, gene_names: Any, params: dict[str, Any]) -> None:
+    def finish(self, uns: dict[str, Any]) -> None:
         """Write what describes the states."""
-        indptr = np.concatenate([[0], np.cumsum(self._counts)])
-        self._root.create_array("indptr", data=indptr)
-        for name, values in (("obs_names", obs_names), ("gene_names", gene_names)):
-            array = self._root.create_array(name, shape=(len(values),), dtype=str)
-            array[:] = np.asarray(values, dtype=object)
-        self._root.attrs["params"] = json.loads(json.dumps(params, default=str))
+        from anndata.io import write_elem
+
+        write_elem(self._root, "uns", uns, dataset_kwargs=UNSHARDED)
+
+
+def _states_table(
+    cells: NDArray[np.int64],
+    genes: NDArray[np.int64],
+    states: NDArray[np.float32],
+    cell_names: pd.Index,
+    gene_names: pd.Index,
+    uns: dict[str, Any],
+) -> AnnData:
+    import pandas as pd
+    from anndata import AnnData
+    from anndata.utils import make_index_unique
+
+    named = {"cell": (cells, cell_names), "gene": (genes, gene_names)}
+    columns = {
+        name: pd.Categorical.from_codes(codes, make_index_unique(names.astype(str)).rename(None))
+        for name, (codes, names) in named.items()
+    }
+    obs = pd.DataFrame(columns, index=pd.RangeIndex(len(cells)).astype(str))
+    return AnnData(states, obs=obs, var=pd.DataFrame(index=pd.RangeIndex(states.shape[1]).astype(str)), uns=uns)

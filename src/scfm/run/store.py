@@ -18,16 +18,29 @@ import numpy as np
 
 from scfm._checks import is_int
 from scfm._keys import PARAMS, Keys
+from scfm._lock import hold
 from scfm._paths import atomic, read_json
 from scfm.read.paths import is_url
+from scfm.read.remote import open_url
 
 if TYPE_CHECKING:
-    from filelock import FileLock
+    from contextlib import ExitStack
+
     from numpy.typing import NDArray
 
     from scfm.read import Source
 
-__all__ = ["CHUNK_ROWS", "COUNTED", "EmbeddingStore", "Shard", "fingerprint", "plan_shards"]
+__all__ = [
+    "CHUNK_ROWS",
+    "COUNTED",
+    "INDEX",
+    "UNSHARDED",
+    "EmbeddingStore",
+    "Shard",
+    "fingerprint",
+    "plan_shards",
+    "replaced",
+]
 
 FORMAT = 1
 MAX_PLAN_BYTES = 2**28
@@ -41,7 +54,7 @@ CHUNK_ROWS = 1024
 """Rows of a chunk of a store; shards are whole chunks."""
 UNSHARDED = {"shards": None}
 """Explicit, because anndata is about to change its default."""
-COUNTED = ("n_cells", "n_truncated", "n_empty", "n_dropped")
+COUNTED = ("n_cells", "n_truncated", "n_empty", "n_dropped", "n_fractional", "n_not_finite")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +98,7 @@ def fingerprint(source: str | Path) -> dict[str, int | str]:
     Of a file, or of all files of a folder: bytes, and ns of the last change. Of an address: hash of its metadata.
     """
     if is_url(source):
-        from zarr import open_group
-
-        metadata = open_group(str(source), mode="r").metadata.to_dict()
+        metadata = open_url(str(source)).metadata.to_dict()
         return {"metadata_sha256": hashlib.sha256(json.dumps(metadata, default=str).encode()).hexdigest()}
     path = Path(source)
     files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
@@ -270,28 +281,24 @@ class EmbeddingStore:
         for name, value in values.items():
             write_elem(root[f"uns/{self.keys.uns}/{PARAMS}"], name, value, dataset_kwargs=UNSHARDED)
 
-    def lock(self, shard: Shard | None, wait: float = 0) -> FileLock:
-        """Keep other processes from computing a shard, or for ``None`` other clusters from filling the store.
+    def lock(self, shard: Shard | None, wait: float = 0) -> ExitStack:
+        """Keep other processes from computing a shard, or for ``None`` other clusters from filling the store, until it is closed.
 
         Raises
         ------
         RuntimeError
             If it is locked, and still is after ``wait`` seconds. A lock ends with its process at the latest.
         """
-        from filelock import FileLock, Timeout
-
         file = self._markers / "cluster.lock" if shard is None else self._marker(shard).with_suffix(".lock")
-        lock = FileLock(file, timeout=wait)
         try:
-            lock.acquire()
-        except Timeout as error:
+            return hold(file, wait)
+        except TimeoutError as error:
             which = "" if shard is None else f" (cells {shard.start} to {shard.stop})"
             msg = (
                 f"Another process is filling {self.path}{which}. Wait for it, or give each process shards of its own "
                 "with shard=."
             )
             raise RuntimeError(msg) from error
-        return lock
 
 
 def _write_empty(
@@ -311,13 +318,13 @@ def _write_empty(
     empty = AnnData(obs=obs_table, uns={keys.uns: {PARAMS: params}})
     write_elem(root, "/", empty, dataset_kwargs=UNSHARDED)
     obs: Any = root["obs"]
-    names = _replaced(obs, INDEX, source.n_obs, VariableLengthUTF8())
+    names = replaced(obs, INDEX, (source.n_obs,), VariableLengthUTF8())
     for start in range(0, source.n_obs, PIECE):
         stop = min(start + PIECE, source.n_obs)
         names[start:stop] = source.names(start, stop)
     if source.files:
         categories = list(obs["file/categories"][:])
-        codes = _replaced(obs["file"], "codes", source.n_obs, "int32")
+        codes = replaced(obs["file"], "codes", (source.n_obs,), "int32")
         start = 0
         for file in source.files:
             codes[start : start + file.n_obs] = categories.index(file.path)
@@ -328,10 +335,10 @@ def _write_empty(
     array.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
 
 
-def _replaced(group: Any, name: str, size: int, dtype: Any) -> Any:
-    """Put an array of another length in the place of an empty one."""
+def replaced(group: Any, name: str, shape: tuple[int, ...], dtype: Any, *, chunk_rows: int = PIECE) -> Any:
+    """Put an array of another shape in the place of one that anndata wrote."""
     attrs = dict(group[name].attrs)
     del group[name]
-    array = group.create_array(name, shape=(size,), chunks=(min(PIECE, max(1, size)),), dtype=dtype)
+    array = group.create_array(name, shape=shape, chunks=(chunk_rows, *shape[1:]), dtype=dtype)
     array.attrs.update(attrs)
     return array

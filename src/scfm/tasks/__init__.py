@@ -7,12 +7,11 @@ from scfm.tasks.gene_means import GeneMeans
 from scfm.tasks.gene_states import GeneStates
 from scfm.tasks.masked_genes import MaskedGenes
 from scfm.tasks.perturb import Perturb
-from scfm.tasks.perturbations import KINDS, Kind, Perturbations
+from scfm.tasks.perturbations import Kind, Perturbations
 from scfm.tasks.scores import Scorer, Scores
 from scfm.tasks.task import SupportsForward, Task
 
 __all__ = [
-    "KINDS",
     "Embed",
     "GeneMeans",
     "GeneStates",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -12,11 +12,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["KINDS", "Kind", "Perturbations", "edit_ranks"]
+__all__ = ["Kind", "Perturbations", "edit_ranks"]
 
 Kind = Literal["delete", "overexpress", "inhibit", "activate"]
 """Delete genes, put them first, or move them down or up by a quarter of the ranks."""
-KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 @dataclass(frozen=True)

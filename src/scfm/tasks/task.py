@@ -25,7 +25,7 @@ class SupportsForward(Protocol):
 
 
 class Task(ABC):
-    """What is computed for each cell; :func:`scfm.run.run` handles batches, memory, devices and progress.
+    """What is computed for each cell; ``scfm.run.run`` handles batches, memory, devices and progress.
 
     Parameters
     ----------
@@ -33,6 +33,8 @@ class Task(ABC):
         Receives the results.
     """
 
+    done: str = "embedded"
+    """What has been done to the cells, for the report."""
     block_rows: int | None = None
     """Largest number of cells of a block; ``None``: that of the settings."""
     batch_tokens: int | None = None

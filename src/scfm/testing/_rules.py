@@ -45,11 +45,6 @@ class Subject:
     arguments: dict[str, Any]
     cells: ad.AnnData
 
-    @property
-    def poolings(self) -> list[str]:
-        """Poolings that the model supports."""
-        return [pooling for pooling in self.model.poolings if pooling != "cls" or self.model.has_cls]
-
     def embed(self, data: Any = None, **more: Any) -> NDArray[np.float32]:
         return self.model.embed(self.cells if data is None else data, **self.arguments | more)
 
@@ -186,7 +181,7 @@ def unchanged_input(subject: Subject) -> None:
         adata.raw = adata.copy()
         adata.layers["other"] = sparse.csr_matrix(2 * dense)
         before, parts = fingerprint(adata), (adata.X, adata.obs, adata.var)
-        for pooling in subject.poolings:
+        for pooling in subject.model.usable_poolings:
             subject.stored(adata, pooling=pooling)
         _require(fingerprint(adata) == before, "X, layers, raw, obs or var of the caller were changed.")
         kept = all(now is then for now, then in zip((adata.X, adata.obs, adata.var), parts, strict=True))
@@ -243,7 +238,7 @@ def linear_layers(subject: Subject) -> None:
     linears = {name: one for name, one in networks[0].named_modules() if isinstance(one, torch.nn.Linear)}
     if not linears:
         raise NotOfferedError
-    for pooling in subject.poolings:
+    for pooling in subject.model.usable_poolings:
         arguments: dict[str, Any] = {"hidden_layer": 0, "pooling": pooling}
         called = _called(linears, partial(subject.embed, **arguments))
         plain = subject.embed(**arguments)
@@ -281,13 +276,14 @@ def genes(subject: Subject) -> None:
         raise NotOfferedError
     means = subject.embed(pooling="gene")
     states: Any = tl.gene_embeddings(subject.cells, subject.model, **subject.without("pooling"))
-    values = states.todense()
-    there = (values != 0).any(axis=2)
+    columns = states.obs["gene"].cat.codes.to_numpy()
+    sums = np.zeros((subject.cells.n_vars, states.n_vars))
+    np.add.at(sums, columns, states.X)
     with np.errstate(invalid="ignore"):
-        wanted = np.where(there[..., None], values, 0).sum(axis=0) / there.sum(axis=0)[:, None]
+        wanted = sums / np.bincount(columns, minlength=len(sums))[:, None]
     _same(means, wanted, "the mean of a gene")
     alone: Any = tl.gene_embeddings(subject.cells[3].copy(), subject.model, **subject.without("pooling"))
-    _same(alone.todense()[0], values[3], "the state of a gene of a cell alone")
+    _same(alone.X, states.X[states.obs["cell"].cat.codes == 3], "the state of a gene of a cell alone")
 
 
 def scores(subject: Subject) -> None:

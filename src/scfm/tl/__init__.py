@@ -12,6 +12,7 @@ from scfm.tl._marker_genes import marker_genes
 from scfm.tl._perturb import perturb
 from scfm.tl._perturb_stats import perturb_stats
 from scfm.tl._score import score
+from scfm.tl._tokenize import tokenize
 
 __all__ = [
     "annotate",
@@ -24,4 +25,9 @@ __all__ = [
     "perturb",
     "perturb_stats",
     "score",
+    "tokenize",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

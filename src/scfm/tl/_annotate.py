@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from importlib.metadata import version
 from itertools import cycle
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
 from mudata import MuData
 
+from scfm._checks import entry_of, typed
 from scfm._docs import with_parameters
 from scfm._keys import PARAMS, AnnotationKeys, annotation_keys, colors_key, provenance_keys
+from scfm._package import version_of
 from scfm._warn import warn
 from scfm._write import Results, is_mudata_file, read_frame
 from scfm.annotate import Metric, Prediction, predict, predict_types
@@ -45,6 +46,7 @@ EMBEDDING = ("model", "revision", "weights_sha256", "pooling", "hidden_layer")
 """What is taken over from the provenance of the embedding."""
 
 
+@typed
 @with_parameters
 def annotate(
     data: AnnData | MuData | str | Path,
@@ -138,11 +140,16 @@ def annotate(
     ------
     KeyError
         If a column or an embedding is missing.
-    TypeError
-        If ``data`` or ``reference`` is neither AnnData, MuData nor a path.
+    FileNotFoundError
+        If a file does not exist.
     ValueError
         If the embeddings come from different models, a label is no term of the ontology (the message names it), or an
         argument is out of range or place; nothing is stored then.
+
+    Warns
+    -----
+    UserWarning
+        If the embeddings are based on different genes, or most cells are rejected.
 
     See Also
     --------
@@ -172,7 +179,8 @@ def annotate(
     if source is query and key_added == labels_key:
         msg = f"key_added={key_added!r} would overwrite the labels of the reference; choose another name."
         raise ValueError(msg)
-    target.check_own(key_added, "method")
+    columns = (keys.label, keys.score, keys.novelty, keys.term)
+    target.check_free(keys.uns, *(("obs", name) for name in columns), ("obsm", keys.probabilities))
     cells = Cells.of(query, source, labels_key, use_rep, batch_key)
     graph = _ontology(ontology)
     labels = cells.reference.labels if names is None else names
@@ -221,9 +229,6 @@ def _reference(reference: object, modality: str | None, use_rep: str, uns: Seque
 
 
 def _names(candidates: Sequence[str]) -> list[str]:
-    if isinstance(candidates, str):
-        msg = f"candidates is one string; pass a list of types, such as [{candidates!r}, 'macrophage']."
-        raise TypeError(msg)
     names = [str(name) for name in candidates]
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated or len(names) < 2:
@@ -240,9 +245,6 @@ def _check_arguments(
     batch_key: str | None,
     metric: str | None,
 ) -> None:
-    if method not in get_args(Method):
-        msg = f"method={method!r} is unknown; choose from {', '.join(map(repr, get_args(Method)))}."
-        raise ValueError(msg)
     if method == "ontology" and (candidates is None or ontology is None):
         msg = (
             "method='ontology' needs candidates=, the types to choose from, and ontology=, such as 'bundled' or what "
@@ -320,7 +322,7 @@ def _results(
     if n_rejected > MANY * len(cells.rows):
         warn(
             f"{n_rejected} of {len(cells.rows)} cells were rejected: they are unlike the reference as a whole, not one by "
-            "one. Do both have the same genes (embed both with those that they share)? Does the reference have "
+            "one. Do both have the same genes (embed both with shared_with=)? Does the reference have "
             "batches (batch_key=)? metric='cosine' and reject=None show what the labels would be."
         )
     counts = {
@@ -330,7 +332,7 @@ def _results(
         "n_empty": cells.n_empty + n_unsaid,
     }
     made_by = {name: value for name, value in provenance(adata, choices["use_rep"]).items() if name in EMBEDDING}
-    versions = {name: version(name) for name in ("scfm", "scikit-learn", "torch")}
+    versions = {name: version_of(name) for name in ("scfm", "scikit-learn", "torch")}
     params = {**choices, **counts, "labels": np.array(labels, dtype=object), "embedding": made_by, "versions": versions}
     logger.info("annotated %d cells, rejected %d of them", len(cells.rows), n_rejected)
     return Results(
@@ -349,7 +351,7 @@ def _spread(values: NDArray[np.float32], cells: Cells, n_obs: int) -> NDArray[np
 
 def _known_colors(adata: AnnData, labels_key: str) -> dict[str, str]:
     """Colours that labels already have."""
-    column, stored = adata.obs[labels_key], adata.uns.get(colors_key(labels_key))
+    column, stored = entry_of(adata.obs, labels_key, "obs"), adata.uns.get(colors_key(labels_key))
     if stored is None or not isinstance(column.dtype, pd.CategoricalDtype):
         return {}
     return dict(zip(map(str, column.cat.categories), map(str, stored), strict=False))

@@ -85,8 +85,15 @@ class ShardWorker(WorkerPlugin):
                     self._session.run(task, [(shard.start, shard.stop)])
 
 
-def fill_with(client: Client, job: Job, shards: Sequence[Shard]) -> None:
+def fill_with(client: Client, job: Job, shards: Sequence[Shard], done_before: int = 0) -> None:
     """Compute shards on a cluster. A worker that is lost costs the shard at hand, which goes to another one.
+
+    Parameters
+    ----------
+    client, job, shards
+        Where, what and how much.
+    done_before
+        Further cells, which an earlier run has done: progress is shown of all of them.
 
     Raises
     ------
@@ -95,7 +102,8 @@ def fill_with(client: Client, job: Job, shards: Sequence[Shard]) -> None:
     """
     name, futures = f"scfm-{uuid4()}", []
     sizes = {shard.number: shard.stop - shard.start for shard in shards}
-    with EmbeddingStore.open(job.store).lock(None), cells_bar(sum(sizes.values()), settings.progress) as advance:
+    bar = cells_bar(done_before + sum(sizes.values()), settings.progress, done_before)
+    with EmbeddingStore.open(job.store).lock(None), bar as advance:
         try:
             client.register_plugin(ShardWorker(job, name))
             futures = client.map(

@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import logging
 import random
-from importlib.metadata import version
 from itertools import pairwise
-from os import PathLike
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
-from anndata import AnnData
 
-from scfm._checks import entry_of
+from scfm._checks import entry_of, typed
 from scfm._docs import with_parameters
 from scfm._keys import PARAMS, result_keys
+from scfm._package import version_of
 from scfm._write import Results
 from scfm.tl._target import target_of
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from anndata import AnnData
     from numpy.typing import NDArray
 
 __all__ = ["drug_response"]
@@ -41,6 +40,7 @@ class _Pairs(NamedTuple):
     ic50: NDArray[np.float64]
 
 
+@typed
 @with_parameters
 def drug_response(
     data: AnnData | str | Path,
@@ -128,16 +128,13 @@ def drug_response(
     >>> adata.uns["drug_response"]["per_drug"]["pearson"].round(2).tolist()
     [1.0, 1.0]
     """
-    _check_options(regressor, split, test_share)
+    _check_options(regressor, test_share)
     key = result_keys("drug_response", key_added).uns
     if key in (ic50_key, use_rep):
         msg = f"key_added={key!r} would overwrite obsm[{key!r}], which is read; choose another name."
         raise ValueError(msg)
-    if not isinstance(data, AnnData | str | PathLike):
-        msg = f"tl.drug_response takes an AnnData of cell lines or the path of one, got {type(data).__name__}."
-        raise TypeError(msg)
     target = target_of(data, "drug_response", out=out, overwrite=overwrite, copy=copy)
-    target.check_own(key, "ic50_key")
+    target.check_free(key, ("obsm", key))
     adata = target.frame((use_rep, ic50_key), ())
     response = entry_of(adata.obsm, ic50_key, "obsm")
     if not isinstance(response, pd.DataFrame):
@@ -167,23 +164,20 @@ def drug_response(
         "n_drugs": len(np.unique(pairs.drug)),
         "n_train": int((~test).sum()),
         "n_test": int(test.sum()),
-        "versions": {name: version(name) for name in ("scfm", "scikit-learn")},
+        "versions": {name: version_of(name) for name in ("scfm", "scikit-learn")},
     }
     scores = _scores(pairs, test, means, predicted, response.columns)
     logger.info("Pearson r %.3f", scores["pearson"])
     return target.store(Results(obsm={key: predictions}, uns={key: scores | {PARAMS: params}}))
 
 
-def _check_options(regressor: Any, split: str, test_share: float) -> None:
+def _check_options(regressor: Any, test_share: float) -> None:
     if isinstance(regressor, str) and regressor not in {"ridge", "boosting"}:
         msg = f"regressor={regressor!r} is not known; use 'ridge', 'boosting' or a regressor of scikit-learn."
         raise ValueError(msg)
     if not isinstance(regressor, str) and not all(hasattr(regressor, name) for name in ("fit", "predict")):
         msg = f"regressor must be 'ridge', 'boosting' or a regressor of scikit-learn; got {type(regressor).__name__}."
         raise TypeError(msg)
-    if split not in {"pair", "line"}:
-        msg = f"split={split!r} is not known; use 'pair' (as upstream) or 'line' (lines that were never seen)."
-        raise ValueError(msg)
     if not 0 < test_share < 1:
         msg = f"test_share={test_share}: need a share between 0 and 1."
         raise ValueError(msg)

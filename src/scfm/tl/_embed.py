@@ -5,6 +5,7 @@ from __future__ import annotations
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
+from scfm._checks import typed
 from scfm._docs import with_parameters
 from scfm._keys import PARAMS, result_keys
 from scfm._write import Results
@@ -24,11 +25,13 @@ if TYPE_CHECKING:
 
     from scfm._types import Compat
     from scfm.model import FoundationModel
+    from scfm.model.arguments import SharedWith
     from scfm.run.device import Device
 
 __all__ = ["embed"]
 
 
+@typed
 @with_parameters
 def embed(
     data: AnnData | MuData | str | Path,
@@ -46,6 +49,7 @@ def embed(
     device: Device | Sequence[Device] | None = None,
     dtype: str | torch.dtype | None = None,
     compat: Compat | None = None,
+    shared_with: SharedWith = None,
     groupby: str | None = None,
     key_added: str | None = None,
     copy: bool = False,
@@ -65,6 +69,7 @@ def embed(
     %(device)s
     %(dtype)s
     %(compat)s
+    %(shared_with)s
     %(groupby_genes)s
     %(key_added)s
     %(copy)s
@@ -85,13 +90,9 @@ def embed(
 
     Raises
     ------
-    TypeError
-        If ``data`` is neither AnnData, MuData nor a path, or an option is not known.
-    ValueError
-        If counts are negative or NaN, no gene matches, ``out`` is missing for a path or given for an object, or an
-        argument is out of range; nothing is stored then.
-    FileNotFoundError, FileExistsError
-        If ``data`` or the folder of ``out`` does not exist, or ``out`` does.
+    %(errors)s
+    FileExistsError, OSError
+        If ``out`` exists and ``overwrite`` is not set, or it cannot be written for want of room or permission.
 
     Examples
     --------
@@ -120,6 +121,7 @@ def embed(
         device=device,
         dtype=dtype,
         compat=compat,
+        shared_with=shared_with,
         options=options,
     )
     result_keys("check", key_added)
@@ -128,8 +130,11 @@ def embed(
         return write_tokenized(source, model, written, arguments, groupby, key_added, overwrite=overwrite)
     target = target_of(data, "embed", modality=modality, out=out, overwrite=overwrite, copy=copy)
     loaded = load(model)
-    embedding = loaded.run(target.data, arguments, groupby=groupby)
     keys = result_keys(loaded.family, key_added)
+    slot, row_bytes = ("varm", 0) if pooling == "gene" else ("obsm", 4 * loaded.n_features)
+    target.check_free(keys.uns, (slot, keys.obsm))
+    target.check_room(row_bytes)
+    embedding = loaded.run(target.data, arguments, groupby=groupby)
     if embedding.axis == "var":
         values = {keys.obsm: embedding.in_order_of(target.var_names)}
         return target.store(Results(varm=values, uns={keys.uns: {PARAMS: embedding.params}}))

@@ -4,31 +4,37 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-from collections.abc import Sequence
+import reprlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scfm._checks import typed
 from scfm._docs import with_parameters
-from scfm._keys import result_keys
-from scfm._paths import check_new
+from scfm._keys import Keys, made_by, result_keys
+from scfm._paths import check_new, check_room, check_writable
+from scfm._text import masked
 from scfm._write import merge_store
 from scfm.model import FoundationModel, load
 from scfm.model.arguments import Arguments
 from scfm.model.session import counts_of
-from scfm.read import expand, is_tokenized
+from scfm.read import expand, is_anndata_file, is_tokenized
 from scfm.read.paths import is_url
 from scfm.run import RunStats
-from scfm.run.device import local_device
+from scfm.run.device import env_int, local_device
 from scfm.run.sinks import ShardSink
 from scfm.run.store import CHUNK_ROWS, COUNTED, EmbeddingStore, fingerprint
 from scfm.tasks import Embed
+from scfm.tl._target import FileTarget
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import torch
     from distributed import Client
 
     from scfm._types import Compat
+    from scfm.model.arguments import SharedWith
     from scfm.model.session import Session
     from scfm.run.device import Device
     from scfm.run.store import Shard
@@ -41,6 +47,7 @@ SHARD_BYTES = 2**25
 _RANKS = (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS"))
 
 
+@typed
 @with_parameters
 def embed_store(
     source: str | Path | Sequence[str | Path],
@@ -62,6 +69,7 @@ def embed_store(
     device: Device | Sequence[Device] | None = None,
     dtype: str | torch.dtype | None = None,
     compat: Compat | None = None,
+    shared_with: SharedWith = None,
     key_added: str | None = None,
     **options: Any,
 ) -> Path:
@@ -93,7 +101,7 @@ def embed_store(
         HDF5 file is completed in a copy that takes its place in one step, which needs room for both.
     client
         A dask client, whose workers then compute the shards. Each loads the model once; all of them must reach
-        ``source``, ``out`` and the model under the same paths. Needs ``pip install "scfm[cluster]"``.
+        ``source``, ``out`` and the model under the same paths. Needs the extra ``cluster``.
     %(matrix)s
     pooling
         As for :func:`scfm.tl.embed`, except ``"gene"``.
@@ -102,6 +110,7 @@ def embed_store(
     %(device)s
     %(dtype)s
     %(compat)s
+    %(shared_with)s
     %(key_added)s
     %(options)s
 
@@ -119,8 +128,9 @@ def embed_store(
         and ``resume`` is off.
     RuntimeError
         If another process is computing the same shards.
-    TypeError, ValueError, FileNotFoundError
-        As :func:`scfm.tl.embed`.
+    OSError
+        If ``out``, or with ``into_source`` a source, cannot be written, or the disk has no room for what is missing.
+    %(errors)s
 
     Examples
     --------
@@ -142,6 +152,7 @@ def embed_store(
         device=local_device() if shard == "auto" and device is None else device,
         dtype=dtype,
         compat=compat,
+        shared_with=shared_with,
         options=options,
     )
     out = Path(out).expanduser()
@@ -157,40 +168,57 @@ def embed_store(
         rows = _shard_rows(shard_rows, session.model.n_features)
         description = session.description()
         identity = _identity(paths, session, description)
+        for path in paths if into_source else ():
+            _check_mergeable(Path(path), keys, session.model.n_features, modality)
         if not out.exists():
-            EmbeddingStore.create(out, keys, session.source, session.model.n_features, rows, identity, description)
+            params = made_by("embed") | description
+            EmbeddingStore.create(out, keys, session.source, session.model.n_features, rows, identity, params)
         store = _opened(out, identity, keys.obsm, rows if shard_rows is not None else None)
-        missing = [shard for shard in _share(store.shards, part) if not store.is_done(shard)]
+        asked = _share(store.shards, part)
+        missing = [shard for shard in asked if not store.is_done(shard)]
+        done = _cells(asked) - _cells(missing)
         logger.info("%d of %d shards of %s are to be computed", len(missing), len(store.shards), store.path)
+        check_room(out, 4 * store.n_features * _cells(missing))
         if client is None and missing:
             with ShardSink(store, missing) as sink:
                 task = Embed(session.model, session.options, sink)
-                session.run(task, [(shard.start, shard.stop) for shard in missing])
+                session.run(task, [(shard.start, shard.stop) for shard in missing], done)
     if client is not None and name is not None and missing:
         from scfm.tl._cluster import Job, fill_with
 
-        fill_with(client, Job(paths, name, out.absolute(), arguments), missing)
+        fill_with(client, Job(paths, name, out.absolute(), arguments), missing, done)
     if _finish(store) and into_source:
-        for path in paths:
-            merge_store(store, Path(path), modality)
+        for number, path in enumerate(paths):
+            merge_store(store, Path(path), modality, number=number)
     return out
 
 
 def _checked_paths(source: Any, out: Path, *, resume: bool, into_source: bool) -> list[str]:
-    if not isinstance(source, str | Path | Sequence):
-        msg = f"tl.embed_store reads files, got {type(source).__name__}; scfm.tl.embed takes an AnnData."
-        raise TypeError(msg)
-    check_new(out, overwrite=resume, hint="go on with it by resume=True")
+    if resume and out.is_dir():
+        check_writable(out)
+    else:
+        check_new(out, hint="go on with it by resume=True")
     found = expand(source)
     paths = found if isinstance(found, list) else [found]
     if len(paths) > 1 and is_tokenized(paths):
         msg = f"tl.embed_store takes one tokenised dataset, got {len(paths)} files; pass the folder that holds them."
         raise ValueError(msg)
-    urls = [path for path in paths if is_url(path)]
-    if into_source and urls:
-        msg = f"into_source=True cannot write to {urls[0]}; use scfm.tl.embed_store without it."
-        raise ValueError(msg)
+    for path in paths if into_source else ():
+        if is_url(path) or (Path(path).exists() and not is_anndata_file(Path(path))):
+            msg = f"into_source=True cannot write to {masked(path)}; use scfm.tl.embed_store without it."
+            raise ValueError(msg)
     return [str(path) if is_url(path) else str(Path(path).absolute()) for path in paths]
+
+
+def _check_mergeable(path: Path, keys: Keys, n_features: int, modality: str | None) -> None:
+    """Find out before the long work whether embeddings can be added to a file."""
+    target = FileTarget(path, path, modality, "embed")
+    target.check_free(keys.uns, ("obsm", keys.obsm))
+    if path.is_dir():
+        check_writable(path)
+    else:
+        check_writable(path.resolve().parent)
+        target.check_room(4 * n_features)
 
 
 def _name_of(model: str | Path | FoundationModel) -> str:
@@ -205,11 +233,15 @@ def _part(shard: str | None) -> tuple[int, int]:
     if shard is None:
         return 0, 1
     if shard == "auto":
-        for rank, size in _RANKS:
-            if rank in os.environ and size in os.environ:
-                return int(os.environ[rank]), int(os.environ[size])
-        names = " or ".join("/".join(pair) for pair in _RANKS)
-        msg = f"shard='auto' found none of {names} in the environment; pass shard='1/4' and so on."
+        for names in _RANKS:
+            rank, size = map(env_int, names)
+            if rank is not None and size is not None:
+                if rank < size:
+                    return rank, size
+                msg = f"{names[0]}={rank} and {names[1]}={size} in the environment: parts are counted from 0 to {size - 1}."
+                raise ValueError(msg)
+        known = " or ".join("/".join(names) for names in _RANKS)
+        msg = f"shard='auto' found none of {known} in the environment; pass shard='1/4' and so on."
         raise ValueError(msg)
     first, slash, last = shard.partition("/")
     if not (slash and first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last)):
@@ -221,6 +253,10 @@ def _part(shard: str | None) -> tuple[int, int]:
 def _share(shards: list[Shard], part: tuple[int, int]) -> list[Shard]:
     number, of = part
     return shards[len(shards) * number // of : len(shards) * (number + 1) // of]
+
+
+def _cells(shards: Sequence[Shard]) -> int:
+    return sum(shard.stop - shard.start for shard in shards)
 
 
 def _shard_rows(asked: int | None, n_features: int) -> int:
@@ -256,19 +292,31 @@ def _opened(out: Path, identity: dict[str, Any], obsm: str, rows: int | None) ->
             f"now it is {first[1]}. Remove the store or choose another name."
         )
         raise FileExistsError(msg)
-    old, new = store.identity["parameters"], identity["parameters"]
+    old, new = _flat(store.identity["parameters"]), _flat(identity["parameters"])
     differing = [name for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
     if store.keys.obsm != obsm:
         differing.append("key_added")
     if rows is not None and len(store.shards) and rows < store.n_obs and store.shards[0].stop != rows:
         differing.append("shard_rows")
     if differing:
-        pairs = ", ".join(f"{name} was {old.get(name)!r} and is {new.get(name)!r}" for name in differing if name in old)
+        pairs = ", ".join(
+            f"{name} was {reprlib.repr(old[name])} and is {reprlib.repr(new.get(name))}"
+            for name in differing
+            if name in old
+        )
         msg = (
             f"{out} was made with other parameters ({pairs or ', '.join(differing)}). Remove it or choose another name."
         )
         raise FileExistsError(msg)
     return store
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested parameters, by names such as ``genes.matched``."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        found |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return found
 
 
 def _finish(store: EmbeddingStore) -> bool:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from scfm._checks import typed
 from scfm._docs import with_parameters
-from scfm._keys import PARAMS, result_keys
+from scfm._keys import PARAMS, made_by, result_keys
 from scfm._paths import atomic, check_new
 from scfm.model import load
 from scfm.model.arguments import Arguments
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["embed_tokenized"]
 
 
+@typed
 @with_parameters
 def embed_tokenized(
     data: str | Path | Sequence[str | Path],
@@ -123,5 +125,5 @@ def _embedded(
         params = session.params(session.run(Embed(session.model, session.options, sink)))
     keys = result_keys(loaded.family, key_added)
     adata.obsm[keys.obsm] = sink.values
-    adata.uns[keys.uns] = {PARAMS: params}
+    adata.uns[keys.uns] = {PARAMS: made_by("embed") | params}
     return adata

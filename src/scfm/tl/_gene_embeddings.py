@@ -5,18 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scfm._checks import typed
 from scfm._docs import with_parameters
+from scfm._keys import PARAMS
 from scfm._paths import atomic, check_new
 from scfm.model import load
 from scfm.model.arguments import Arguments
-from scfm.run.sinks import SparseStates, ZarrStates
+from scfm.run.sinks import StatesTable, ZarrStates
 from scfm.tasks import GeneStates
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import numpy as np
-    import sparse
     import torch
     from anndata import AnnData
     from mudata import MuData
@@ -25,16 +26,18 @@ if TYPE_CHECKING:
     from scfm.model import FoundationModel
     from scfm.model.session import CountSession
     from scfm.run.device import Device
+    from scfm.run.sinks import StatesWriter
 
 __all__ = ["gene_embeddings"]
 
 
+@typed
 @with_parameters
 def gene_embeddings(
     data: AnnData | MuData | str | Path,
     model: str | Path | FoundationModel,
     *,
-    genes: Sequence[str] | None = None,
+    genes: str | Sequence[str] | None = None,
     out: str | Path | None = None,
     overwrite: bool = False,
     modality: str | None = None,
@@ -47,7 +50,7 @@ def gene_embeddings(
     dtype: str | torch.dtype | None = None,
     compat: Compat | None = None,
     **options: Any,
-) -> sparse.GCXS | Path:
+) -> AnnData | Path:
     """Compute contextual gene embeddings: the hidden state of each expressed gene in each cell.
 
     The state is taken after the network has read the gene and its count. Means over cells are one call less:
@@ -59,7 +62,7 @@ def gene_embeddings(
     %(model)s
     %(genes)s
     out
-        Folder to write a zarr group to, for more than fits into memory; it appears when it is complete.
+        Zarr store to write, for more than fits into memory; it appears when it is complete.
     overwrite
         Replace ``out`` if it exists.
     %(matrix)s
@@ -74,28 +77,32 @@ def gene_embeddings(
 
     Returns
     -------
-    A :class:`sparse.GCXS` array, float32, shape ``(n_obs, n_genes, n_features)``; zero where a gene is not expressed,
-    has no token, or did not fit into the input. It takes 12 bytes a value: 24 kB for each gene of a cell at 2,048
-    features. With ``out`` its path; the group holds ``states`` ``(n, n_features)``, ``genes`` ``(n,)`` (positions in
-    ``gene_names``), ``indptr`` ``(n_obs + 1,)``, ``obs_names``, ``gene_names`` and the attribute ``params``: the genes
-    of cell ``i`` are rows ``indptr[i]`` to ``indptr[i + 1]``.
+    A new AnnData with a row for each gene of each cell, or the path ``out`` of a zarr store that holds it
+    (:func:`anndata.read_zarr`). It has these fields:
+
+    ``.X`` : float32, shape ``(n, n_features)``
+        States, cell by cell, and within a cell in the order of the genes. There is none of a gene that the cell does not
+        express, that has no token, or that did not fit into the input. 8 kB a row at 2,048 features.
+    ``.obs['cell']`` and ``.obs['gene']`` : category
+        Names as in ``obs_names`` and ``var_names`` of the data, repeated ones numbered as anndata does it; the categories
+        are all cells and all genes that were asked for.
+    ``.uns['<family>']['params']`` : dict
+        Everything needed to repeat the run.
 
     Raises
     ------
-    KeyError
-        If a gene is not found.
+    %(errors)s
     FileExistsError
         If ``out`` exists and is not to be overwritten.
-    TypeError, ValueError
-        As :func:`scfm.tl.embed`.
 
     Examples
     --------
     >>> import scfm
     >>> adata = scfm.datasets.pbmc68k()[:10]
     >>> states = scfm.tl.gene_embeddings(adata, "scfm-mini", genes=["CD3D", "LYZ"])
-    >>> states.shape
-    (10, 2, 128)
+    >>> states.n_vars, states.obs["gene"].cat.categories.tolist()
+    (128, ['CD3D', 'LYZ'])
+    >>> lyz = states[states.obs["gene"] == "LYZ"].to_df()
     """
     arguments = Arguments(
         modality=modality,
@@ -112,27 +119,27 @@ def gene_embeddings(
     )
     target = None if out is None else Path(out).expanduser()
     if target is not None:
-        replaceable = overwrite and (target / "zarr.json").exists()
-        check_new(target, overwrite=replaceable, hint="replace a zarr group with overwrite=True")
+        check_new(
+            target,
+            overwrite=overwrite,
+            hint="replace an earlier result with overwrite=True",
+            replaces=lambda folder: (folder / "states" / "zarr.json").exists(),
+        )
     with load(model).count_session(data, arguments) as session:
         columns = session.columns_of(genes)
+        names = session.source.obs_names, session.source.var.index[columns], session.model.n_features
         if target is None:
-            states = SparseStates((session.source.n_obs, len(columns), session.model.n_features))
-            _run(session, columns, states)
-            return states.array()
-        return _stream(session, columns, target)
+            states = StatesTable(*names)
+            return states.table(_run(session, columns, states))
+        with atomic(target, overwrite=True) as work:
+            writer = ZarrStates(work, *names)
+            writer.finish(_run(session, columns, writer))
+        return target
 
 
-def _run(session: CountSession, columns: np.ndarray, writer: SparseStates | ZarrStates) -> dict[str, Any]:
+def _run(session: CountSession, columns: np.ndarray, writer: StatesWriter) -> dict[str, Any]:
+    """Compute the states; returns what goes to ``uns``."""
     model, options = session.model, session.options
     tokens = session.genes.tokens[columns]
     task = GeneStates(model, options, tokens, model.max_genes(options), model.n_features, writer)
-    return session.params(session.run(task))
-
-
-def _stream(session: CountSession, columns: np.ndarray, target: Path) -> Path:
-    with atomic(target, overwrite=True) as work:
-        writer = ZarrStates(work, session.source.n_obs, session.model.n_features)
-        params = _run(session, columns, writer)
-        writer.finish(session.source.obs_names, session.source.var.index[columns], params)
-    return target
+    return {model.family: {PARAMS: session.params(session.run(task))}}

@@ -6,14 +6,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from scfm._checks import typed
 from scfm._docs import with_parameters
-from scfm._keys import MARKER_GENES, check_key
+from scfm._keys import MARKER_GENES, PARAMS, check_key
+from scfm._text import some
+from scfm._warn import warn
 from scfm._write import Results
-from scfm.genes import first_index
+from scfm.batch import ranges_of
+from scfm.metrics.ranking import cells_of_groups, ranked_table
 from scfm.model import FoundationModel, load
 from scfm.model.arguments import Arguments
-from scfm.model.masking import check_family_masks, score_markers
-from scfm.model.registry import find_card
+from scfm.model.registry import families_with, family_class, find_card
+from scfm.run.device import default_batch_tokens
+from scfm.tasks import MaskedGenes
 from scfm.tl._target import target_of
 
 if TYPE_CHECKING:
@@ -27,11 +32,18 @@ if TYPE_CHECKING:
     from scipy import sparse
 
     from scfm._types import Compat
+    from scfm.model.arguments import SharedWith
+    from scfm.model.session import CountSession
     from scfm.run.device import Device
+    from scfm.weights import ModelCard
 
 __all__ = ["marker_genes"]
 
+FEWEST_CELLS = 5
+"""With fewer cells, the ranking of a group is mostly chance."""
 
+
+@typed
 @with_parameters
 def marker_genes(
     data: AnnData | MuData | str | Path,
@@ -40,7 +52,7 @@ def marker_genes(
     groupby: str | None = None,
     out: str | Path | None = None,
     overwrite: bool = False,
-    genes: Sequence[str] | None = None,
+    genes: str | Sequence[str] | None = None,
     n_cells: int | None = None,
     seed: int = 0,
     modality: str | None = None,
@@ -53,6 +65,7 @@ def marker_genes(
     device: Device | Sequence[Device] | None = None,
     dtype: str | torch.dtype | None = None,
     compat: Compat | None = None,
+    shared_with: SharedWith = None,
     key_added: str = MARKER_GENES,
     copy: bool = False,
     **options: Any,
@@ -67,7 +80,8 @@ def marker_genes(
     ----------
     %(data)s
     model
-        Id, alias, folder, or a loaded model, of a family that was trained with masked genes, as Geneformer.
+        Id, alias, folder, or a loaded model, of a family that was trained with masked genes, as Geneformer; others are a
+        TypeError.
     groupby
         Column of ``obs``; genes are ranked for each of its values. Cells without a value are left out.
     %(out)s
@@ -84,6 +98,7 @@ def marker_genes(
     %(device)s
     %(dtype)s
     %(compat)s
+    %(shared_with)s
     key_added
         Name of all results.
     %(copy)s
@@ -97,28 +112,27 @@ def marker_genes(
         Scores, 0 to 2. What is stored was computed; genes that a cell does not express, or that did not fit into its
         input, have no score. Genes that share a token share the score.
     ``.uns['marker_genes' | key_added]`` : dict
-        With ``groupby``, ranked genes as :func:`scanpy.tl.rank_genes_groups` stores them (but without fold changes and
-        p-values, which some of scanpy's plots ask for), a record array with a field for each group: ``names``, ``scores`` (mean score of the group minus that of the other cells; genes without a score
-        count as 0), ``means`` (mean score of the group) and ``pts`` (share of its cells in which the gene has a score).
-        ``params`` holds everything needed to repeat the run. :func:`scfm.get.marker_genes_df` and
-        :func:`scfm.pl.marker_genes` read it.
+        With ``groupby``, ranked genes in the layout of :func:`scanpy.tl.rank_genes_groups`, which scanpy's functions
+        for its results read with ``key="marker_genes"``: record arrays with a field for each group and all genes,
+        highest score first, those without any score (``params["n_genes_scored"]`` have one) last. ``names``;
+        ``scores``, the mean score in the group minus that in the other cells, where genes without a score count as 0;
+        ``logfoldchanges``, log2 of the ratio of these two means, each plus 1e-9; ``pvals`` and ``pvals_adj``, which are
+        NaN, since scores are not tested; ``means``, the mean score in the group; ``pct_nz_group``, the share of its
+        cells in which the gene has a score. ``params`` holds everything needed to repeat the run.
 
     Raises
     ------
-    TypeError
-        If the model was not trained with masked genes, or as :func:`scfm.tl.embed`.
-    KeyError
-        If ``groupby`` is not in ``obs``, or a gene is not found.
-    ValueError
-        If ``groupby`` holds no value, ``n_cells`` is below 1, or as :func:`scfm.tl.embed`; nothing is stored then.
+    %(errors)s
+    FileExistsError
+        If ``out`` exists and ``overwrite`` is not set.
 
     Examples
     --------
     >>> import scfm
     >>> adata = scfm.datasets.pbmc68k()
-    >>> scfm.tl.marker_genes(adata, "scfm-mini", groupby="bulk_labels", n_cells=2, genes=["NKG7", "CD79A"])
+    >>> scfm.tl.marker_genes(adata, "scfm-mini", groupby="bulk_labels", n_cells=5, genes=["NKG7", "CD79A"])
     >>> scfm.get.marker_genes_df(adata, "CD56+ NK").columns.tolist()
-    ['names', 'scores', 'means', 'pts']
+    ['names', 'scores', 'logfoldchanges', 'means', 'pct_nz_group']
     """
     arguments = Arguments(
         modality=modality,
@@ -131,32 +145,81 @@ def marker_genes(
         device=device,
         dtype=dtype,
         compat=compat,
+        shared_with=shared_with,
         options=options,
     )
     check_key(key_added)
     target = target_of(data, "marker_genes", modality=modality, out=out, overwrite=overwrite, copy=copy)
-    if target.has("layers", key_added) and not target.has("uns", key_added):
-        msg = f"key_added={key_added!r} would overwrite layers[{key_added!r}]; choose another name."
-        raise ValueError(msg)
-    target.check_own(key_added, "n_cells_scored")
+    target.check_free(key_added, ("layers", key_added))
     card = None if isinstance(model, FoundationModel) else find_card(str(model))
     if card is not None:
-        check_family_masks(card)
-    scores, names, result = score_markers(
-        load(model), target.data, arguments, groupby=groupby, genes=genes, n_cells=n_cells, seed=seed
-    )
-    layer = _in_order_of(scores, names, target.var_names)
+        _check_masks(card)
+    loaded = load(model)
+    _check_masks(loaded.card)
+    if not loaded.has_mask:
+        msg = f"The vocabulary of {loaded.card.id} has no <mask>: marker genes need a model whose vocabulary has it."
+        raise TypeError(msg)
+    with loaded.count_session(target.data, arguments) as session:
+        if session.options.pooling == "gene":
+            msg = "pooling='gene' gives no embedding of cells; leave pooling out, or use 'cls' or 'mean'."
+            raise ValueError(msg)
+        names, n_obs = session.source.var.index, session.source.n_obs
+        tokens = _masked_tokens(session, genes)
+        labels = None if groupby is None else session.groups(groupby)
+        cells = cells_of_groups(labels, n_obs, n_cells, seed)
+        if labels is not None:
+            _warn_of_small_groups(labels[cells])
+        task = MaskedGenes(session.model, session.options, tokens, default_batch_tokens(session.device))
+        params = session.params(session.run(task, ranges_of(cells)))
+        columns = session.columns_for(target.var_names)
+    scores = task.scores(n_obs)
+    params |= {"method": "masking", "reference": "rest", "use_raw": False, "n_cells_scored": len(cells), "seed": seed}
+    result: dict[str, Any] = {PARAMS: params}
+    if labels is not None:
+        params |= {"groupby": groupby, "n_genes_scored": len(np.unique(scores.indices))}
+        result |= ranked_table(scores[cells], labels[cells], names)
+    layer = _picked(scores, columns)
     return target.store(Results(layers={key_added: layer}, uns={key_added: result}))
 
 
-def _in_order_of(scores: sparse.csr_matrix, names: pd.Index, wanted: pd.Index) -> sparse.csr_matrix:
-    """Scores for the genes of the data: those of ``raw`` may be more, or in another order."""
-    if names.equals(wanted):
+def _check_masks(card: ModelCard) -> None:
+    """Raise a TypeError unless models of the family were trained with masked genes."""
+    if not family_class(card.family).implements("masked_outputs"):
+        names = ", ".join(families_with("masked_outputs"))
+        msg = (
+            f"{card.id} was not trained with masked genes; marker genes take a model of one of these families: {names}."
+        )
+        raise TypeError(msg)
+
+
+def _masked_tokens(session: CountSession, genes: Sequence[str] | None) -> np.ndarray:
+    """Token of each column whose gene is to be masked, −1 for the others."""
+    columns = session.columns_of(genes)
+    if not len(columns):
+        msg = "genes is empty, so there is nothing to mask; leave it out to mask all genes."
+        raise ValueError(msg)
+    tokens = np.full_like(session.genes.tokens, -1)
+    tokens[columns] = session.genes.tokens[columns]
+    return tokens
+
+
+def _warn_of_small_groups(labels: pd.Categorical) -> None:
+    sizes = labels.value_counts()
+    small = [f"{group!r} ({n})" for group, n in sizes.items() if 0 < n < FEWEST_CELLS]
+    if small:
+        warn(
+            f"{len(small)} groups have fewer than {FEWEST_CELLS} cells to rank genes from: {some(small)}. Their first "
+            "genes are largely chance; draw more cells (n_cells=), or join or leave out these groups."
+        )
+
+
+def _picked(scores: sparse.csr_matrix, columns: np.ndarray) -> sparse.csr_matrix:
+    """Scores in other columns; nothing for −1."""
+    if np.array_equal(columns, np.arange(scores.shape[1])):
         return scores
     from scipy import sparse
 
-    at = first_index(names, wanted)
-    found = np.flatnonzero(at >= 0)
-    picked = scores[:, at[found]].tocoo()
-    shape = (scores.shape[0], len(wanted))
+    found = np.flatnonzero(columns >= 0)
+    picked = scores[:, columns[found]].tocoo()
+    shape = (scores.shape[0], len(columns))
     return sparse.csr_matrix((picked.data, (picked.row, found[picked.col])), shape=shape)

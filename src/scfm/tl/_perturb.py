@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
+from scfm._checks import typed
 from scfm._docs import with_parameters
 from scfm._keys import PARAMS, PERTURB, check_key
 from scfm.model import FoundationModel, load
 from scfm.model.arguments import Arguments
 from scfm.model.registry import families_with
-from scfm.tasks import KINDS
+from scfm.tasks.perturbations import Kind  # noqa: TC001  compared with arguments
 from scfm.tl._perturb_genes import ALL
 from scfm.tl._screen import Screen
 from scfm.tl._states import StateAverage, average_states, states_of
@@ -27,13 +28,13 @@ if TYPE_CHECKING:
 
     from scfm._types import Compat
     from scfm.run.device import Device
-    from scfm.tasks import Kind
 
 __all__ = ["perturb"]
 
 logger = logging.getLogger("scfm")
 
 
+@typed
 @with_parameters
 def perturb(
     data: AnnData | MuData | str | Path,
@@ -83,7 +84,7 @@ def perturb(
     ----------
     %(data)s
     model
-        Id, alias, folder, or a loaded model, of a family that reads ranked genes, as Geneformer.
+        Id, alias, folder, or a loaded model, of a family that reads ranked genes, as Geneformer; others are a TypeError.
     genes
         ``"all"``: each gene that a cell expresses, by itself. A list of genes: each by itself. A list of tuples, or a
         dict of a name and genes: those of each group together; a tuple is called ``"A+B"``. Genes go by any of their
@@ -96,7 +97,7 @@ def perturb(
     states_key
         Column of ``obs`` with the states of the cells.
     start, goal
-        State whose cells are changed, and state that they may move to.
+        State whose cells are changed, and state that they may move to; a ValueError if one of them has no cells.
     alternatives
         Further states.
     state_average
@@ -151,13 +152,7 @@ def perturb(
 
     Raises
     ------
-    TypeError
-        If the family of the model does not read ranked genes, or as :func:`scfm.tl.embed`.
-    KeyError
-        If ``states_key`` is not in ``obs``, or a gene is not found.
-    ValueError
-        If a state has no cells, ``start`` is ``goal``, no cell expresses the genes, or as :func:`scfm.tl.embed`; nothing is
-        stored then.
+    %(errors)s
 
     Examples
     --------
@@ -181,12 +176,17 @@ def perturb(
         options=options,
     )
     check_key(key_added)
-    _check_choice("kind", kind, KINDS)
-    _check_choice("state_average", state_average, get_args(StateAverage))
-    target = target_of(data, "perturb", modality=modality, out=out, overwrite=overwrite, copy=copy)
-    target.check_own(key_added, "kind")
     loaded = load(model)
     _check_ranks(loaded)
+    if dry_run:
+        with loaded.count_session(data, arguments) as session:
+            states = states_of(session, states_key, start, goal, alternatives)
+            return Screen(session, genes, kind, anchor, states, n_cells, seed).workload()
+    target = target_of(data, "perturb", modality=modality, out=out, overwrite=overwrite, copy=copy)
+    places = [(slot, f"{key_added}{suffix}") for slot in ("layers", "obsm") for suffix in ("", "_start", "_goal")]
+    target.check_free(
+        key_added, *places, ("obs", f"{key_added}_n"), ("varp", key_added), ("varm", f"{key_added}_effects")
+    )
     with loaded.count_session(target.data, arguments) as session:
         states = states_of(session, states_key, start, goal, alternatives)
         screen = Screen(
@@ -200,10 +200,7 @@ def perturb(
             gene_effects=gene_effects,
             embeddings=embeddings,
         )
-        workload = screen.workload()
-        logger.info("perturbing %(cells)d cells: %(sequences)d sequences, about %(seconds).0f s", workload)
-        if dry_run:
-            return workload
+        logger.info("perturbing %(cells)d cells: %(sequences)d sequences, about %(seconds).0f s", screen.workload())
         averages = None if states is None else average_states(session, states, state_average)
         task, stats = screen.run(None if averages is None else averages.to_numpy())
         params = session.params(stats) | {"kind": kind, "n_cells_perturbed": len(screen.cells), "seed": seed}
@@ -216,12 +213,6 @@ def perturb(
             stored["embeddings"] = screen.embedded(task)
         results = screen.placed(task, key_added, target.var_names)
     return target.store(replace(results, uns={key_added: stored}))
-
-
-def _check_choice(name: str, value: object, known: tuple[str, ...]) -> None:
-    if value not in known:
-        msg = f"{name}={value!r} is not known; use {' or '.join(map(repr, known))}."
-        raise ValueError(msg)
 
 
 def _check_ranks(model: FoundationModel) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
 
+from scfm._checks import typed
 from scfm._keys import PARAMS, PERTURB, STATS
 from scfm._warn import warn
 from scfm.metrics.shift_tests import against_null, against_others, mixture, paired, summary
@@ -29,6 +30,7 @@ DONORS = ("donor_id", "donor", "individual", "patient", "subject")
 STATS_PARAMS = "stats_params"
 
 
+@typed
 def perturb_stats(
     adata: AnnData,
     key: str = PERTURB,
@@ -104,9 +106,6 @@ def perturb_stats(
     >>> scfm.get.perturb_df(adata).columns.tolist()[:4]
     ['group', 'names', 'effect', 'sd']
     """
-    if test not in get_args(Test):
-        msg = f"test={test!r} is not known; use one of {', '.join(map(repr, get_args(Test)))}."
-        raise ValueError(msg)
     shifts, result = shifts_of(adata, key, state), adata.uns[key]
     if single_key is not None:
         shifts = _beyond_sum(shifts, result[PARAMS], shifts_of(adata, single_key, state))

@@ -2,31 +2,40 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from scfm._checks import typed
 from scfm._docs import with_parameters
 from scfm._keys import PARAMS, score_keys
 from scfm._write import Results
 from scfm.model import load
 from scfm.model.arguments import Arguments
-from scfm.model.scores import scores_of
+from scfm.model.registry import families_with
+from scfm.tasks import Scores
 from scfm.tl._target import target_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    import pandas as pd
     import torch
     from anndata import AnnData
     from mudata import MuData
+    from numpy.typing import NDArray
 
     from scfm._types import Compat
     from scfm.model import FoundationModel
+    from scfm.model.session import CountSession
     from scfm.run.device import Device
 
 __all__ = ["score"]
 
 
+@typed
 @with_parameters
 def score(
     data: AnnData | MuData | str | Path,
@@ -42,6 +51,7 @@ def score(
     device: Device | Sequence[Device] | None = None,
     dtype: str | torch.dtype | None = None,
     compat: Compat | None = None,
+    per_gene: bool = False,
     key_added: str | None = None,
     copy: bool = False,
     **options: Any,
@@ -56,7 +66,8 @@ def score(
     ----------
     %(data)s
     model
-        Id, alias, folder, or a loaded model, of a family that has likelihoods.
+        Id, alias, folder, or a loaded model, of a family that has likelihoods; others are a TypeError. Genes that
+        ``pretrained_embedding=`` brings have none, which is a ValueError.
     %(out)s
     %(matrix)s
     %(max_tokens)s
@@ -65,6 +76,8 @@ def score(
     compat
         ``"upstream"``: as upstream, which takes the last gene of a cell that fills the longest input for the end of
         the sequence, with a count of 1. The sign stays.
+    per_gene
+        Also store the scores of every gene in every cell.
     key_added
         Name that takes the place of the family in all results.
     %(copy)s
@@ -78,15 +91,16 @@ def score(
         Mean log-likelihood of the counts of the genes, given that they are expressed (zero-truncated Poisson).
     ``.obs['<family>_gene_llh']`` : float32
         Mean log-probability of the genes. Both are NaN for a cell without a gene of the model.
+    ``.layers['<family>_count_llh']`` and ``.layers['<family>_gene_llh']`` : sparse float32, shape ``(n_obs, n_vars)``
+        With ``per_gene``: the log-likelihoods of each gene, whose means are in ``obs``; no entry for genes not read.
     ``.uns['<family>_score']['params']`` : dict
         Everything needed to repeat the run.
 
     Raises
     ------
-    TypeError
-        If the family of the model has no likelihood, or as :func:`scfm.tl.embed`.
-    ValueError
-        If genes were replaced (``pretrained_embedding=``), or as :func:`scfm.tl.embed`.
+    %(errors)s
+    FileExistsError
+        If ``out`` exists and ``overwrite`` is not set.
 
     Examples
     --------
@@ -112,7 +126,25 @@ def score(
     score_keys("check", key_added)
     target = target_of(data, "score", modality=modality, out=out, overwrite=overwrite, copy=copy)
     loaded = load(model)
-    values, params = scores_of(loaded, target.data, arguments)
+    if not loaded.implements("scorer"):
+        msg = (
+            f"{loaded.card.id} has no likelihood; models of these families have: {', '.join(families_with('scorer'))}."
+        )
+        raise TypeError(msg)
     keys = score_keys(loaded.family, key_added)
-    columns = dict(zip((keys.count_llh, keys.gene_llh), values.T, strict=True))
-    return target.store(Results(obs=columns, uns={keys.uns: {PARAMS: params}}))
+    names = (keys.count_llh, keys.gene_llh)
+    target.check_free(keys.uns, *((slot, name) for slot in ("obs", "layers")[: 1 + per_gene] for name in names))
+    with loaded.count_session(target.data, replace(arguments, pooling="gene", hidden_layer=0)) as session:
+        tokens = _tokens_for(session, target.var_names) if per_gene else None
+        task = Scores(session.model, session.options, session.source.n_obs, tokens)
+        params = session.params(session.run(task))
+    del params["pooling"]
+    columns = dict(zip(names, task.values.T, strict=True))
+    layers = dict(zip(names, task.by_gene(), strict=True)) if per_gene else {}
+    return target.store(Results(obs=columns, layers=layers, uns={keys.uns: {PARAMS: params}}))
+
+
+def _tokens_for(session: CountSession, names: pd.Index) -> NDArray[np.int32]:
+    """Token of each gene of the data, −1 for none: the genes of ``raw`` may be more, or have other names."""
+    columns = session.columns_for(names)
+    return np.where(columns >= 0, session.genes.tokens[columns], -1).astype(np.int32)

@@ -52,7 +52,9 @@ def states_of(
     if len(missing) == len(given) and alternatives is None:
         return None
     if key is None or start is None or goal is None:
-        msg = f"States take states_key=, start= and goal= together; {missing[0]}= is missing."
+        msg = (
+            f"States take states_key=, start= and goal= together (and perhaps alternatives=); {missing[0]}= is missing."
+        )
         raise ValueError(msg)
     if key not in session.source.obs_columns:
         msg = f"states_key={key!r} is not a column of obs; found {session.source.obs_columns}."

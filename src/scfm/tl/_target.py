@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 from anndata import AnnData
 from mudata import MuData
 
-from scfm._keys import PARAMS
+from scfm._keys import PARAMS, check_own, made_by
+from scfm._paths import check_room, size_of
 from scfm._write import check_output, has_entry, read_entry, read_frame, write_results
+from scfm.read import open_container
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,6 +33,8 @@ class Target(ABC):
 
     data: AnnData | MuData | Path
     """What the verb reads."""
+    verb: str
+    """Its name in ``scfm.tl``, by which it knows its earlier results."""
 
     @property
     @abstractmethod
@@ -51,26 +54,47 @@ class Target(ABC):
         """An entry of ``uns``, ``None`` where there is none."""
 
     @abstractmethod
-    def store(self, results: Results) -> AnnData | MuData | Path | None:
-        """Put the results into their place; what the verb returns."""
+    def _put(self, results: Results) -> AnnData | MuData | Path | None:
+        """Put the results into their place."""
 
-    def check_own(self, name: str, entry: str) -> None:
-        """Raise a ValueError if ``uns[name]`` is there and is no earlier result of the same verb, which would be lost.
+    @abstractmethod
+    def check_room(self, row_bytes: int) -> None:
+        """Raise an OSError if the disk has no room for results of ``row_bytes`` a cell."""
 
-        Results of the verb have ``entry`` in their ``params``.
+    def check_free(self, uns: str, *places: tuple[str, str]) -> None:
+        """Find out before the long work whether results can be stored without anything being lost.
+
+        Parameters
+        ----------
+        uns
+            Key of the provenance.
+        places
+            Slot and key of the other results.
+
+        Raises
+        ------
+        ValueError
+            If there is something in one of the places that is no earlier result of the same verb.
         """
-        stored = self.uns(name)
-        params = stored.get(PARAMS) if isinstance(stored, Mapping) else None
-        if stored is not None and not (isinstance(params, Mapping) and entry in params):
-            msg = f"key_added={name!r} would overwrite uns[{name!r}], which holds something else; choose another name."
-            raise ValueError(msg)
+        stored = self.uns(uns)
+        taken = [f"{slot}[{name!r}]" for slot, name in places if self.has(slot, name)]
+        taken += [f"uns[{uns!r}]"] if stored is not None else []
+        check_own(self.verb, taken, stored)
+
+    def store(self, results: Results) -> AnnData | MuData | Path | None:
+        """Put the results into their place, with the name of the verb in ``params``; what the verb returns."""
+        for entry in results.uns.values():
+            if isinstance(entry, dict) and PARAMS in entry:
+                entry[PARAMS] = made_by(self.verb) | entry[PARAMS]
+        return self._put(results)
 
 
 class ObjectTarget(Target):
     """An AnnData, or a modality of a MuData."""
 
-    def __init__(self, data: AnnData | MuData, modality: str | None, *, copy: bool) -> None:
+    def __init__(self, data: AnnData | MuData, modality: str | None, verb: str, *, copy: bool) -> None:
         self.data: AnnData | MuData = data
+        self.verb = verb
         self._modality, self._copy = modality, copy
         found = self._adata(data)
         if found is not None and found.isbacked and (copy or found.is_view):
@@ -103,7 +127,10 @@ class ObjectTarget(Target):
         found = self._adata(self.data)
         return None if found is None else found.uns.get(name)
 
-    def store(self, results: Results) -> AnnData | MuData | None:
+    def check_room(self, row_bytes: int) -> None:
+        """Nothing goes to a disk."""
+
+    def _put(self, results: Results) -> AnnData | MuData | None:
         """Set the results; returns the copy if there is to be one."""
         data = self.data.copy() if self._copy else self.data
         adata = adata_of(data, self._modality, "data")
@@ -118,13 +145,15 @@ class ObjectTarget(Target):
 class FileTarget(Target):
     """A copy of a file."""
 
-    def __init__(self, data: Path, out: Path, modality: str | None) -> None:
+    def __init__(self, data: Path, out: Path, modality: str | None, verb: str) -> None:
         self.data: Path = data
+        self.verb = verb
         self._out, self._modality = out, modality
 
     @property
     def var_names(self) -> pd.Index:
-        return read_entry(self.data, self._modality, "var").index
+        with open_container(self.data, self._modality) as found:
+            return found.var.index
 
     def frame(self, obsm: Sequence[str], uns: Sequence[str]) -> AnnData:
         """Only what is asked for, without a matrix."""
@@ -138,7 +167,12 @@ class FileTarget(Target):
         """An entry of ``uns``, ``None`` where there is none."""
         return read_entry(self.data, self._modality, f"uns/{name}")
 
-    def store(self, results: Results) -> Path:
+    def check_room(self, row_bytes: int) -> None:
+        """Raise an OSError if the disk has no room for the copy with results of ``row_bytes`` a cell."""
+        with open_container(self.data, self._modality) as found:
+            check_room(self._out.absolute().parent, size_of(self.data) + found.n_obs * row_bytes)
+
+    def _put(self, results: Results) -> Path:
         """Write the copy; returns its path."""
         write_results(self.data, self._out, results, self._modality)
         logger.info("added %s to %s", results, self._out)
@@ -162,7 +196,7 @@ def target_of(
         If ``data`` is neither an object nor a path.
     ValueError
         If ``out`` is missing for a path, or given for an object, or the results cannot be stored there.
-    FileExistsError, FileNotFoundError
+    FileExistsError, FileNotFoundError, OSError
         As :func:`scfm._write.check_output`.
     """
     if isinstance(data, AnnData | MuData):
@@ -170,10 +204,10 @@ def target_of(
             given = "out" if out is not None else "overwrite"
             msg = f"{given}= is for the path of a file. tl.{verb} stores its results in the {type(data).__name__}: leave {given}= out, and write the object to a file after it."
             raise ValueError(msg)
-        return ObjectTarget(data, modality, copy=copy)
+        return ObjectTarget(data, modality, verb, copy=copy)
     source, target = check_paths(data, verb, out=out, copy=copy)
     check_output(source, target, overwrite=overwrite)
-    return FileTarget(source, target, modality)
+    return FileTarget(source, target, modality, verb)
 
 
 def adata_of(data: object, modality: str | None, what: str) -> AnnData:

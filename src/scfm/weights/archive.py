@@ -5,10 +5,10 @@ from __future__ import annotations
 import gzip
 import re
 import reprlib
-import shutil
 import tarfile
 import unicodedata
 from contextlib import contextmanager
+from copy import copy
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, BinaryIO, cast
 
@@ -27,6 +27,7 @@ MAX_READ = 2**20
 MAX_HEADERS = 2**24
 MAX_GLOBAL = 100
 MAX_PADDING = 64 * 2**20
+ROOM, RATIO = 100_000_000, 20
 GZIP = b"\x1f\x8b"
 EXTENDED = (b"x", b"g", b"X")
 RECORD = re.compile(rb"(\d{1,7}) ([^=\0-\x1f]{1,500})=")
@@ -35,7 +36,7 @@ LONG_NUMBER = re.compile(rb"\d{100}")
 Member = tuple[tuple[str, ...], tarfile.TarInfo]
 
 
-def unpack(archive: Path, folder: Path, *, max_bytes: int = 50_000_000_000) -> Path:
+def unpack(archive: Path, folder: Path, *, max_bytes: int | None = None) -> Path:
     """Unpack a ``.tar`` or ``.tar.gz`` that holds one folder of plain files.
 
     All members are checked before anything is written, so a compressed archive is read twice. The folder appears only
@@ -48,7 +49,7 @@ def unpack(archive: Path, folder: Path, *, max_bytes: int = 50_000_000_000) -> P
     folder
         Parent of the unpacked folder; created if missing.
     max_bytes
-        Largest total size of the members.
+        Largest total size of the members; by default twenty times the size of the archive plus 100 MB.
 
     Returns
     -------
@@ -65,10 +66,13 @@ def unpack(archive: Path, folder: Path, *, max_bytes: int = 50_000_000_000) -> P
         more than one folder, duplicate paths, or more than ``max_bytes``.
     """
     compressed = read_head(archive, "an archive").startswith(GZIP)
+    most = ROOM + RATIO * archive.stat().st_size if max_bytes is None else max_bytes
     with archive.open("rb") as file:
         stream = _Stream(gzip.GzipFile(fileobj=file) if compressed else file)
         with _damage_named(archive), tarfile.open(fileobj=cast("BinaryIO", stream), mode="r:") as tar:
-            members = _members(tar, archive, max_bytes)
+            # the checks below refuse more; this is for what nobody has thought of yet
+            tar.extraction_filter = getattr(tarfile, "data_filter", None)
+            members = _members(tar, archive, most)
             stream.in_headers = False
             _check_end(stream, archive)
             _check_tree(members, archive)
@@ -77,7 +81,7 @@ def unpack(archive: Path, folder: Path, *, max_bytes: int = 50_000_000_000) -> P
             folder.mkdir(parents=True, exist_ok=True)
             with atomic(target) as work:
                 for parts, member in members:
-                    _write(tar, member, work.joinpath(*parts[1:]))
+                    _write(tar, member, work, parts[1:])
     return target
 
 
@@ -196,7 +200,7 @@ def _members(tar: tarfile.TarFile, archive: Path, max_bytes: int) -> list[Member
             raise _refused(archive, member, f"has {member.size} bytes; the archive is damaged")
         total += member.size
         if total > max_bytes:
-            why = f"brings the archive to {total:,} bytes, more than max_bytes={max_bytes:,}; raise it if you trust the source"
+            why = f"brings the archive to {total:,} bytes, more than the {max_bytes:,} that it may hold; unpack it yourself if you trust the source"
             raise _refused(archive, member, why)
         if parts and not (member.isreg() and parts[-1].startswith("._")):
             members.append((parts, member))
@@ -259,18 +263,14 @@ def _check_end(stream: _Stream, archive: Path) -> None:
             raise ValueError(msg)
 
 
-def _write(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> None:
+def _write(tar: tarfile.TarFile, member: tarfile.TarInfo, folder: Path, parts: tuple[str, ...]) -> None:
+    """Write a member under its path in the folder, without the owner, times and rights that the archive gives it."""
     if member.isdir():
-        path.mkdir(parents=True, exist_ok=True)
+        folder.joinpath(*parts).mkdir(parents=True, exist_ok=True)
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    source = tar.extractfile(member)
-    if source is None:
-        msg = f"no data of {member.name}"
-        raise tarfile.ReadError(msg)
-    with source, path.open("xb") as file:
-        shutil.copyfileobj(source, file, MAX_READ)
-    path.chmod(0o644)
+    member = copy(member)
+    member.name = "/".join(parts)
+    tar.extract(member, folder, set_attrs=False)
 
 
 def _refused(archive: Path, member: tarfile.TarInfo, why: str) -> ValueError:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import reprlib
 import tomllib
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Self
@@ -16,6 +18,18 @@ __all__ = ["CARD_FILE", "ModelCard", "read_cards"]
 
 CARD_FILE = "card.json"
 CARD_FORMAT = 1
+MAX_ID = 200
+_PATH = r"\w[\w.+-]*(/\w[\w.+-]*)*"
+_PLAIN = {
+    name: re.compile(pattern, re.ASCII)
+    for name, pattern in {
+        "revision": _PATH,
+        "source": rf"(https?://\w[\w.-]*(:\d+)?(/{_PATH})?|{_PATH})?/?",
+        "source_file": rf"({_PATH})?",
+        "dictionaries": rf"({_PATH}(@{_PATH})?:)?{_PATH}",
+    }.items()
+}
+"""What paths and addresses are made of: no part of one can lead anywhere else."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +37,11 @@ class ModelCard:
     """Description of one set of weights.
 
     A registered model has a card in a file of its family; a converted model carries its own as ``card.json``.
+
+    Raises
+    ------
+    ValueError
+        If the id, or something of which a path or an address is made, holds more than plain characters.
     """
 
     id: str
@@ -63,10 +82,28 @@ class ModelCard:
     """One line on the training data."""
     n_parameters: int | None = None
     """Number of weights, tied ones once."""
+    head: str = ""
+    """For a fine-tuned model: class of the model that its ``head.safetensors`` belongs to, as its ``config.json`` says."""
+    labels: dict[str, list[str]] = field(default_factory=dict)
+    """Labels of each output of that head, in order, by the name of its layer."""
     weights_sha256: str | None = None
     """Hash of the ``model.safetensors`` beside a ``card.json``."""
     vocabulary_sha256: str | None = None
     """Hash of the ``vocabulary.tsv`` and ``aliases.tsv`` beside a ``card.json``, one after the other."""
+
+    def __post_init__(self) -> None:
+        for name, pattern in _PLAIN.items():
+            value = getattr(self, name)
+            for part in [value] if isinstance(value, str) else value or ():
+                if not pattern.fullmatch(part):
+                    msg = (
+                        f"{name}={reprlib.repr(part)} cannot be part of a path or an address: expected letters, digits and any "
+                        "of ._+- in parts between '/', each of which starts with a letter or digit."
+                    )
+                    raise ValueError(msg)
+        if not (self.id.isprintable() and 0 < len(self.id) <= MAX_ID) or self.id[0] == "." or set(self.id) & {*"/\\"}:
+            msg = f"id={reprlib.repr(self.id)} cannot be the name of a folder: expected 1 to {MAX_ID} printable characters without slashes, and no dot first."
+            raise ValueError(msg)
 
     def write(self, folder: Path) -> None:
         """Write ``card.json`` into ``folder``."""
@@ -101,7 +138,11 @@ class ModelCard:
             msg = f"{path} lacks {missing} and has unknown entries {unknown[:5]}: {remedy}."
             raise ValueError(msg)
         _check_types(values, path, remedy)
-        return cls(**values | {"aliases": tuple(values.get("aliases", ()))})
+        try:
+            return cls(**values | {"aliases": tuple(values.get("aliases", ()))})
+        except ValueError as error:
+            msg = f"{path}: {error} {remedy.capitalize()}."
+            raise ValueError(msg) from error
 
     def with_(self, **changes: Any) -> Self:
         """Copy with some fields changed."""
@@ -136,9 +177,9 @@ def read_cards(path: Path, family: str) -> tuple[ModelCard, ...]:
     return tuple(found)
 
 
-_TEXT = ("id", "family", "pooling", "species", "source", "source_file", "license", "paper", "description")
+_TEXT = ("id", "family", "pooling", "species", "source", "source_file", "license", "paper", "description", "head")
 _TEXT_OR_NONE = ("revision", "source_sha256", "weights_sha256", "vocabulary_sha256")
-_TABLES = ("architecture", "special_tokens", "dictionaries", "aux_tokens")
+_TABLES = ("architecture", "special_tokens", "dictionaries", "aux_tokens", "labels")
 
 
 def _check_types(values: dict[str, Any], path: Path, remedy: str) -> None:
@@ -169,5 +210,7 @@ def _wrong_tokens(values: dict[str, Any]) -> list[str]:
 
 def _wrong_texts(values: dict[str, Any]) -> list[str]:
     """Lists and tables of texts that hold something else."""
+    labels = values.get("labels", {}).values()
     parts = {"aliases": values.get("aliases", []), "dictionaries": values.get("dictionaries", {}).values()}
+    parts["labels"] = [label for part in labels for label in (part if isinstance(part, list) else [None])]
     return [name for name, part in parts.items() if not all(isinstance(text, str) for text in part)]

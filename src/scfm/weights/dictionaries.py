@@ -92,12 +92,13 @@ def find_dictionaries(
         listed = ", ".join(f"{path.name} has {size:,} tokens" for path, size in sizes.items())
         msg = (
             f"The weights have {vocab_size:,} tokens, but {listed}: these dictionaries belong to another model. "
-            "Geneformer V1 models and scCello need the gc30M files, V2 models the gc104M files; pass them as dictionaries=."
+            "Geneformer V1 models and scCello need the gc30M files, V2 models the gc104M files; pass them as dictionaries= of "
+            "scfm.model.load."
         )
         raise ValueError(msg)
     msg = (
         f"Found no {PATTERNS['tokens']} and {PATTERNS['medians']} in {', '.join(map(str, places))}. Pass the folder or "
-        f"the files as dictionaries=: {', '.join(PATTERNS.values())} (the last two are optional)."
+        f"the files as dictionaries= of scfm.model.load: {', '.join(PATTERNS.values())} (the last two are optional)."
     )
     raise FileNotFoundError(msg)
 

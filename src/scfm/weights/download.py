@@ -13,9 +13,10 @@ from time import sleep
 from typing import TYPE_CHECKING, Any
 
 import requests
-from filelock import FileLock, Timeout
 
 from scfm._compat import bar_hidden
+from scfm._lock import hold
+from scfm.weights.hub import from_hub
 from scfm.weights.partial import Content, PartialFile, disk_errors
 from scfm.weights.tensors import sha256
 from scfm.weights.transport import RemoteFile, RetryableError, ask, check_status, iter_chunks
@@ -29,6 +30,8 @@ __all__ = ["RemoteFile", "download"]
 ATTEMPTS = 5
 BACKOFF_SECONDS = 1.0
 MAX_WAIT_SECONDS = 300.0
+MAX_UNANNOUNCED = 2**34
+"""Maximum size of a file whose size the server does not announce; such an answer may be endless."""
 LENGTH = re.compile(r"\d{1,18}", re.ASCII)
 RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})", re.ASCII)
 
@@ -41,6 +44,9 @@ def download(remote: RemoteFile, target: Path, *, offline: bool = False, progres
     Partial data stay in ``<target>.part`` when the connection, the process or the machine fails, and the next call
     resumes. ``target`` appears when the file is complete and its hash is right. Of several processes one downloads and
     the others wait. No credentials are sent; proxies and certificates of the environment are used.
+
+    Files of the Hugging Face hub are downloaded by ``huggingface_hub``, with the user's login and into its cache, unless
+    there is a partial file. If that fails, they are downloaded like any other file.
 
     Parameters
     ----------
@@ -68,11 +74,13 @@ def download(remote: RemoteFile, target: Path, *, offline: bool = False, progres
     OSError
         If disk space is insufficient, or the server answers with another error.
     ValueError
-        If the hash differs, the server sends a web page, or redirects to a host that is not allowed.
+        If the hash differs, the server sends a web page or an endless answer, or redirects to a host that is not allowed.
     """
     if target.exists():
         return _existing(remote, target)
     if offline:
+        if found := from_hub(remote, target, offline=True, progress=progress):
+            return found
         msg = (
             f"{target} is not there, and scfm is offline. Fetch it once with a network (unset SCFM_OFFLINE), or fetch "
             f"{remote.url} elsewhere and put it there."
@@ -83,7 +91,7 @@ def download(remote: RemoteFile, target: Path, *, offline: bool = False, progres
     with _locked(target):
         if target.exists():
             return _existing(remote, target)
-        return _fetch(remote, target, progress)
+        return from_hub(remote, target, offline=False, progress=progress) or _fetch(remote, target, progress)
 
 
 def _existing(remote: RemoteFile, target: Path) -> str:
@@ -103,17 +111,15 @@ def _existing(remote: RemoteFile, target: Path) -> str:
 @contextmanager
 def _locked(target: Path) -> Iterator[None]:
     """Hold a lock, so that one process downloads a file; the lock ends with its process at the latest."""
-    lock = FileLock(target.with_name(f"{target.name}.lock"))
+    file = target.with_name(f"{target.name}.lock")
     with disk_errors(target.parent):
         try:
-            lock.acquire(timeout=0)
-        except Timeout:
+            held = hold(file, 0)
+        except TimeoutError:
             logger.warning("Another process is fetching %s; waiting for it.", target)
-            lock.acquire()
-    try:
+            held = hold(file)
+    with held:
         yield
-    finally:
-        lock.release()
 
 
 def _fetch(remote: RemoteFile, target: Path, progress: bool | None) -> str:
@@ -158,15 +164,19 @@ def _fill(session: requests.Session, part: PartialFile, extra: dict[str, str], b
                 raise _given_up(part, f"{ATTEMPTS} attempts in a row brought nothing new: {problem}") from problem
             if part.restarts - restarts >= ATTEMPTS:
                 raise _given_up(part, f"it had to start over {ATTEMPTS} times: {problem}") from problem
-            logger.info("%s: %s; asking again in %.0f s.", part.path, problem, wait)
+            logger.info("%s: %s; asking again in %.0f s.", part.target.name, problem, wait)
             sleep(wait)
 
 
 def _given_up(part: PartialFile, why: str) -> ConnectionError:
     total = "an unknown number of" if part.content.total is None else f"{part.content.total:,}"
+    kept = (
+        f"{part.size:,} of {total} bytes are in {part.path}; the same call goes on from there. "
+        if part.resumable
+        else ""
+    )
     return ConnectionError(
-        f"{part.remote.url} could not be fetched: {why}. {part.size:,} of {total} bytes are in {part.path}; the same call "
-        "goes on from there. Try again later, or check the network and its proxy settings."
+        f"{part.remote.url} could not be fetched: {why}. {kept}Try again later, or check the network and its proxy settings."
     )
 
 
@@ -179,10 +189,11 @@ def _attempt(session: requests.Session, part: PartialFile, extra: dict[str, str]
         bar.reset(part.content.total)
         bar.initial = bar.n = bar.last_print_n = part.size
         bar.refresh()
+        total = part.content.total
         for data in iter_chunks(response):
-            if part.content.total is not None and part.size + len(data) > part.content.total:
-                reason = "more bytes came than were announced"
-                raise RetryableError(reason, restart=True)
+            if part.size + len(data) > (MAX_UNANNOUNCED if total is None else total):
+                part.clear()
+                raise _too_long(part.remote, total)
             part.append(data)
             bar.update(len(data))
     if part.content.total is None:
@@ -190,6 +201,15 @@ def _attempt(session: requests.Session, part: PartialFile, extra: dict[str, str]
     elif not part.whole:
         reason = "the answer ended early"
         raise RetryableError(reason)
+
+
+def _too_long(remote: RemoteFile, total: int | None) -> Exception:
+    if total is not None:
+        return RetryableError("more bytes came than were announced")
+    return ValueError(
+        f"{remote.url} sends more than {MAX_UNANNOUNCED:,} bytes without announcing a size: the answer may be endless. Nothing "
+        "was kept; check the address."
+    )
 
 
 def _begin(response: requests.Response, part: PartialFile) -> None:

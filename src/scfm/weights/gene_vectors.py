@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scfm._paths import atomic, check_new
+from scfm.read.arrays import stored_array
 from scfm.weights.archive import read_head
 
 if TYPE_CHECKING:
@@ -32,12 +33,12 @@ KEYS = "keys"
 ARRAYS = "arrays"
 MAX_GENES = 5_000_000
 MAX_NAME_BYTES = 256
-MAX_NAMES_BYTES = 2**28
-MAX_VALUES = 4_000_000_000
-MAX_RATIO = 1000
-"""Values per byte of a file; more than any compression reaches."""
+NAME_BYTES = 100
+"""Overhead of a string in memory."""
+ROOM, RATIO = 2**26, 100
+"""Bytes of memory that any file may take, plus this many per byte of the file."""
 MAX_CHUNK = 2**20
-FILTERS = {1: "deflate", 2: "shuffle", 3: "fletcher32", 32000: "lzf"}
+FILTERS = {1: "deflate", 2: "shuffle", 3: "fletcher32"}
 
 
 def read_gene_names(path: Path) -> list[str]:
@@ -48,7 +49,8 @@ def read_gene_names(path: Path) -> list[str]:
     FileNotFoundError
         If there is no such file.
     ValueError
-        If the file is not HDF5 or damaged, or its ``keys`` are not a list of at most 5,000,000 fixed-length ids.
+        If the file is not HDF5 or damaged, or its ``keys`` are not a list of fixed-length ids, or need more memory than
+        64 MiB plus a hundred times the size of the file.
     """
     with _opened(path) as file:
         return _names(file, path)
@@ -67,16 +69,13 @@ def read_gene_vectors(path: Path) -> tuple[list[str], NDArray[np.float32]]:
         If there is no such file.
     ValueError
         As :func:`read_gene_names`, or if an id has no vector, or one with values that are not finite, of another length,
-        or outside the file.
+        or outside the file, or if the vectors need more memory than that.
     """
     with _opened(path) as file:
         names = _names(file, path)
         arrays = _arrays(file, path)
         first = _vector(arrays, names[0], path)
-        most = min(MAX_VALUES, MAX_RATIO * path.stat().st_size)
-        if len(names) * first.shape[0] > most:
-            msg = f"{path} declares {len(names):,} vectors of length {first.shape[0]:,}; at most {most:,} values are read of a file of its size."
-            raise ValueError(msg)
+        _check_room(4 * len(names) * first.shape[0], f"{len(names):,} vectors of length {first.shape[0]:,}", path)
         vectors = np.empty((len(names), first.shape[0]), np.float32)
         rows: dict[str, int] = {}
         for row, name in enumerate(names):
@@ -88,7 +87,7 @@ def read_gene_vectors(path: Path) -> tuple[list[str], NDArray[np.float32]]:
                 msg = f"{path}: the vector of {name} has length {vector.shape[0]}, that of {names[0]} {first.shape[0]}; expected the same for all."
                 raise ValueError(msg)
             with np.errstate(over="ignore"):  # becomes infinite, and is refused for that
-                vectors[row] = vector[:]
+                vectors[row] = _values(vector)
             if not np.isfinite(vectors[row]).all():
                 msg = f"{path}: the vector of {name} holds values that are not finite; fetch or make the file again."
                 raise ValueError(msg)
@@ -138,7 +137,7 @@ def write_gene_vectors(
     """
     import h5py
 
-    check_new(path, overwrite=overwrite and not path.is_dir(), hint="replace a file with overwrite=True")
+    check_new(path, overwrite=overwrite, hint="replace a file with overwrite=True")
     check_gene_names(names)
     with np.errstate(over="ignore"):  # becomes infinite, and is refused for that
         values = np.asarray(vectors, dtype=np.float32)
@@ -233,6 +232,21 @@ def _check_storage(dataset: h5py.Dataset, name: str, path: Path) -> None:
         raise ValueError(msg)
 
 
+def _check_room(needed: int, what: str, path: Path) -> None:
+    """Refuse what a file of its size does not hold unless it was made to fill the memory."""
+    room = ROOM + RATIO * path.stat().st_size
+    if needed > room:
+        msg = f"{path} declares {what}, which take {needed:,} bytes of memory; a file of its size may take {room:,}."
+        raise ValueError(msg)
+
+
+def _values(dataset: h5py.Dataset) -> NDArray[Any]:
+    """All values of a dataset of one dimension, of which no chunk becomes more than it declares."""
+    values = np.empty(dataset.shape, dataset.dtype)
+    stored_array(dataset).fill(values, 0)
+    return values
+
+
 def _names(file: h5py.File, path: Path) -> list[str]:
     import h5py
 
@@ -244,11 +258,12 @@ def _names(file: h5py.File, path: Path) -> list[str]:
         # HDF5 hangs on some damaged heaps, which hold variable-length texts
         msg = f"{path}: {KEYS} holds texts of variable length; expected a fixed length (numpy dtype 'S'), as in published files."
         raise ValueError(msg)
-    size = keys.dtype.itemsize
-    if not 0 < len(keys) <= MAX_GENES or len(keys) * size > MAX_NAMES_BYTES:
-        msg = f"{path}: {KEYS} declares {len(keys):,} ids of {size} bytes; expected 1 to {MAX_GENES:,}, of at most {MAX_NAMES_BYTES:,} bytes together."
+    if not len(keys):
+        msg = f"{path}: {KEYS} declares 0 ids; a file of gene vectors has one at least."
         raise ValueError(msg)
-    found = keys[:].tolist()
+    size = keys.dtype.itemsize
+    _check_room(len(keys) * (size + NAME_BYTES), f"{len(keys):,} ids of {size} bytes", path)
+    found = _values(keys).tolist()
     try:
         names = [name.decode() for name in found]
     except UnicodeDecodeError as error:

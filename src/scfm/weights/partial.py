@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from scfm.weights.transport import RemoteFile
 
-__all__ = ["Content", "PartialFile", "disk_errors"]
+__all__ = ["Content", "PartialFile", "disk_errors", "partial_path"]
 
 NOTED = (("total", int | None), ("etag", str | None), ("modified", str | None))
 
@@ -37,6 +37,11 @@ def disk_errors(folder: Path) -> Iterator[None]:
             "call resumes them."
         )
         raise OSError(error.errno, msg) from error
+
+
+def partial_path(target: Path) -> Path:
+    """Path of the partial file."""
+    return target.with_name(f"{target.name}.part")
 
 
 @dataclass(frozen=True)
@@ -65,7 +70,7 @@ class PartialFile:
 
     def __init__(self, remote: RemoteFile, target: Path) -> None:
         self.remote, self.target = remote, target
-        self.path = target.with_name(f"{target.name}.part")
+        self.path = partial_path(target)
         self.size = self.received = self.restarts = 0
         self.digest = hashlib.sha256()
         self._note = target.with_name(f"{target.name}.part.json")
@@ -83,13 +88,20 @@ class PartialFile:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._file.close()
+        if kind is not None and not self.resumable:
+            self.remove()
 
     @property
     def whole(self) -> bool:
         """Whether all bytes were received; says nothing about the hash."""
         return self.size == self.content.total
+
+    @property
+    def resumable(self) -> bool:
+        """Whether a later call can use the bytes received so far."""
+        return self.whole or bool(self.conditions())
 
     def conditions(self) -> dict[str, str]:
         """Headers that request the missing bytes; none if a change of the file could not be detected."""

@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 __all__ = ["check_tensor_pickle", "read_dictionary"]
 
-MAX_PICKLE_BYTES = 64 * 2**20
+MAX_PICKLE_BYTES = 2**24
+MAX_INSTRUCTIONS = 2_000_000
+"""Of one pickle, where one that makes a container counts five times; published files have up to 750,000."""
+MAX_SCALAR_BYTES = 256
 MAX_BITS = 128
 MAX_INDEX = 2**31
 MAX_MESSAGE = 500
@@ -34,6 +37,11 @@ _PLAIN = frozenset(
         "LONG_BINGET BINPUT LONG_BINPUT MEMOIZE GLOBAL STACK_GLOBAL REDUCE BUILD PERSID BINPERSID"
     ).split()
 )
+_CONTAINERS = frozenset(
+    getattr(pickle, name)[0]
+    for name in "MARK EMPTY_DICT EMPTY_LIST DICT LIST TUPLE TUPLE1 TUPLE2 TUPLE3 REDUCE".split()
+)
+"""Opcodes whose objects the garbage collector visits again and again."""
 
 
 def read_dictionary(path: Path, values: type = object) -> dict[str, Any]:
@@ -42,7 +50,7 @@ def read_dictionary(path: Path, values: type = object) -> dict[str, Any]:
     Parameters
     ----------
     path
-        Pickle file of at most 64 MiB.
+        Pickle file of at most 16 MiB and 2,000,000 instructions, which bounds the memory to about 0.3 GB.
     values
         ``str``, ``int`` or ``float``: type of the values; numpy scalars become Python scalars.
 
@@ -108,8 +116,11 @@ class _RestrictedUnpickler(pickle._Unpickler):
     The pure Python version, because the one in C allocates as many memo entries or bytes as a tiny file asks for.
     """
 
-    dispatch: ClassVar[dict[int, Any]] = {}
     needed_by: ClassVar[str]
+
+    def __init__(self, file: BinaryIO) -> None:
+        super().__init__(file)
+        self.dispatch = _Counted()  # type: ignore[assignment, misc]
 
     def find_class(self, module: str, name: str) -> Any:
         msg = f"it asks for {module}.{name}, which {self.needed_by} does not need; nothing was run"
@@ -160,7 +171,7 @@ def _bounded(load: Callable[[Any], None]) -> Callable[[Any], None]:
     return checked
 
 
-def _dispatch() -> dict[int, Any]:
+def _instructions() -> dict[int, Any]:
     """Handlers of the opcodes: the usual ones for plain data, refusal for all others."""
     usual = pickle._Unpickler.dispatch
     found = {code: usual[code] if code in _PLAIN else _RestrictedUnpickler.refuse for code in range(256)}
@@ -173,7 +184,21 @@ def _dispatch() -> dict[int, Any]:
     return found | {code[0]: load for code, load in changed.items()}
 
 
-_RestrictedUnpickler.dispatch = _dispatch()
+_INSTRUCTIONS = _instructions()
+
+
+class _Counted:
+    """Handlers of the opcodes of one pickle, until it has too many."""
+
+    def __init__(self) -> None:
+        self._left = MAX_INSTRUCTIONS
+
+    def __getitem__(self, code: int) -> Any:
+        self._left -= 5 if code in _CONTAINERS else 1
+        if self._left < 0:
+            msg = f"it has more than {MAX_INSTRUCTIONS:,} instructions"
+            raise pickle.UnpicklingError(msg)
+        return _INSTRUCTIONS[code]
 
 
 class _DictionaryUnpickler(_RestrictedUnpickler):
@@ -199,6 +224,7 @@ class _TensorUnpickler(_RestrictedUnpickler):
     def __init__(self, file: BinaryIO, size: int) -> None:
         super().__init__(file)
         self.size = size
+        self.sizes: dict[str, int] = {}
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("collections", "OrderedDict"):
@@ -216,8 +242,12 @@ class _TensorUnpickler(_RestrictedUnpickler):
         return _STORAGE
 
     def _fits(self, kind: Any, key: Any, location: Any, size: Any, view: Any = None) -> bool:
-        plain = kind is _STORAGE and type(key) is str and type(location) is str and type(size) is int
-        return plain and 0 <= size <= self.size and (view is None or (type(view) is tuple and type(view[0]) is str))
+        plain = kind is _STORAGE and type(key) is str and type(location) is str and type(size) is int and size >= 0
+        if not plain or not (view is None or (type(view) is tuple and type(view[0]) is str)):
+            return False
+        self.size -= max(0, size - self.sizes.get(key, 0))
+        self.sizes[key] = max(size, self.sizes.get(key, 0))
+        return self.size >= 0
 
 
 class _DType:
@@ -251,8 +281,9 @@ class _MakeScalar:
     __slots__ = ()
 
     def __call__(self, dtype: Any, data: Any = None) -> Any:
-        if not isinstance(dtype, _DType) or not isinstance(data, bytes) or len(data) != dtype.dtype.itemsize:
-            msg = "it holds a numpy scalar whose bytes do not fit its type"
+        plain = isinstance(dtype, _DType) and isinstance(data, bytes) and len(data) <= MAX_SCALAR_BYTES
+        if not plain or len(data) != dtype.dtype.itemsize:
+            msg = f"it holds a numpy scalar whose bytes do not fit its type, or are more than {MAX_SCALAR_BYTES}"
             raise pickle.UnpicklingError(msg)
         return np.frombuffer(data, dtype.dtype)[0]
 
@@ -263,8 +294,8 @@ class _Encode:
     __slots__ = ()
 
     def __call__(self, text: Any, encoding: Any = "latin1") -> bytes:
-        if not isinstance(text, str) or encoding != "latin1":
-            msg = "it encodes something other than latin1 text"
+        if not isinstance(text, str) or len(text) > MAX_SCALAR_BYTES or encoding != "latin1":
+            msg = f"it encodes something other than latin1 text of at most {MAX_SCALAR_BYTES} characters"
             raise pickle.UnpicklingError(msg)
         return codecs.encode(text, "latin1")
 

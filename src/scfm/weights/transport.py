@@ -18,7 +18,17 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-__all__ = ["RetryableError", "RemoteFile", "ask", "check_status", "iter_chunks"]
+__all__ = [
+    "TRANSIENT",
+    "HubPlace",
+    "RemoteFile",
+    "RetryableError",
+    "ask",
+    "cause",
+    "check_status",
+    "iter_chunks",
+    "send",
+]
 
 CONNECT_SECONDS = 10.0
 READ_SECONDS = 60.0
@@ -32,6 +42,15 @@ HOST = re.compile(r"[a-z0-9._:-]+")
 DIGITS = re.compile(r"\d{1,18}", re.ASCII)
 
 
+class HubPlace(NamedTuple):
+    """Place of a file on the Hugging Face hub."""
+
+    repository: str
+    revision: str | None
+    path: str
+    endpoint: str
+
+
 @dataclass(frozen=True)
 class RemoteFile:
     """Address and hash of a published file."""
@@ -42,9 +61,12 @@ class RemoteFile:
     """Hash of the file; ``None`` if unknown, then it is trusted on first use."""
     hosts: tuple[str, ...] = ()
     """Hosts that redirects may lead to over https: ``"cdn.example.org"``, or ``".example.org"`` for all below it."""
+    hub: HubPlace | None = None
+    """Its repository, if ``huggingface_hub`` can download it."""
 
     def __post_init__(self) -> None:
-        if "@" in re.split("[/?#]", self.url.split("://", 1)[-1])[0]:
+        host, *_ = re.split("[/?#]", self.url.split("://", 1)[-1])
+        if "@" in (host if _origin(self.url) else self.url):
             msg = "The address of a file has a user name or a password in it; none is ever sent. Remove what is before the @."
             raise ValueError(msg)
         if _origin(self.url) is None:
@@ -72,7 +94,7 @@ def iter_chunks(response: requests.Response) -> Iterator[bytes]:
         while data := read(CHUNK, decode_content=False):
             yield data
     except HTTPError as error:
-        raise RetryableError(_cause(error)) from error
+        raise RetryableError(cause(error)) from error
 
 
 class _Origin(NamedTuple):
@@ -97,7 +119,7 @@ def ask(session: requests.Session, remote: RemoteFile, headers: Mapping[str, str
     """Send a request and follow allowed redirects."""
     url = remote.url
     for _ in range(MAX_REDIRECTS + 1):
-        response = _send(session, url, headers)
+        response = send(session, url, headers)
         if response.status_code not in REDIRECTS:
             return response
         response.close()
@@ -130,27 +152,34 @@ def redirected(remote: RemoteFile, url: str, location: str) -> str:
     return following
 
 
-def _send(session: requests.Session, url: str, headers: Mapping[str, str]) -> requests.Response:
+def send(
+    session: requests.Session, url: str, headers: Mapping[str, str], seconds: float | None = None
+) -> requests.Response:
+    """Send one request, without a login and without following redirects."""
     # without Session.get, which would add logins from ~/.netrc, keep cookies, and read bodies of redirects
     host = urlsplit(url).hostname
     try:
         request = requests.Request("GET", url, headers=dict(headers)).prepare()
         settings = session.merge_environment_settings(url, {}, True, None, None)
-        return session.get_adapter(url).send(request, timeout=(CONNECT_SECONDS, READ_SECONDS), **settings)
+        return session.get_adapter(url).send(request, timeout=(CONNECT_SECONDS, seconds or READ_SECONDS), **settings)
     except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
         if "CERTIFICATE_VERIFY_FAILED" not in str(error):
-            raise RetryableError(_cause(error)) from error
+            raise RetryableError(cause(error)) from error
         msg = (
-            f"The certificate of {host} was refused ({_cause(error)}). If a proxy of your network signs connections, name "
+            f"The certificate of {host} was refused ({cause(error)}). If a proxy of your network signs connections, name "
             "its certificates in REQUESTS_CA_BUNDLE."
         )
         raise OSError(msg) from error
-    except requests.RequestException as error:
-        msg = f"{host} cannot be asked ({_cause(error)}): check the address and the proxy settings (HTTPS_PROXY)."
-        raise OSError(msg) from error
+    except (requests.RequestException, ValueError, TypeError) as error:
+        # without the text of the error, which may repeat the password of a malformed proxy address
+        msg = (
+            f"{host} cannot be asked ({type(error).__name__}): check the address and the proxy settings (HTTPS_PROXY; in a "
+            "password there, # is written as %23 and / as %2F)."
+        )
+        raise OSError(msg) from None
 
 
-def _cause(error: BaseException) -> str:
+def cause(error: BaseException) -> str:
     """Innermost cause of an error; the outer ones repeat the address, signatures included."""
     while isinstance(inner := getattr(error, "reason", None) or next(iter(error.args), None), BaseException):
         error = inner
@@ -170,7 +199,10 @@ def check_status(response: requests.Response, remote: RemoteFile, target: Path) 
         msg = f"{remote.url} is not there ({who}): check the address, or {aside}."
         raise FileNotFoundError(msg)
     if code in (401, 403):
-        msg = f"{remote.url} was refused ({who}): it may need a login, and none is ever sent; {aside}."
+        login = (
+            "log in to the Hugging Face hub (`hf auth login`, or HF_TOKEN) and accept the terms of the model there, or "
+        )
+        msg = f"{remote.url} was refused ({who}): it may need a login; {login if remote.hub else ''}{aside}."
         raise PermissionError(msg)
     if code not in (200, 206):
         msg = f"{remote.url} could not be fetched ({who}; expected 200 or 206): try again later, or {aside}."

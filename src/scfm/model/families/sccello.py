@@ -90,6 +90,18 @@ class ScCello(RankBert):
 
         return ScCelloConfig
 
+    @property
+    def has_cell_head(self) -> bool:
+        """Whether the weights hold the projection of cells, which classifiers that were fine-tuned lack."""
+        from scfm.nn import has_cell_head
+
+        return has_cell_head(self.tensors)
+
+    @property
+    def usable_poolings(self) -> tuple[str, ...]:
+        """As of every model; the projection of cells takes its weights."""
+        return tuple(name for name in super().usable_poolings if name != "cell_cls" or self.has_cell_head)
+
     def validate_weights(self) -> None:
         """As of every BERT, and ``<cls>`` is there."""
         if not self.has_cls or self.has_eos:
@@ -127,7 +139,7 @@ class ScCello(RankBert):
         """The network with the projection of cells, without weights."""
         from scfm.nn import ScCelloNetwork
 
-        return ScCelloNetwork(self.config, n_layers)
+        return ScCelloNetwork(self.config, n_layers, cell_head=self.has_cell_head)
 
     def pool(
         self, network: torch.nn.Module, hidden: torch.Tensor, lengths: NDArray[np.int64], pooling: str

@@ -81,7 +81,7 @@ def files_of(folder: Path | None, listed: Sequence[str] | None, given: Dictionar
                 break
     if not files:
         wanted = ", ".join(listed) if listed else "files named *_gene.h5"
-        msg = f"Found no {wanted} in {', '.join(map(str, places)) or 'any folder'}. Pass the folder or the files as dictionaries=."
+        msg = f"Found no {wanted} in {', '.join(map(str, places)) or 'any folder'}. Pass the folder or the files as dictionaries= of scfm.model.load."
         raise FileNotFoundError(msg)
     return GeneFiles(tuple(files))
 

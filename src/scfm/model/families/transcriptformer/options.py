@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence  # noqa: TC003  the command line reads the types of options
 from dataclasses import dataclass, field
-from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
-
-import numpy as np
 
 from scfm.model.recipe import DROPS_CELLS
 
@@ -61,18 +58,14 @@ class TranscriptFormerOptions:
         if self.clip_counts == 0:
             msg = "clip_counts=0 would cut all counts to nothing; give a positive number, or None for no limit."
             raise ValueError(msg)
-        if self.seed != int(self.seed) or self.seed >= 2**63:
-            msg = f"seed={self.seed!r} is no integer below 2**63."
+        if self.seed >= 2**63:
+            msg = f"seed={self.seed!r} is not below 2**63."
             raise ValueError(msg)
         self._check_order()
         if self.pretrained_embedding is not None:
             object.__setattr__(self, "pretrained_embedding", _paths(self.pretrained_embedding))
 
     def _check_order(self) -> None:
-        known = ("input", "vocabulary", "expression")
-        if self.gene_order not in known:
-            msg = f"gene_order={self.gene_order!r} is not known; use one of {', '.join(map(repr, known))}."
-            raise ValueError(msg)
         sorts = self.sort_genes and self.gene_order != "expression"
         asked = ["randomize_genes=True"] * self.randomize_genes + ["sort_genes=True"] * sorts
         if self.gene_order != "input":
@@ -91,20 +84,17 @@ class TranscriptFormerOptions:
 
 def _number(name: str, value: Any) -> float | None:
     """A number as Python's own, whole ones as int."""
-    if value is None and name in ("clip_counts", "normalize_to_scale"):
+    if value is None:
         return None
-    if isinstance(value, bool | np.bool_) or not isinstance(value, Real) or not 0 <= float(value) < float("inf"):
+    if not 0 <= float(value) < float("inf"):
         msg = f"{name}={value!r} is out of range: give a number from 0 on."
         raise ValueError(msg)
     number = float(value)
-    return int(value) if number.is_integer() else number  # type: ignore[call-overload]
+    return int(value) if number.is_integer() else number
 
 
-def _paths(given: Any) -> list[str]:
+def _paths(given: str | Path | Sequence[str | Path]) -> list[str]:
     found = [given] if isinstance(given, str | Path) else given
-    if not isinstance(found, Sequence) or not all(isinstance(path, str | Path) for path in found):
-        msg = f"pretrained_embedding={given!r} is no path; give that of a gene file (.h5), or a list of several."
-        raise TypeError(msg)
     if not found:
         msg = "pretrained_embedding names no file; leave it None for the genes of the checkpoint."
         raise ValueError(msg)

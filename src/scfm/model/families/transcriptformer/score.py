@@ -9,6 +9,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     import torch
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from scfm._types import TokenBatch
@@ -69,22 +70,23 @@ class Scorer:
         self._start, self._end = (model.card.special_tokens[name] for name in ("[START]", "[END]"))
 
     def __call__(self, network: torch.nn.Module, batch: TokenBatch) -> Tensor:
-        """Mean log-likelihood of the counts and of the genes of each cell, ``(n_cells, 2)``; NaN without a gene."""
+        """Log-likelihood of the count and of the gene of each token, ``(n_tokens, 2)``; NaN where it is no gene."""
         import torch
 
-        scores, lengths = self.by_gene(network, batch)
-        pairs = torch.stack([scores.count, scores.gene], dim=1)
-        return torch.stack([cell.mean(dim=0) for cell in pairs.split(lengths)])
+        scores, _ = self.by_gene(network, batch)
+        found = torch.full((len(batch.tokens), 2), torch.nan, device=scores.gene.device)
+        found[torch.from_numpy(np.flatnonzero(self._is_gene(batch)))] = torch.stack([scores.count, scores.gene], dim=1)
+        return found
 
     def by_gene(self, network: torch.nn.Module, batch: TokenBatch) -> tuple[GeneScores, list[int]]:
-        """The same for every gene of the batch, in the order of the tokens, and the number of genes of each cell."""
+        """How well each gene of the batch is predicted, in the order of the tokens, and the number of genes of each cell."""
         import torch
 
         from scfm.nn import GeneScores
 
         assert batch.values is not None
         cell = np.repeat(np.arange(len(batch.rows)), batch.lengths)
-        is_gene = (batch.tokens != self._start) & (batch.tokens < self._n_tokens)
+        is_gene = self._is_gene(batch)
         at = torch.from_numpy(np.flatnonzero(is_gene))
         lengths = np.bincount(cell[is_gene], minlength=len(batch.rows)).tolist()
         tokens, counts = torch.from_numpy(batch.tokens), torch.from_numpy(batch.values)
@@ -103,6 +105,9 @@ class Scorer:
             self._heads.count_log_likelihood(expected, counted, self._clip),
             self._heads.gene_log_likelihood(states, genes.to(device)),
         ), lengths
+
+    def _is_gene(self, batch: TokenBatch) -> NDArray[np.bool_]:
+        return (batch.tokens != self._start) & (batch.tokens < self._n_tokens)
 
     def _check_known(self, genes: Tensor) -> None:
         beyond = int((genes >= self._n_genes).sum())

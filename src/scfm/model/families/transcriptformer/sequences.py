@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 import numpy as np
 
 from scfm._settings import settings
+from scfm._text import some
+from scfm._warn import warn
 from scfm.encode import OrderEncoder
 from scfm.genes import GeneMap, align, first_of_each, match_column
 from scfm.model._base import FoundationModel
-from scfm.model.families.transcriptformer.cells import ASSAY, UNKNOWN, assay_tokens, without_outliers
+from scfm.model.families.transcriptformer.cells import ASSAY, UNKNOWN, Assays, read_assays, without_outliers
 from scfm.model.families.transcriptformer.genes import GeneFiles, fingerprints, replaced_genes
 from scfm.model.families.transcriptformer.options import TranscriptFormerOptions
 from scfm.model.families.transcriptformer.published import TranscriptFormerFolders
@@ -22,7 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     import pandas as pd
-    from numpy.typing import NDArray
 
     from scfm.model.published import Published
     from scfm.model.recipe import RunOptions
@@ -118,7 +119,7 @@ class GeneSequences(FoundationModel):
     def extra_params(self, source: CountSource, options: RunOptions) -> dict[str, Any]:
         """How many cells have an assay that the model does not know."""
         files = {} if self.gene_files_sha256 is None else {"pretrained_embedding_sha256": self.gene_files_sha256}
-        return {"n_cells_unknown_assay": int(np.count_nonzero(self._assay_tokens(source, options) < 0))} | files
+        return {"n_cells_unknown_assay": int(np.count_nonzero(self._assays(source, options).tokens < 0))} | files
 
     def encoder(self, source: CountSource, genes: GeneMap, options: RunOptions) -> OrderEncoder:
         """Expressed genes in the order that the options ask for, with their counts."""
@@ -129,11 +130,18 @@ class GeneSequences(FoundationModel):
             distinct = specials[UNKNOWN]
             tokens = np.where(tokens == -1, np.int32(distinct), tokens).astype(np.int32)
         pad = self.vocabulary.special_tokens[PAD]
+        assays = self._assays(source, options)
+        if assays.unknown:
+            known = ", ".join(name for name in self.card.aux_tokens[ASSAY] if name != UNKNOWN)
+            warn(
+                f"{sum(assays.unknown.values())} of {source.n_obs} cells have an assay in obs[{family.aux_cols!r}] that "
+                f"{self.card.id} does not know ({some(map(repr, assays.unknown))}), and are read without one. It knows: {known}."
+            )
         return OrderEncoder(
             tokens,
             self.max_genes(options),
             start=specials[START],
-            prefix=self._assay_tokens(source, options),
+            prefix=assays.tokens,
             order=family.order,
             read_last=options.pooling == "gene",
             clip=float(family.clip_counts or 0),
@@ -146,5 +154,6 @@ class GeneSequences(FoundationModel):
             threads=settings.threads,
         )
 
-    def _assay_tokens(self, source: CountSource, options: RunOptions) -> NDArray[np.int32]:
-        return assay_tokens(source, options.family.aux_cols, self.card.aux_tokens[ASSAY], self.config.vocab_size)
+    def _assays(self, source: CountSource, options: RunOptions) -> Assays:
+        known, exact = self.card.aux_tokens[ASSAY], options.compat is not None
+        return read_assays(source, options.family.aux_cols, known, self.config.vocab_size, exact=exact)

@@ -1,0 +1,69 @@
+"""Folders with a ``matrix.mtx`` and tables beside it, as Cell Ranger, STARsolo and others write them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from scfm.read._container import Element, Stored, TableContainer
+from scfm.read._matrix_market import TextMatrix
+from scfm.read.memory import SparseMemory
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["MtxContainer", "mtx_files"]
+
+MATRIX = "matrix.mtx"
+FEATURES = ("gene_ids", "symbols", "feature_types")
+"""First columns of the table of features."""
+
+
+def mtx_files(path: Path) -> list[Path]:
+    """The matrices in a folder, or the one that ``path`` itself is; their names may have a prefix."""
+    found = sorted(path.iterdir()) if path.is_dir() else [path]
+    return [file for file in found if file.name.endswith((MATRIX, f"{MATRIX}.gz"))]
+
+
+class MtxContainer(TableContainer):
+    """A matrix of genes × cells with the tables of its barcodes and features (or genes).
+
+    Tables are as :func:`scanpy.read_10x_mtx` makes them, but all features are there, not genes alone, and names that
+    repeat stay as they are.
+
+    Parameters
+    ----------
+    path
+        The matrix, ``.mtx`` or ``.mtx.gz``.
+    """
+
+    def __init__(self, path: Path) -> None:
+        features = _table(path, "features", "genes")
+        columns = {name: features[number].to_numpy() for number, name in enumerate(FEATURES) if number in features}
+        var = pd.DataFrame(columns, index=columns.pop("symbols", columns["gene_ids"]))
+        super().__init__(str(path), pd.DataFrame(index=_table(path, "barcodes")[0].to_numpy()), var)
+        self._matrix = TextMatrix(path)
+        if self._matrix.shape != (self.n_obs, len(var)):
+            n_obs, n_vars = self._matrix.shape
+            msg = (
+                f"{path} holds {n_vars} genes (rows) × {n_obs} cells (columns), but the tables beside it name "
+                f"{len(var)} genes and {self.n_obs} cells."
+            )
+            raise ValueError(msg)
+
+    def stored(self, element: Element) -> Stored:
+        """The matrix."""
+        matrix = SparseMemory(self._matrix, f"{element.name} of {self.label}")
+        return Stored(matrix, range(self.n_obs), None, self.var)
+
+
+def _table(path: Path, *names: str) -> pd.DataFrame:
+    """The table of one of these names beside a matrix."""
+    prefix = path.name.partition(MATRIX)[0]
+    places = [path.with_name(f"{prefix}{name}.tsv{end}") for name in names for end in ("", ".gz")]
+    found = next((place for place in places if place.is_file()), None)
+    if found is None:
+        msg = f"{path} needs a table beside it: {' or '.join(place.name for place in places)}."
+        raise FileNotFoundError(msg)
+    return pd.read_csv(found, sep="\t", header=None, dtype=str, keep_default_na=False)
