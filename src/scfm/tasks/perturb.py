@@ -137,7 +137,7 @@ class Perturb(Task):
     def make_forward(
         self, network: torch.nn.Module, device: torch.device, dtype: torch.dtype
     ) -> Callable[[TokenBatch], Tensor]:
-        """Effects of the sequences of a batch, float64, NaN for cells as they are; beside them their embeddings, if kept."""
+        """Effects of the sequences of a batch, float64, 0 for cells as they are; beside them their embeddings, if kept."""
         options = replace(self._options, pooling="gene") if self._reads_genes else self._options
 
         def compute(batch: TokenBatch) -> Tensor:
@@ -150,7 +150,7 @@ class Perturb(Task):
             keys = list(zip(batch.rows.tolist(), batch.tags.tolist(), strict=True))
             if keys[0][1] < 0:  # cells as they are come in blocks of their own
                 self._cells |= {key: self._kept(*one) for key, *one in zip(keys, genes, outputs, strict=True)}
-                effects = np.full((len(keys), self.effects.n_effects), np.nan)
+                effects = np.zeros((len(keys), self.effects.n_effects))
             else:
                 effects = self._effects_of(keys, genes, outputs)
             if self.effects.n_features:
