@@ -169,7 +169,7 @@ STATES = {"states_key": "bulk_labels", "start": "CD19+ B", "goal": "CD56+ NK"}
 @pytest.mark.parametrize(
     ("arguments", "error", "words"),
     [
-        ({"kind": "knockout"}, ValueError, "kind='knockout' is not known; use 'delete' or"),
+        ({"kind": "knockout"}, ValueError, "kind='knockout' is not known; use 'delete', 'overexpress'"),
         ({"genes": ["CD74", "NKG7x"]}, KeyError, "NKG7x"),
         ({"genes": []}, ValueError, "nothing to perturb"),
         ({"genes": [()]}, ValueError, "empty group"),
