@@ -355,6 +355,7 @@ def test_states_that_cannot_be_written(
     name, arguments, error, match = OUTPUTS[kind]
     group = scfm.tl.gene_embeddings(source, folders["tiny"], out=source.with_name("group"))
     source.with_name("folder").mkdir()
+    (source.with_name("folder") / "mine").touch()
     before = sorted((path, path.stat().st_mtime_ns) for path in source.parent.rglob("*"))
 
     def fail(*_: Any) -> None:
