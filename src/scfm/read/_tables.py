@@ -67,8 +67,7 @@ class StoredTable:
             categories = text_of(entry(self._root, place)) if place in self._root else None
         else:
             stored, place = entry(self._stored, name, beside=self._n_bytes), f"__categories/{name}"
-            is_number = not is_group(stored) and stored.dtype.kind in "biuf"
-            values, old = stored[...] if is_number else read_elem(stored), "categories" in stored.attrs
+            values, old = _values_of(stored), "categories" in stored.attrs
             categories = read_elem(entry(self._stored, place)) if old else None
         return values if categories is None else pd.Categorical.from_codes(values, pd.Index(categories))
 
@@ -76,6 +75,14 @@ class StoredTable:
     def frame(self) -> pd.DataFrame:
         """The whole table."""
         return pd.DataFrame({name: self.column(name) for name in self.columns}, index=self.names, columns=self.columns)
+
+
+def _values_of(stored: Any) -> Any:
+    """What anndata reads, sooner for the two usual kinds of columns."""
+    if is_group(stored) and stored.attrs.get("encoding-type") == "categorical":
+        categories, ordered = read_elem(stored["categories"]), bool(stored.attrs["ordered"])
+        return pd.Categorical.from_codes(stored["codes"][...], categories, ordered=ordered)
+    return read_elem(stored) if is_group(stored) or stored.dtype.kind not in "biuf" else stored[...]
 
 
 def text_of(array: Any, start: int = 0, stop: int | None = None) -> NDArray[Any]:
