@@ -163,6 +163,24 @@ def test_results_and_entries_stay_in_the_file(other: Path, tmp_path: Path) -> No
     assert not (tmp_path / "out.h5ad").exists()
 
 
+def test_entries_of_all_kinds_are_read(tmp_path: Path) -> None:
+    data = adata()
+    data.uns["a"] = {
+        "none": None,
+        "text": "x",
+        "number": 1,
+        "flag": True,
+        "empty": np.empty((0, 2)),
+        "names": ["a", "b"],
+    }
+    data.write_h5ad(tmp_path / "a.h5ad")
+    data.write_zarr(tmp_path / "a.zarr")
+    for name in ("a.h5ad", "a.zarr"):
+        found = read_entry(tmp_path / name, None, "uns/a")
+        assert found["none"] is None
+        assert (found["text"], found["number"], found["flag"], list(found["names"])) == ("x", 1, True, ["a", "b"])
+
+
 # --- sizes
 
 

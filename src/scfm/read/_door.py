@@ -195,7 +195,8 @@ def _claims_h5(found: Any, seen: set[int], *, chunks: bool) -> Iterator[Claim]:
     if elsewhere and not settings.allow_external:
         where = plist.get_external(0)[0].decode(errors="replace") if n_files else "as a virtual dataset"
         _refuse(_element(found), f"keeps its values in other files, {where}")
-    n_values = math.prod(found.shape)
+    shape = found.shape or ()  # None: there is no value
+    n_values = math.prod(shape)
     if layout == h5d.CHUNKED:
         n_values = max(n_values, math.prod(plist.get_chunk()))
         filters = [plist.get_filter(number)[0] for number in range(plist.get_nfilters())]
@@ -205,7 +206,7 @@ def _claims_h5(found: Any, seen: set[int], *, chunks: bool) -> Iterator[Claim]:
         if chunks and filters:
             check_chunks(_element(found))
     stored = (lambda: sys.maxsize) if elsewhere else found.get_storage_size
-    yield Claim(max(found.shape, default=1), n_values * found.get_type().get_size(), stored)
+    yield Claim(max(shape, default=1), n_values * found.get_type().get_size(), stored)
 
 
 # --- zarr
