@@ -133,6 +133,9 @@ UNKNOWN_GENES: dict[str, tuple[list[str], str]] = {
     "other human ids": ([f"ENSG{i:011d}" for i in range(700, 700 + N_GENES)], "human Ensembl ids such as"),
     "symbols": ([f"XYZ{i}" for i in range(N_GENES)], "gene symbols or other names such as"),
     "numbers": ([str(i) for i in range(N_GENES)], "plain numbers"),
+    "barcodes": ([f"lane1_{'ACGT' * 4}-{i}" for i in range(N_GENES)], r"barcodes of cells .*adata\.T"),
+    "id and symbol": ([f"{gene}_S{i}" for i, gene in enumerate(IDS)], r"Ensembl ids joined to other names \(split"),
+    "symbol and id": ([f"S{i}|{gene}.2" for i, gene in enumerate(IDS)], r"Ensembl ids joined to other names \(split"),
 }
 
 
@@ -267,15 +270,15 @@ BAD_ARGUMENTS: dict[str, tuple[dict[str, Any], Errors, str]] = {
     "dtype": ({"dtype": "float64"}, ValueError, "dtype='float64' is not supported; use one of float32, bfloat16"),
     "dtype name": ({"dtype": "single"}, ValueError, "dtype='single' is not supported"),
     "device": ({"device": "tpux"}, ValueError, "device='tpux' is not a torch device; use 'cpu', 'cuda'"),
-    "absent device": ({"device": "cuda:99"}, ValueError, "cannot be used here; available: cpu.*device=None"),
+    "absent device": ({"device": "cuda:99"}, ValueError, "cannot be used here; available: cpu.*the fastest"),
     "compat": ({"compat": "legacy"}, ValueError, "compat='legacy' is not known; use 'upstream'"),
     "n_counts": ({"compat": "upstream"}, KeyError, r"obs\['n_counts'\], which is missing.*compat=None"),
     "option": ({"n_batches": 3}, TypeError, "'n_batches' is no option of this call.*'geneformer' takes no options"),
-    "gene key in a list": ({"gene_key": ["a"]}, TypeError, r"gene_key=\['a'\] is a list; pass one name"),
-    "modality in a list": ({"modality": ["rna"]}, TypeError, r"modality=\['rna'\] is a list; pass one name"),
+    "gene key in a list": ({"gene_key": ["a"]}, TypeError, "gene_key must be str or None; got a list"),
+    "modality in a list": ({"modality": ["rna"]}, TypeError, "modality must be str or None; got a list"),
     "slash": ({"key_added": "a/b"}, ValueError, "key_added='a/b' cannot be stored.*without '/'"),
     "empty key": ({"key_added": ""}, ValueError, "key_added='' cannot be stored"),
-    "number as key": ({"key_added": 5}, TypeError, r"key_added must be a string, got 5 \(int\)"),
+    "number as key": ({"key_added": 5}, TypeError, "key_added must be str or None; got 5"),
 }
 
 
