@@ -301,9 +301,9 @@ def test_data_of_another_type(v2: FoundationModel, tmp_path: Path) -> None:
     for data in (path, str(path)):
         with pytest.raises(ValueError, match=r"tl.embed does not change the file .*a.h5ad. Give out="):
             scfm.tl.embed(data, v2)
-    with pytest.raises(TypeError, match=r"got a ndarray"):
+    with pytest.raises(TypeError, match=r"got ndarray"):
         scfm.tl.embed(counts(), v2)  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match=r"got a ndarray. Wrap a matrix in an AnnData"):
+    with pytest.raises(TypeError, match=r"got ndarray. Wrap a matrix in an AnnData"):
         v2.embed(counts())  # type: ignore[arg-type]
     with pytest.raises(FileNotFoundError, match=r"no file .*b.h5ad"):
         v2.embed(tmp_path / "b.h5ad")
