@@ -39,7 +39,6 @@ __all__ = [
 
 PIECE = 2**16
 """Rows that are copied at a time."""
-SUFFIXES = (".h5ad", ".h5mu", ".zarr")
 SLACK = 2**20
 """Bytes that a file may grow by beside the values that are added."""
 
@@ -50,8 +49,8 @@ def check_output(source: Path, out: Path, *, overwrite: bool) -> None:
     Raises
     ------
     ValueError
-        If the suffix differs from that of ``source``, or is not ``.h5ad`` for a source of another kind, or ``source`` is a
-        store with links.
+        If the suffix is not ``.zarr`` for a zarr store, ``.h5mu`` for such a file, and ``.h5ad`` for any other, or ``source``
+        is a store with links.
     FileExistsError
         If ``out`` exists and is not to be overwritten, or is a folder of something else.
     FileNotFoundError
@@ -66,7 +65,7 @@ def check_output(source: Path, out: Path, *, overwrite: bool) -> None:
         raise FileNotFoundError(msg)
     check_links(source)
     is_store = source.is_dir() and is_anndata_file(source)
-    suffix = source.suffix if source.suffix in SUFFIXES else ".zarr" if is_store else ".h5ad"
+    suffix = ".zarr" if is_store else ".h5mu" if source.suffix == ".h5mu" else ".h5ad"
     if out.suffix != suffix:
         msg = f"Cannot make {out.name} of {source.name}: the name of the file to write must end in {suffix}."
         raise ValueError(msg)
