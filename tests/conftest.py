@@ -25,6 +25,7 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 # The settings of whoever runs the tests must not change what the tests see.
 for name in [name for name in os.environ if name.startswith("SCFM_") and name != "SCFM_SHARED"]:
     del os.environ[name]
+os.environ["SCFM_FSYNC"] = "0"  # the tests that need it turn it on
 os.environ["SCFM_OFFLINE"] = "1"  # only tests with a server of their own go online
 
 collect_ignore_glob = ["example_*"]  # which would register their models for all tests

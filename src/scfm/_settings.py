@@ -84,6 +84,9 @@ class Settings(BaseSettings):
     """Address of a mirror of the buckets that other weights come from."""
     cellxgene_endpoint: str = "https://api.cellxgene.cziscience.com"
     """Address of the catalogue of CELLxGENE Discover or of a mirror of it."""
+    fsync: bool = True
+    """Have results on the disk before they get their name, so that even a power failure leaves no half ones. ``False``: faster on
+    scratch disks; a crash or kill of the process still does no harm, one of the machine may."""
     progress: bool | None = None
     """Show progress: ``True``: a bar, ``False``: nothing. By default a bar on terminals and in notebooks, and anywhere else a
     line after ten seconds and then one every half minute."""
