@@ -10,6 +10,7 @@ from anndata import AnnData
 
 from scfm._compat import is_mudata
 from scfm._lock import NO_LOCKS
+from scfm._paths import settle
 from scfm._text import masked
 from scfm.read._anndata import AnnDataContainer
 from scfm.read._h5ad import FileContainer
@@ -86,6 +87,8 @@ def is_anndata_file(path: Path) -> bool:
 
 
 def _open_path(path: Path, modality: str | None) -> Container:
+    if not path.exists():
+        settle(path)
     if not path.exists():
         msg = f"There is no file {str(path)!r}. Accepted: {ACCEPTED}."
         raise FileNotFoundError(msg)
