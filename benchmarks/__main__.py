@@ -16,6 +16,7 @@ NAMES = (
     "data_path",
     "novel_types",
     "marker_genes",
+    "perturb",
     "inter_loss",
 )
 

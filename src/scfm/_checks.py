@@ -126,7 +126,12 @@ def _with_raises(text: str | None) -> str | None:
 Kind = tuple[str, tuple[Any, ...]]
 """Name of a type, and the words of a ``Literal`` or the kinds of the items of a collection."""
 
-ALIASES = {"Compat": "Literal['upstream']", "Device": "str | device", "PathLike": "Path"}
+ALIASES = {
+    "Compat": "Literal['upstream']",
+    "Device": "str | device",
+    "PathLike": "Path",
+    "SharedWith": "AnnData | MuData | str | Path | Sequence[AnnData | MuData | str | Path] | None",
+}
 """Types that modules import for type checkers alone."""
 COLLECTIONS = ("Sequence", "Collection", "list")
 SIMPLE: dict[str, Callable[[object], bool]] = {
@@ -141,7 +146,7 @@ SIMPLE: dict[str, Callable[[object], bool]] = {
 }
 HINTS = {"MuData": " Of a MuData pass mdata[modality].", "ndarray": " Wrap a matrix in an AnnData, with genes in var."}
 """What to do with something else where an AnnData is taken."""
-CLASSES = ("AnnData", "MuData", "FoundationModel", "CellOntology", "DataFrame", "Client", "dtype", "device")
+CLASSES = ("AnnData", "MuData", "Axes", "FoundationModel", "CellOntology", "DataFrame", "Client", "dtype", "device")
 
 
 def kinds_of(annotation: str, names: Mapping[str, Any]) -> tuple[Kind, ...]:

@@ -10,6 +10,8 @@ __all__ = [
     "Keys",
     "MARKER_GENES",
     "PARAMS",
+    "PERTURB",
+    "STATS",
     "ScoreKeys",
     "annotation_keys",
     "check_key",
@@ -23,6 +25,8 @@ __all__ = [
 
 PARAMS = "params"
 MARKER_GENES = "marker_genes"
+PERTURB = "perturb"
+STATS = "stats"
 FUNCTION = "function"
 """Entry of ``params`` that names the function whose result it describes."""
 MAX_BYTES = 200

@@ -98,6 +98,7 @@ class Results:
     obs: Mapping[str, Any] = field(default_factory=dict)
     obsm: Mapping[str, Any] = field(default_factory=dict)
     varm: Mapping[str, Any] = field(default_factory=dict)
+    varp: Mapping[str, Any] = field(default_factory=dict)
     layers: Mapping[str, Any] = field(default_factory=dict)
     uns: Mapping[str, Any] = field(default_factory=dict)
 

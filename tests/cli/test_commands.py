@@ -35,6 +35,7 @@ COMMANDS = (
     "gene-embeddings",
     "score",
     "marker-genes",
+    "perturb",
     "annotate",
     "metrics",
     "match",
@@ -221,6 +222,20 @@ def test_match_with_an_option_of_a_family(tmp_path: Path, capsys: pytest.Capture
     assert "remove_duplicate_genes" in capsys.readouterr().err.replace("-", "_")
     assert main([*call, "--remove-duplicate-genes"]) == 0
     assert capsys.readouterr().out.startswith("2 of 3 genes")
+
+
+def test_perturb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    adata = scfm.datasets.pbmc68k()[:6].copy()
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+    call = ["perturb", str(tmp_path / "cells.h5ad"), "--model", "scfm-mini", "--genes", "CD74", "CD74+HLA-DRA"]
+    call += ["--kind", "overexpress", "--device", "cpu"]
+    assert main([*call, "--dry-run"]) == 0
+    assert capsys.readouterr().out.startswith("6 cells, 12 sequences")
+    assert main([*call, "--out", str(tmp_path / "out.h5ad")]) == 0
+    scfm.tl.perturb(adata, "scfm-mini", genes=["CD74", ("CD74", "HLA-DRA")], kind="overexpress", device="cpu")
+    found = ad.read_h5ad(tmp_path / "out.h5ad")
+    np.testing.assert_array_equal(found.layers["perturb"].toarray(), adata.layers["perturb"].toarray())
+    np.testing.assert_array_equal(found.obsm["perturb"], adata.obsm["perturb"])
 
 
 @pytest.mark.parametrize("kind", ["h5ad", "zarr"])

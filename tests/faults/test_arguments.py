@@ -66,6 +66,8 @@ class World:
         adata.obsm["ic50"] = pd.DataFrame(rng.normal(size=(24, 2)), adata.obs_names, ["drug A", "drug B"])
         scfm.tl.marker_genes(adata, self.mini, groupby="half", genes=list(adata.var_names[:20]))
         scfm.tl.embed(adata, self.mini, pooling="gene")
+        scfm.tl.perturb(adata, self.mini, genes=list(adata.var_names[:3]), embeddings=True)
+        scfm.tl.perturb_stats(adata)
         self._adata = adata
         adata.write_h5ad(folder / "cells.h5ad")
         self.path = folder / "cells.h5ad"
@@ -91,6 +93,7 @@ def _models(world: World, **more: Any) -> dict[str, Any]:
 
 CALLS: dict[str, Callable[[World], dict[str, Any]]] = {
     "pp.match_genes": _models,
+    "pp.to_orthologs": lambda world: {"adata": world.adata, "table": world.folder / "no.tsv"},
     "pp.protein_vectors": lambda world: {"fasta": world.folder / "no.fa", "out": world.new},
     "tl.annotate": lambda world: {
         "data": world.adata[12:].copy(),
@@ -111,9 +114,16 @@ CALLS: dict[str, Callable[[World], dict[str, Any]]] = {
     "tl.embed_tokenized": lambda world: {"data": world.folder / "no.parquet", "model": world.mini, "out": world.new},
     "tl.gene_embeddings": lambda world: _models(world, genes=world.adata.var_names[:3].tolist()),
     "tl.marker_genes": lambda world: _models(world, groupby="half", genes=world.adata.var_names[:3].tolist()),
+    "tl.perturb": lambda world: _models(world, genes=world.adata.var_names[:2].tolist(), n_cells=2),
+    "tl.perturb_stats": lambda world: {"adata": world.adata},
+    "tl.tokenize": lambda world: {"data": world.path, "model": world.mini, "out": world.new},
     "tl.score": lambda world: {"data": world.tf_adata, "model": world.tf, "clip_counts": 9},
     "get.gene_adata": lambda world: {"adata": world.adata, "key": "X_scfm_mini"},
     "get.marker_genes_df": lambda world: {"adata": world.adata},
+    "get.perturb_df": lambda world: {"adata": world.adata},
+    "get.perturbed": lambda world: {"adata": world.adata},
+    "pl.perturb": lambda world: {"adata": world.adata, "kind": "bar", "show": False},
+    "pl.perturb_cells": lambda world: {"adata": world.adata, "perturbation": "x", "show": False},
     "pl.marker_genes": lambda world: {"adata": world.adata, "n_genes": 2, "show": False},
     "metrics.graph_connectivity": lambda world: POINTS,
     "metrics.marker_auroc": lambda world: {
@@ -152,6 +162,7 @@ CALLS: dict[str, Callable[[World], dict[str, Any]]] = {
     "ontology.prototypes": lambda world: {"values": np.eye(3), "labels": ["a", "b", "a"], "categories": ["a", "b"]},
     "ontology.read_ontology": lambda world: {"path": world.folder / "no.obo"},
     "model.convert": lambda world: {"source": world.published, "out": world.new},
+    "model.fetch_gene_vectors": lambda world: {},
     "model.fetch": lambda world: {"model": "scfm-mini"},
     "model.list_cached": lambda world: {},
     "model.list_models": lambda world: {},

@@ -204,7 +204,9 @@ class CentredScores(TranscriptFormer):
 
         def centred(network: Any, batch: Any) -> torch.Tensor:
             scores = plain(network, batch)
-            return scores - scores.nanmean(dim=0)
+            is_gene = scores[:, 2] > 0
+            scores[is_gene, :2] -= scores[is_gene, :2].mean(dim=0)
+            return scores
 
         return centred
 

@@ -54,6 +54,20 @@ VERBS: dict[str, tuple[Callable[..., Any], str, dict[str, Any]]] = {
     "embed genes": (scfm.tl.embed, "g", {"pooling": "gene", "groupby": "type", "key_added": "genes"}),
     "score": (scfm.tl.score, "t", {"clip_counts": 9}),
     "marker genes": (scfm.tl.marker_genes, "g", {"groupby": "half", "n_cells": 5}),
+    "perturb": (
+        scfm.tl.perturb,
+        "g",
+        {
+            "genes": ["ENSG00000000001", ("ENSG00000000002", "ENSG00000000003")],
+            "kind": "overexpress",
+            "states_key": "half",
+            "start": "x",
+            "goal": "y",
+            "n_cells": 4,
+            "gene_effects": True,
+            "embeddings": True,
+        },
+    ),
     "annotate": (scfm.tl.annotate, "", {"labels_key": "label", "use_rep": "X_own", "n_neighbors": 3, "reject": 0.2}),
     "drug response": (
         scfm.tl.drug_response,

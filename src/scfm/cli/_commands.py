@@ -83,6 +83,14 @@ COMMANDS = {
         example="scfm marker-genes cells.h5ad --model scfm-mini --groupby cell_type --n-cells 20 --out out.h5ad --table m.csv",
         hidden=("copy",),
     ),
+    "perturb": Command(
+        "Delete, overexpress, inhibit or activate genes in silico and write a copy of the file with the effects.",
+        run="scfm.cli.verbs:perturb",
+        verb="scfm.tl:perturb",
+        example="scfm perturb cells.h5ad --model scfm-mini --states-key disease --start dcm --goal nf --out out.h5ad",
+        required=(),
+        families="rank_frame",
+    ),
     "annotate": Command(
         "Annotate cells from an embedding in the file and labelled cells; writes a copy of the file.",
         run="scfm.cli.verbs:annotate",

@@ -10,7 +10,17 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-__all__ = ["annotate", "cellxgene", "gene_embeddings", "marker_genes", "match", "metrics", "with_model", "written"]
+__all__ = [
+    "annotate",
+    "cellxgene",
+    "gene_embeddings",
+    "marker_genes",
+    "match",
+    "metrics",
+    "perturb",
+    "with_model",
+    "written",
+]
 
 
 def written(verb: Callable[..., Path], **arguments: Any) -> None:
@@ -48,6 +58,34 @@ def gene_embeddings(
     print(f"In Python, anndata.read_zarr({str(out)!r}) reads it: a row for each gene of each cell.")
 
 
+def perturb(
+    verb: Callable[..., Any],
+    *,
+    model: str,
+    family: str | None = None,
+    dictionaries: list[str] | None = None,
+    genes: list[str] | None = None,
+    out: Path | None = None,
+    **arguments: Any,
+) -> None:
+    """Perturb genes.
+
+    Parameters
+    ----------
+    genes
+        Genes to change, one by one; A+B changes both together. By default each gene that a cell expresses.
+    """
+    from scfm.model import load
+
+    chosen = "all" if genes is None else [tuple(name.split("+")) for name in genes]
+    loaded = load(model, family=family, dictionaries=dictionaries)
+    found = verb(model=loaded, genes=chosen, out=out, **arguments)
+    if arguments["dry_run"]:
+        print("{cells:,} cells, {sequences:,} sequences, {tokens:,} tokens, about {seconds:,.0f} s".format(**found))
+    else:
+        print(f"wrote {found}")
+
+
 def marker_genes(verb: Callable[..., Path], *, table: Path | None = None, **arguments: Any) -> None:
     """Rank genes.
 
@@ -57,7 +95,7 @@ def marker_genes(verb: Callable[..., Path], *, table: Path | None = None, **argu
         Table of the ranked genes of each group to write, too, .csv or .tsv.
     """
     from scfm._write import read_entry
-    from scfm.get import table_of
+    from scfm.metrics.ranking import table_of
 
     if table is not None:
         _check_table(table, "--table", overwrite=arguments["overwrite"])

@@ -5,15 +5,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from scfm._checks import check_least
+from scfm._keys import PARAMS
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from collections.abc import Mapping, Sequence
+
     from numpy.typing import NDArray
     from scipy import sparse
 
-__all__ = ["cells_of_groups", "ranked_table"]
+__all__ = ["COLUMNS", "cells_of_groups", "ranked_table", "table_of"]
+
+COLUMNS = ("names", "scores", "logfoldchanges", "means", "pct_nz_group")
+"""Of a table of ranked genes."""
 
 PSEUDOSCORE = 1e-9
 """Added to both means of a fold change, as scanpy does."""
@@ -81,3 +87,17 @@ def ranked_table(scores: sparse.csr_matrix, labels: pd.Categorical, names: pd.In
 
 def _records(groups: list[str], rows: Any) -> NDArray[Any]:
     return np.rec.fromarrays(list(rows), dtype=[(group, row.dtype) for group, row in zip(groups, rows, strict=True)])
+
+
+def table_of(
+    result: Mapping[str, Any], groups: Sequence[str] | None = None, n_genes: int | None = None
+) -> pd.DataFrame:
+    """Ranked genes of groups, all by default, one below the other."""
+    groups = list(result["names"].dtype.names if groups is None else groups)
+    n_scored = int(result[PARAMS]["n_genes_scored"])
+    rows = slice(n_scored if n_genes is None else min(n_genes, n_scored))
+    tables = [pd.DataFrame({name: result[name][group][rows] for name in COLUMNS}) for group in groups]
+    table = pd.concat(tables, ignore_index=True)
+    codes = np.repeat(np.arange(len(groups)), [len(part) for part in tables])
+    table["group"] = pd.Categorical.from_codes(codes, pd.Index(groups))
+    return table[["group", *COLUMNS]]

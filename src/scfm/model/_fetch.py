@@ -77,6 +77,7 @@ def fetch(model: str, *, revision: str | None = None) -> Path:
     return found
 
 
+@typed
 def fetch_gene_vectors() -> Path:
     """Download the gene vectors of 24 species that come with TranscriptFormer, unless they are on this machine.
 

@@ -20,7 +20,7 @@ from scfm.run import RunPlan, run
 from scfm.run.device import default_batch_tokens
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     import pandas as pd
     import torch
@@ -158,14 +158,16 @@ class Session(ABC):
         if not is_int(batch_size) or batch_size < 1:
             msg = f"batch_size={batch_size!r}: need 1 cell or more."
             raise ValueError(msg)
-        encode, rng = self.encoder(), np.random.default_rng(seed) if shuffle else None
-
-        def read(span: tuple[int, int]) -> list[TokenBlock]:
-            blocks = self.source.blocks(settings.block_rows, start=span[0], stop=span[1], max_nnz=settings.block_values)
-            return [encode(block) for block in blocks]
-
-        spans = prefetch(map(read, row_ranges(self.source.n_obs, rng)))
+        rng = np.random.default_rng(seed) if shuffle else None
+        spans = prefetch(list(self.encoded([span])) for span in row_ranges(self.source.n_obs, rng))
         return fixed_size_batches(spans, batch_size, rng, drop_last=drop_last)
+
+    def encoded(self, spans: Iterable[tuple[int, int]]) -> Iterator[TokenBlock]:
+        """Token sequences of ranges of cells, block by block; nothing is computed of them."""
+        encode = self.encoder()
+        for start, stop in spans:
+            blocks = self.source.blocks(settings.block_rows, start=start, stop=stop, max_nnz=settings.block_values)
+            yield from map(encode, blocks)
 
     def description(self) -> dict[str, Any]:
         """Everything needed to repeat the run, in types that every AnnData file format can store."""

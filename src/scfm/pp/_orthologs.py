@@ -12,7 +12,7 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
-from scfm._checks import check_text, entry_of
+from scfm._checks import check_text, entry_of, typed
 from scfm._keys import PARAMS
 from scfm._settings import settings
 from scfm._text import some
@@ -52,6 +52,7 @@ class _Columns(NamedTuple):
     relation: str | None
 
 
+@typed
 def to_orthologs(
     adata: AnnData,
     table: pd.DataFrame | str | Path,

@@ -6,7 +6,21 @@ from scfm.tasks.embed import Embed
 from scfm.tasks.gene_means import GeneMeans
 from scfm.tasks.gene_states import GeneStates
 from scfm.tasks.masked_genes import MaskedGenes
+from scfm.tasks.perturb import Perturb
+from scfm.tasks.perturbations import Kind, Perturbations
 from scfm.tasks.scores import Scorer, Scores
 from scfm.tasks.task import SupportsForward, Task
 
-__all__ = ["Embed", "GeneMeans", "GeneStates", "MaskedGenes", "Scorer", "Scores", "SupportsForward", "Task"]
+__all__ = [
+    "Embed",
+    "GeneMeans",
+    "GeneStates",
+    "Kind",
+    "MaskedGenes",
+    "Perturb",
+    "Perturbations",
+    "Scorer",
+    "Scores",
+    "SupportsForward",
+    "Task",
+]

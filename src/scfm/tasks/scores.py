@@ -25,7 +25,7 @@ class Scorer(Protocol):
     """Computes log-likelihoods of the genes in the cells of a batch."""
 
     def __call__(self, network: torch.nn.Module, batch: TokenBatch) -> Tensor:
-        """Log-likelihood of the count and of the gene of each token, ``(n_tokens, 2)``; NaN where it is no gene."""
+        """Log-likelihoods of the count and of the gene of each token, and 1; zeros where it is no gene, ``(n_tokens, 3)``."""
 
 
 class SupportsScoring(Protocol):
@@ -38,8 +38,8 @@ class SupportsScoring(Protocol):
 class Scores(Task):
     """Log-likelihoods of counts and of genes: means over the genes of each cell and, on request, the values of each gene.
 
-    The forward pass returns two values per token. Their means go to :attr:`values`; the values of chosen genes are
-    collected by the sink of gene states, as states with two features.
+    The forward pass returns two values for each token, and whether it is a gene. Means over genes go to :attr:`values`;
+    the values of chosen genes are collected by the sink of gene states, as states with two features.
 
     Parameters
     ----------
@@ -82,16 +82,16 @@ class _ScoresSink:
         self._genes = genes
 
     def write(self, batch: TokenBatch, output: Tensor) -> None:
-        """Take the values of all tokens, ``(n_tokens, 2)``."""
+        """Take the values of all tokens, ``(n_tokens, 3)``."""
         values = output.double().cpu().numpy()
-        is_gene = ~np.isnan(values[:, 1])
+        is_gene = values[:, 2] > 0
         cells = np.repeat(np.arange(len(batch.rows)), batch.lengths)[is_gene]
         count = np.bincount(cells, minlength=len(batch.rows))
-        sums = [np.bincount(cells, weights=column, minlength=len(batch.rows)) for column in values[is_gene].T]
+        sums = [np.bincount(cells, weights=column, minlength=len(batch.rows)) for column in values[is_gene, :2].T]
         with np.errstate(invalid="ignore"):  # a cell without genes
             self.values[batch.rows] = np.stack(sums, axis=1) / count[:, None]
         if self._genes is not None:
-            self._genes.write(batch, output)
+            self._genes.write(batch, output[:, :2])
 
     def end_block(self, stop: int, stats: RunStats) -> None:
         """Pass on the values of the block."""

@@ -9,6 +9,8 @@ from scfm.tl._embed_store import embed_store
 from scfm.tl._embed_tokenized import embed_tokenized
 from scfm.tl._gene_embeddings import gene_embeddings
 from scfm.tl._marker_genes import marker_genes
+from scfm.tl._perturb import perturb
+from scfm.tl._perturb_stats import perturb_stats
 from scfm.tl._score import score
 from scfm.tl._tokenize import tokenize
 
@@ -20,6 +22,8 @@ __all__ = [
     "embed_tokenized",
     "gene_embeddings",
     "marker_genes",
+    "perturb",
+    "perturb_stats",
     "score",
     "tokenize",
 ]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from scfm._checks import typed
 from scfm._docs import with_parameters
 from scfm._paths import atomic, check_new
 from scfm.model import load_recipe
@@ -34,6 +35,7 @@ OF_TOKENS = ("model", "family", "revision", "max_tokens", "compat", "options", "
 """Entries of the description of a run that concern the tokens."""
 
 
+@typed
 @with_parameters
 def tokenize(
     data: AnnData | MuData | str | Path,
@@ -87,6 +89,8 @@ def tokenize(
         If the model does not read ranked genes, or as :func:`scfm.tl.embed`.
     KeyError
         If a column is not in ``obs``.
+    FileNotFoundError
+        If ``data`` or the folder of ``out`` does not exist.
     FileExistsError
         If ``out`` exists and is not to be replaced, or is a folder of something else.
     ValueError

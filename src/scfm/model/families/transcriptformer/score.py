@@ -70,12 +70,13 @@ class Scorer:
         self._start, self._end = (model.card.special_tokens[name] for name in ("[START]", "[END]"))
 
     def __call__(self, network: torch.nn.Module, batch: TokenBatch) -> Tensor:
-        """Log-likelihood of the count and of the gene of each token, ``(n_tokens, 2)``; NaN where it is no gene."""
+        """Log-likelihoods of the count and of the gene of each token, and 1; zeros where it is no gene, ``(n_tokens, 3)``."""
         import torch
 
         scores, _ = self.by_gene(network, batch)
-        found = torch.full((len(batch.tokens), 2), torch.nan, device=scores.gene.device)
-        found[torch.from_numpy(np.flatnonzero(self._is_gene(batch)))] = torch.stack([scores.count, scores.gene], dim=1)
+        found = torch.zeros((len(batch.tokens), 3), device=scores.gene.device)
+        at = torch.from_numpy(np.flatnonzero(self._is_gene(batch)))
+        found[at] = torch.stack([scores.count, scores.gene, torch.ones_like(scores.gene)], dim=1)
         return found
 
     def by_gene(self, network: torch.nn.Module, batch: TokenBatch) -> tuple[GeneScores, list[int]]:

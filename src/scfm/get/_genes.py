@@ -1,8 +1,8 @@
-"""Results in the forms in which they are looked at."""
+"""Embeddings of genes, and ranked genes."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -10,17 +10,12 @@ from anndata import AnnData
 
 from scfm._checks import check_least, entry_of, typed
 from scfm._keys import MARKER_GENES, PARAMS, provenance_keys
+from scfm.metrics.ranking import COLUMNS, table_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
 __all__ = ["gene_adata", "marker_genes_df"]
-
-COLUMNS = ("names", "scores", "logfoldchanges", "means", "pct_nz_group")
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
 
 
 @typed
@@ -143,17 +138,3 @@ def marker_genes_df(
     if gene_symbols is not None:
         table = table.join(adata.var[gene_symbols], on="names")
     return table.drop(columns="group") if isinstance(group, str) else table
-
-
-def table_of(
-    result: Mapping[str, Any], groups: Sequence[str] | None = None, n_genes: int | None = None
-) -> pd.DataFrame:
-    """Ranked genes of groups, all by default, one below the other."""
-    groups = list(result["names"].dtype.names if groups is None else groups)
-    n_scored = int(result[PARAMS]["n_genes_scored"])
-    rows = slice(n_scored if n_genes is None else min(n_genes, n_scored))
-    tables = [pd.DataFrame({name: result[name][group][rows] for name in COLUMNS}) for group in groups]
-    table = pd.concat(tables, ignore_index=True)
-    codes = np.repeat(np.arange(len(groups)), [len(part) for part in tables])
-    table["group"] = pd.Categorical.from_codes(codes, pd.Index(groups))
-    return table[["group", *COLUMNS]]

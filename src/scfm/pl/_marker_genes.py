@@ -1,4 +1,4 @@
-"""Plots, drawn by scanpy."""
+"""Highest genes of each group."""
 
 from __future__ import annotations
 
@@ -14,10 +14,6 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 __all__ = ["marker_genes"]
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
 
 
 @typed

@@ -1,0 +1,119 @@
+"""Effects of perturbations."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+
+from scfm._checks import typed
+from scfm._keys import PERTURB, STATS
+from scfm.metrics.shifts import shifts_of
+
+__all__ = ["perturb_df", "perturbed"]
+
+Table = Literal["genes", "raw"]
+
+
+@typed
+def perturb_df(
+    adata: AnnData,
+    key: str = PERTURB,
+    table: Table = "genes",
+    *,
+    state: str = "goal",
+    group: str | None = None,
+) -> pd.DataFrame:
+    """Effects of perturbations as a table.
+
+    Parameters
+    ----------
+    adata
+        With the results of :func:`scfm.tl.perturb`.
+    key
+        ``key_added`` of :func:`scfm.tl.perturb`.
+    table
+        ``"genes"``: what :func:`scfm.tl.perturb_stats` stored, a row for each gene (or group of genes). ``"raw"``: a row for each
+        gene of each cell.
+    state
+        For ``"raw"``, with states: ``"goal"``, ``"start"``, ``"alternative_1"`` and so on.
+    group
+        For ``"genes"``: rows of one group only.
+
+    Returns
+    -------
+    The table; for ``"raw"`` with the columns ``cell``, ``names`` and ``effect``.
+
+    Raises
+    ------
+    KeyError
+        If there is no such result, state or group.
+    ValueError
+        If ``table`` is not known.
+
+    Examples
+    --------
+    >>> import scfm
+    >>> adata = scfm.datasets.pbmc68k()[:5].copy()
+    >>> scfm.tl.perturb(adata, "scfm-mini", genes=["CD74", "HLA-DRA"])
+    >>> scfm.get.perturb_df(adata, table="raw").columns.tolist()
+    ['cell', 'names', 'effect']
+    """
+    if table == "raw":
+        shifts = shifts_of(adata, key, state)
+        names = shifts.names.astype(str)[shifts.genes]
+        return pd.DataFrame({"cell": adata.obs_names[shifts.cells], "names": names, "effect": shifts.values})
+    found = adata.uns.get(key, {}).get(STATS)
+    if found is None:
+        msg = f"uns[{key!r}] holds no statistics; call scfm.tl.perturb_stats(adata, {key!r}) first."
+        raise KeyError(msg)
+    if group is None:
+        return found.copy()
+    known = list(found["group"].cat.categories)
+    if group not in known:
+        msg = f"{group!r} is no group of uns[{key!r}]; found {known}."
+        raise KeyError(msg)
+    return found[found["group"] == group].drop(columns="group")
+
+
+@typed
+def perturbed(adata: AnnData, key: str = PERTURB) -> AnnData:
+    """Embeddings of perturbed cells, as tools for perturbation data take them.
+
+    Parameters
+    ----------
+    adata
+        With the results of :func:`scfm.tl.perturb` under ``embeddings=True``.
+    key
+        ``key_added`` of :func:`scfm.tl.perturb`.
+
+    Returns
+    -------
+    AnnData of (cell, perturbation) × features: ``X`` are the embeddings, float32; ``obs`` are those of the cells with
+    ``obs["perturbation"]``, which is ``"control"`` for the cells as they are.
+
+    Raises
+    ------
+    KeyError
+        If there are no such embeddings.
+
+    Examples
+    --------
+    >>> import scfm
+    >>> adata = scfm.datasets.pbmc68k()[:5].copy()
+    >>> scfm.tl.perturb(adata, "scfm-mini", genes=["CD74", "HLA-DRA"], embeddings=True)
+    >>> scfm.get.perturbed(adata).obs["perturbation"].cat.categories.tolist()
+    ['CD74', 'HLA-DRA', 'control']
+    """
+    stored = adata.uns.get(key, {}).get("embeddings")
+    if stored is None:
+        msg = (
+            f"uns[{key!r}] holds no embeddings; call scfm.tl.perturb(adata, model, genes=[...], embeddings=True) first."
+        )
+        raise KeyError(msg)
+    obs = adata.obs.iloc[np.asarray(stored["cells"])].copy()
+    obs["perturbation"] = pd.Categorical(np.asarray(stored["perturbation"]).astype(str))
+    obs.index = obs.index.astype(str) + "_" + obs["perturbation"].astype(str)
+    return AnnData(np.asarray(stored["X"]), obs=obs)

@@ -1,0 +1,69 @@
+"""Effects of perturbations as :func:`scfm.tl.perturb` stored them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+
+from scfm._keys import PARAMS
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["Shifts", "shifts_of"]
+
+
+@dataclass(frozen=True)
+class Shifts:
+    """Effects that were computed, one entry for each gene (or group of genes) of each cell."""
+
+    cells: NDArray[np.int64]
+    genes: NDArray[np.int64]
+    """Position in ``names``."""
+    values: NDArray[np.float64]
+    names: pd.Index
+
+    def of(self, chosen: NDArray[np.bool_]) -> Shifts:
+        """Some of the entries."""
+        return Shifts(self.cells[chosen], self.genes[chosen], self.values[chosen], self.names)
+
+
+def shifts_of(adata: AnnData, key: str, state: str) -> Shifts:
+    """Read what :func:`scfm.tl.perturb` stored.
+
+    Raises
+    ------
+    TypeError
+        If ``adata`` is no AnnData.
+    KeyError
+        If there is no such result, or no such state.
+    """
+    if not isinstance(adata, AnnData):
+        msg = f"Effects of perturbations are read from an AnnData, got {type(adata).__name__}; of a MuData pass mdata[modality]."
+        raise TypeError(msg)
+    params = adata.uns.get(key, {}).get(PARAMS, {})
+    if "n_cells_perturbed" not in params:
+        msg = f"uns[{key!r}] holds no perturbation; call scfm.tl.perturb(adata, model, key_added={key!r}) first."
+        raise KeyError(msg)
+    known = ["start", "goal", *(f"alternative_{i}" for i in range(1, len(params.get("states", ())) - 1))]
+    if "states" in params and state not in known:
+        msg = f"state={state!r} was not computed; found {known}."
+        raise KeyError(msg)
+    field = f"{key}_{state}" if "states" in params else key
+    parts, names = [], pd.Index([], dtype=object)
+    if field in adata.layers:
+        matrix = adata.layers[field].tocoo()
+        parts.append((matrix.row, matrix.col, matrix.data))
+        names = adata.var_names
+    if field in adata.obsm:
+        table = adata.obsm[field]
+        row, column = np.nonzero(table.notna().to_numpy())
+        parts.append((row, column + len(names), table.to_numpy()[row, column]))
+        names = names.append(table.columns)
+    cells, genes, values = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    kept = np.isfinite(values)
+    return Shifts(cells[kept].astype(np.int64), genes[kept].astype(np.int64), values[kept].astype(np.float64), names)

@@ -1,0 +1,69 @@
+"""What the change of a gene does to the states of the other genes."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from scipy import sparse
+
+__all__ = ["GeneEffects"]
+
+ENTRY_BYTES = 12
+"""Of a sum and a count."""
+
+
+class GeneEffects:
+    """Mean over cells of one minus the cosine of the states of a gene in cell and changed copy.
+
+    Parameters
+    ----------
+    tags
+        Tags of the copies, sorted.
+    tokens
+        Tokens of the genes that may be affected, sorted.
+
+    Raises
+    ------
+    ValueError
+        If the sums would not fit into memory.
+    """
+
+    def __init__(self, tags: NDArray[np.int64], tokens: NDArray[np.int64]) -> None:
+        needed, there = ENTRY_BYTES * len(tags) * len(tokens), _memory()
+        if needed > there:
+            msg = (
+                f"gene_effects=True would take {needed / 2**30:.0f} GiB for {len(tags):,} perturbations and {len(tokens):,} "
+                f"genes; there are {there / 2**30:.0f} GiB. Name fewer genes=."
+            )
+            raise ValueError(msg)
+        self.tags, self.tokens = tags, tokens
+        self._sums = np.zeros((len(tags), len(tokens)))
+        self._counts = np.zeros((len(tags), len(tokens)), np.int32)
+
+    def __call__(self, tag: int, tokens: NDArray[np.int64], effects: NDArray[np.float64]) -> None:
+        """Add the effects of one copy."""
+        row, columns = np.searchsorted(self.tags, tag), np.searchsorted(self.tokens, tokens)
+        np.add.at(self._sums[row], columns, effects)
+        np.add.at(self._counts[row], columns, 1)
+
+    def matrices(self) -> tuple[sparse.csr_matrix, sparse.csr_matrix]:
+        """Means, float32, and numbers of cells, int32; both of shape ``(n_tags, n_tokens)``, stored where there is any cell."""
+        from scipy import sparse
+
+        seen = self._counts.nonzero()
+        counts = self._counts[seen]
+        means = (self._sums[seen] / counts).astype(np.float32)
+        shape = self._counts.shape
+        return sparse.csr_matrix((means, seen), shape=shape), sparse.csr_matrix((counts, seen), shape=shape)
+
+
+def _memory() -> float:
+    """Bytes of memory of the machine, as far as it tells."""
+    if not hasattr(os, "sysconf"):
+        return np.inf
+    return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))

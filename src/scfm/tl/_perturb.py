@@ -1,0 +1,224 @@
+"""What happens to cells when genes are deleted, overexpressed, inhibited or activated, as a model sees it."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from scfm._checks import typed
+from scfm._docs import with_parameters
+from scfm._keys import PARAMS, PERTURB, check_key
+from scfm.model import FoundationModel, load
+from scfm.model.arguments import Arguments
+from scfm.model.registry import families_with
+from scfm.tasks.perturbations import Kind  # noqa: TC001  compared with arguments
+from scfm.tl._perturb_genes import ALL
+from scfm.tl._screen import Screen
+from scfm.tl._states import StateAverage, average_states, states_of
+from scfm.tl._target import target_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    import torch
+    from anndata import AnnData
+    from mudata import MuData
+
+    from scfm._types import Compat
+    from scfm.run.device import Device
+
+__all__ = ["perturb"]
+
+logger = logging.getLogger("scfm")
+
+
+@typed
+@with_parameters
+def perturb(
+    data: AnnData | MuData | str | Path,
+    model: str | Path | FoundationModel,
+    *,
+    genes: str | Sequence[str | Sequence[str]] | Mapping[str, Sequence[str]] = ALL,
+    kind: Kind = "delete",
+    anchor: str | None = None,
+    states_key: str | None = None,
+    start: str | None = None,
+    goal: str | None = None,
+    alternatives: Sequence[str] | None = None,
+    state_average: StateAverage = "mean",
+    gene_effects: bool = False,
+    embeddings: bool = False,
+    out: str | Path | None = None,
+    overwrite: bool = False,
+    n_cells: int | None = None,
+    seed: int = 0,
+    dry_run: bool = False,
+    modality: str | None = None,
+    layer: str | None = None,
+    use_raw: bool | None = None,
+    gene_key: str | None = None,
+    pooling: str | None = None,
+    hidden_layer: int | None = None,
+    max_tokens: int | None = None,
+    device: Device | Sequence[Device] | None = None,
+    dtype: str | torch.dtype | None = None,
+    compat: Compat | None = None,
+    key_added: str = PERTURB,
+    copy: bool = False,
+    **options: Any,
+) -> AnnData | MuData | Path | dict[str, float] | None:
+    """Change genes in silico and measure how far the embedding of each cell moves, and where to.
+
+    For each gene (or group of genes) and each cell, the cell is embedded once more with the gene deleted or moved. The
+    effect is ``1 − cos(e′, e)``, with ``e`` the embedding of the cell and ``e′`` that of the changed cell. With states
+    (``states_key``, ``start``, ``goal``), the cells of the start state are changed, and the effect on each state ``s``
+    is the shift ``cos(e′, s) − cos(e, s)``, with ``s`` the average embedding of its cells: positive where the change brings
+    the cell closer to the state (Theodoris et al. 2023, doi:10.1038/s41586-023-06139-9).
+
+    It takes one run of the network for every gene of every cell, so choose cells (``n_cells``) or genes (``genes``), or
+    ask with ``dry_run=True`` how long it takes.
+
+    Parameters
+    ----------
+    %(data)s
+    model
+        Id, alias, folder, or a loaded model, of a family that reads ranked genes, as Geneformer; others are a TypeError.
+    genes
+        ``"all"``: each gene that a cell expresses, by itself. A list of genes: each by itself. A list of tuples, or a
+        dict of a name and genes: those of each group together; a tuple is called ``"A+B"``. Genes go by any of their
+        names, as for :func:`scfm.tl.embed`.
+    kind
+        ``"delete"``; ``"overexpress"``: to the front of the ranks; ``"inhibit"`` or ``"activate"``: a quarter of the ranks
+        down or up. All but ``"overexpress"`` take the cells that express all genes of a group.
+    anchor
+        Gene that is changed together with each of ``genes``.
+    states_key
+        Column of ``obs`` with the states of the cells.
+    start, goal
+        State whose cells are changed, and state that they may move to; a ValueError if one of them has no cells.
+    alternatives
+        Further states.
+    state_average
+        ``"mean"`` or ``"median"`` of the embeddings of all cells of a state.
+    gene_effects
+        Also measure what happens to the states of the other genes of the cell.
+    embeddings
+        Also keep the embeddings of the changed cells, for :func:`scfm.get.perturbed`; takes a list of ``genes``.
+    %(out)s
+    n_cells
+        Most cells that are changed, drawn at random; all (of the start state) by default.
+    seed
+        Seed of the draw.
+    dry_run
+        Compute nothing, and return how much there is to compute.
+    %(matrix)s
+    pooling
+        As for :func:`scfm.tl.embed`, except ``"gene"``. Under ``"mean"``, ``e`` and ``e′`` are means over the genes that
+        both have and that were not changed.
+    %(hidden_layer)s
+    %(max_tokens)s
+    %(device)s
+    %(dtype)s
+    compat
+        ``"upstream"``: as Geneformer's ``InSilicoPerturber``, which differs under ``pooling="mean"`` (without states the
+        mean over genes of ``1 − cos`` of their states, with states plain means) and in cells that are too long.
+    key_added
+        Name of all results.
+    %(copy)s
+    %(options)s
+
+    Returns
+    -------
+    ``None``, the changed copy with ``copy=True``, the path ``out``, or with ``dry_run=True`` a dict of the numbers of
+    ``cells``, ``sequences`` and ``tokens``, and ``seconds`` as far as they can be foreseen. Sets these fields:
+
+    ``.layers['perturb' | key_added]`` : sparse float32, shape ``(n_obs, n_vars)``
+        Effects of single genes. What is stored was computed. Of genes that share a token, the first has it. With states, instead,
+        ``.layers['perturb_start']``, ``'perturb_goal'``, ``'perturb_alternative_1'`` and so on.
+    ``.obsm['perturb' | key_added]`` : DataFrame, float32, shape ``(n_obs, n_groups)``
+        Effects of groups, of genes with an anchor, and of genes that ``var`` lacks; NaN where nothing was computed. With
+        states, the same names as for layers.
+    ``.obs['perturb_n']`` : int
+        Number of perturbations of each cell.
+    ``.varp['perturb' | key_added]``, ``.varp['perturb_n']`` : sparse, shape ``(n_vars, n_vars)``
+        With ``gene_effects``: ``1 − cos`` of the states of a gene (column) in cell and changed cell, mean over the cells in
+        which another gene (row) was changed, and the number of these cells. Of groups and of genes that ``var`` lacks,
+        ``.varm['perturb_effects']``: DataFrame, shape ``(n_vars, n_groups)``.
+    ``.uns['perturb' | key_added]`` : dict
+        ``params``, everything needed to repeat the run; with states, ``states``: their embeddings, a DataFrame; with
+        ``embeddings``, ``embeddings``.
+
+    Raises
+    ------
+    %(errors)s
+
+    Examples
+    --------
+    >>> import scfm
+    >>> adata = scfm.datasets.pbmc68k()[:20].copy()
+    >>> scfm.tl.perturb(adata, "scfm-mini", genes=["NKG7", "CD74"])
+    >>> adata.layers["perturb"].shape
+    (20, 765)
+    """
+    arguments = Arguments(
+        modality=modality,
+        layer=layer,
+        use_raw=use_raw,
+        gene_key=gene_key,
+        pooling=pooling,
+        hidden_layer=hidden_layer,
+        max_tokens=max_tokens,
+        device=device,
+        dtype=dtype,
+        compat=compat,
+        options=options,
+    )
+    check_key(key_added)
+    loaded = load(model)
+    _check_ranks(loaded)
+    if dry_run:
+        with loaded.count_session(data, arguments) as session:
+            states = states_of(session, states_key, start, goal, alternatives)
+            return Screen(session, genes, kind, anchor, states, n_cells, seed).workload()
+    target = target_of(data, "perturb", modality=modality, out=out, overwrite=overwrite, copy=copy)
+    places = [(slot, f"{key_added}{suffix}") for slot in ("layers", "obsm") for suffix in ("", "_start", "_goal")]
+    target.check_free(
+        key_added, *places, ("obs", f"{key_added}_n"), ("varp", key_added), ("varm", f"{key_added}_effects")
+    )
+    with loaded.count_session(target.data, arguments) as session:
+        states = states_of(session, states_key, start, goal, alternatives)
+        screen = Screen(
+            session,
+            genes,
+            kind,
+            anchor,
+            states,
+            n_cells,
+            seed,
+            gene_effects=gene_effects,
+            embeddings=embeddings,
+        )
+        logger.info("perturbing %(cells)d cells: %(sequences)d sequences, about %(seconds).0f s", screen.workload())
+        averages = None if states is None else average_states(session, states, state_average)
+        task, stats = screen.run(None if averages is None else averages.to_numpy())
+        params = session.params(stats) | {"kind": kind, "n_cells_perturbed": len(screen.cells), "seed": seed}
+        params |= screen.described()
+        stored: dict[str, Any] = {PARAMS: params}
+        if states is not None:
+            params |= {"states_key": states.key, "states": states.names, "state_average": state_average}
+            stored["states"] = averages
+        if embeddings:
+            stored["embeddings"] = screen.embedded(task)
+        results = screen.placed(task, key_added, target.var_names)
+    return target.store(replace(results, uns={key_added: stored}))
+
+
+def _check_ranks(model: FoundationModel) -> None:
+    if not model.implements("rank_frame"):
+        names = ", ".join(families_with("rank_frame"))
+        msg = (
+            f"{model.card.id} does not read ranked genes; perturbation takes a model of one of these families: {names}."
+        )
+        raise TypeError(msg)

@@ -1,0 +1,89 @@
+"""From the genes that a user names to the tokens that are changed, and from effects to the places where they are stored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from scfm.genes.align import token_finder
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from scfm.model.session import CountSession
+
+__all__ = ["ALL", "Chosen", "chosen_genes", "first_columns"]
+
+ALL = "all"
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Genes or groups of genes that are changed."""
+
+    names: list[str]
+    """Name of each."""
+    genes: list[tuple[str, ...]]
+    """Genes of each, as they were called."""
+    groups: list[tuple[int, ...]]
+    """Tokens of each."""
+
+
+def chosen_genes(
+    genes: str | Sequence[str | Sequence[str]] | Mapping[str, Sequence[str]], session: CountSession
+) -> Chosen:
+    """Find the genes that a user names.
+
+    Raises
+    ------
+    KeyError
+        If neither the data nor the model know a name, or the model does not know a gene of the data.
+    ValueError
+        If there is nothing to change, or a group is empty or names a gene twice.
+    """
+    if isinstance(genes, Mapping):
+        named = {str(name): (group,) if isinstance(group, str) else tuple(group) for name, group in genes.items()}
+    else:
+        listed = [
+            (one,) if isinstance(one, str) else tuple(one) for one in ([genes] if isinstance(genes, str) else genes)
+        ]
+        named = {"+".join(group): group for group in listed}
+    if not named or not all(named.values()):
+        msg = "genes is empty or holds an empty group, so there is nothing to perturb; leave it out to perturb every gene."
+        raise ValueError(msg)
+    wanted = list(dict.fromkeys(gene for group in named.values() for gene in group))
+    tokens = dict(zip(wanted, _tokens_of(wanted, session), strict=True))
+    groups = [tuple(tokens[gene] for gene in group) for group in named.values()]
+    for name, group in zip(named, groups, strict=True):
+        if len(set(group)) < len(group):
+            msg = f"The group {name!r} holds a gene twice: {named[name]}."
+            raise ValueError(msg)
+    return Chosen(list(named), list(named.values()), groups)
+
+
+def first_columns(tokens: NDArray[np.int32]) -> dict[int, int]:
+    """The first column of each token."""
+    return {token: column for column, token in reversed(list(enumerate(tokens.tolist()))) if token >= 0}
+
+
+def _tokens_of(names: list[str], session: CountSession) -> list[int]:
+    try:
+        tokens: list[int] = session.genes.tokens[session.columns_of(names)].tolist()
+    except KeyError:
+        if len(names) > 1:
+            return [token for name in names for token in _tokens_of([name], session)]
+        tokens = [token_finder(session.model.vocabulary)(names[0])]  # a gene that the data lack
+        if tokens[0] < 0:
+            raise
+    unknown = [name for name, token in zip(names, tokens, strict=True) if token < 0]
+    if unknown:
+        msg = (
+            f"{session.model.card.id} does not know {len(unknown)} of the genes, such as {unknown[0]!r}, so it cannot "
+            "perturb them."
+        )
+        raise KeyError(msg)
+    return tokens
