@@ -141,7 +141,7 @@ def test_a_stop_at_any_step(
         assert text_of(path) in texts
     if not dead:
         assert list(tmp_path.iterdir()) == [path]
-    settle(path)
+    settle(tmp_path)
     assert text_of(path) in texts
     assert list(tmp_path.iterdir()) == [path]
     put(path, "newer", kind)
@@ -188,7 +188,7 @@ def test_what_a_running_process_is_writing_stays(kind: str, tmp_path: Path) -> N
 def test_what_others_put_beside_stays(tmp_path: Path) -> None:
     others = [tmp_path / name for name in (".scfm-abcd", "other", ".out")]
     for other in others:
-        other.mkdir()
+        (other / "mine").mkdir(parents=True)
     put(tmp_path / "out", "new", "file")
     assert sorted(tmp_path.iterdir()) == sorted([*others, tmp_path / "out"])
 

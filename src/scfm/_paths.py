@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import hashlib
 import json
 import logging
 import os
@@ -39,8 +38,10 @@ __all__ = [
 
 logger = logging.getLogger("scfm")
 
+PREFIX = ".scfm-"
+"""Of the names of folders in which processes work beside a path."""
 NEW, OLD, LOCK = "new", "old", "lock"
-"""In the folder beside a path: what takes its place, what it replaces, and what shows that somebody is at work."""
+"""In such a folder: what takes its place, what it replaces, and what shows that somebody is at work."""
 MAX_JSON_BYTES = 1_000_000
 
 
@@ -149,7 +150,7 @@ def atomic(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """Give a place beside ``path``; what the block puts there, a file or a folder, takes the place of ``path``.
 
     It is on the disk before it does, unless ``settings.fsync`` is off. If the block fails, ``path`` is as it was; nothing
-    else is left in either case. What a killed process left is removed by the next call for the same path.
+    else is left in either case. What a killed process left is removed by the next call in the same folder.
 
     Parameters
     ----------
@@ -186,17 +187,13 @@ def _place(path: Path) -> Path:
     return Path(os.path.realpath(path)) if path.is_symlink() else path
 
 
-def _prefix(path: Path) -> str:
-    return f".scfm-{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:12]}-"
-
-
 @contextmanager
 def _folder_beside(path: Path) -> Iterator[Path]:
     """Make a folder for the work on a path, locked as long as this process works there."""
-    settle(path)
+    settle(path.absolute().parent)
     held = ExitStack()
     while True:
-        folder = Path(tempfile.mkdtemp(prefix=_prefix(path), dir=path.absolute().parent))
+        folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=path.absolute().parent))
         try:
             held.enter_context(_locked(folder))
         except OSError as error:
@@ -222,10 +219,9 @@ def _locked(folder: Path) -> Any:
     return FileLock(folder / LOCK).acquire(timeout=0)
 
 
-def settle(path: Path) -> None:
-    """Complete the replacement of a folder that a killed process had begun, and remove what killed processes left."""
-    path = _place(path)
-    for folder in path.absolute().parent.glob(f"{_prefix(path)}*"):
+def settle(parent: Path) -> None:
+    """Complete the replacements that killed processes had begun in a folder, and remove what else they left there."""
+    for folder in parent.glob(f"{PREFIX}*"):
         with ExitStack() as held, suppress(OSError):
             if not (folder / LOCK).exists():
                 folder.rmdir()  # of a process that was killed before it had the lock
@@ -237,10 +233,11 @@ def settle(path: Path) -> None:
                 continue
             except OSError:
                 alone = False
-            work = folder / NEW / path.name
-            if work.exists() and (folder / OLD / path.name).exists() and not path.exists():
-                replace(work, path)
-                logger.info("completed the replacement of %s, which an earlier process had begun", path)
+            for old in (folder / OLD).glob("*"):
+                work, path = folder / NEW / old.name, parent / old.name
+                if work.exists() and not path.exists():
+                    replace(work, path)
+                    logger.info("completed the replacement of %s, which an earlier process had begun", path)
             if alone:
                 shutil.rmtree(folder, ignore_errors=True)
 

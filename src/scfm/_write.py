@@ -61,7 +61,7 @@ def check_output(source: Path, out: Path, *, overwrite: bool) -> None:
         If the folder of ``out`` cannot be written, or has no room for a copy of ``source``.
     """
     for path in (source, out):
-        settle(path)
+        settle(path.resolve().parent)
     if not source.exists():
         several = any(sign in str(source) for sign in ("*", "?", ":/"))
         hint = " Patterns and addresses are for scfm.tl.embed_store." if several else ""
@@ -229,7 +229,7 @@ def merge_store(store: EmbeddingStore, target: Path, modality: str | None = None
     """
     from anndata.io import write_elem
 
-    settle(target)
+    settle(target.resolve().parent)
     if not is_anndata_file(target):
         msg = f"{target} is no file of an AnnData, and no other is written into; scfm.tl.embed(..., out=) makes one of it."
         raise ValueError(msg)

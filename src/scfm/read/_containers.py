@@ -88,7 +88,7 @@ def is_anndata_file(path: Path) -> bool:
 
 def _open_path(path: Path, modality: str | None) -> Container:
     if not path.exists():
-        settle(path)
+        settle(path.parent)
     if not path.exists():
         msg = f"There is no file {str(path)!r}. Accepted: {ACCEPTED}."
         raise FileNotFoundError(msg)

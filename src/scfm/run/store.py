@@ -21,7 +21,7 @@ import numpy as np
 from scfm._checks import is_int
 from scfm._keys import PARAMS, Keys
 from scfm._lock import hold
-from scfm._paths import atomic, read_json, sync, tree
+from scfm._paths import atomic, read_json, settle, sync, tree
 from scfm._text import some
 from scfm.read.paths import is_url
 from scfm.read.remote import open_url
@@ -334,6 +334,11 @@ class EmbeddingStore:
         notes = {"before": fingerprint(target), "after": fingerprint(completed)}
         with atomic(self._note_file(number)) as work:
             work.write_text(json.dumps(notes), encoding="utf-8")
+
+    def settle(self) -> None:
+        """Remove what killed processes left beside the store and in it."""
+        for folder in (self.path.resolve().parent, self._markers, self.folder / MERGED_FOLDER):
+            settle(folder)
 
     def set_params(self, values: dict[str, Any]) -> None:
         """Change entries of the provenance in place, also such as a power failure damaged."""

@@ -282,6 +282,7 @@ def _opened(out: Path, identity: dict[str, Any], obsm: str, rows: int | None) ->
         store = EmbeddingStore.open(out)
     except ValueError as error:
         raise FileExistsError(str(error)) from error
+    store.settle()
     was, now = store.identity["source"], identity["source"]
     changed = [(was[number], found) for number, found in enumerate(now[: len(was)]) if found not in store.known(number)]
     if changed or len(was) != len(now):
