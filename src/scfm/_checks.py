@@ -17,7 +17,7 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["check_fields", "check_least", "check_text", "entry_of", "is_int", "is_number", "typed"]
+__all__ = ["check_fields", "check_least", "entry_of", "is_int", "is_number", "typed"]
 
 Function = TypeVar("Function", bound="Callable[..., Any]")
 
@@ -25,13 +25,6 @@ Function = TypeVar("Function", bound="Callable[..., Any]")
 def is_int(value: object) -> TypeGuard[int]:
     """Whether it is a whole number, of Python or NumPy; a bool is none."""
     return isinstance(value, Integral) and not isinstance(value, bool)
-
-
-def check_text(name: str, value: object) -> None:
-    """Raise a TypeError for an argument that is neither a string nor ``None``."""
-    if value is not None and not isinstance(value, str):
-        msg = f"{name}={value!r} is a {type(value).__name__}; pass one name, as a string."
-        raise TypeError(msg)
 
 
 def is_number(value: object) -> TypeGuard[float]:
@@ -200,7 +193,9 @@ def _check(name: str, value: object, kinds: tuple[Kind, ...]) -> None:
     if isinstance(value, str) and any(kind == "Literal" for kind, _ in kinds):
         msg = f"{name}={value!r} is not known; use {wanted}."
         raise ValueError(msg)
-    found = repr(value) if value is None or isinstance(value, str | int | float) else f"a {type(value).__name__}"
+    found = repr(value) if value is None or isinstance(value, str | int | float) else type(value).__name__
+    if isinstance(value, list | tuple):
+        found += f" of {', '.join(sorted({type(item).__name__ for item in value}))}" if value else " of nothing"
     hint = HINTS.get(type(value).__name__, "") if ("AnnData", ()) in kinds else ""
     msg = f"{name} must be {wanted}; got {found}.{hint}"
     raise TypeError(msg)

@@ -30,6 +30,7 @@ __all__ = [
     "Results",
     "check_output",
     "has_entry",
+    "is_anndata_store",
     "is_mudata_file",
     "merge_store",
     "read_entry",
@@ -76,12 +77,12 @@ def check_output(source: Path, out: Path, *, overwrite: bool) -> None:
         out,
         overwrite=overwrite,
         hint="pass overwrite=True",
-        replaces=_is_annotated_store if suffix == ".zarr" else None,
+        replaces=is_anndata_store if suffix == ".zarr" else None,
     )
     check_room(out.resolve().parent, size_of(source))
 
 
-def _is_annotated_store(path: Path) -> bool:
+def is_anndata_store(path: Path) -> bool:
     """Whether a folder holds an AnnData or MuData in zarr."""
     import zarr
 

@@ -111,7 +111,7 @@ def test_failures_leave_nothing(tmp_path: Path) -> None:
         run(source, "--reference", reference, "--out", out, "--reject", 0.1, "--batch_key", "donor")
     with pytest.raises(ValueError, match="leave modality out"):
         run(source, "--reference", reference, "--out", out, "--modality", "rna")
-    with pytest.raises(ValueError, match="both must end in the same"):
+    with pytest.raises(ValueError, match="must end in .h5ad"):
         run(source, "--reference", reference, "--out", tmp_path / "out.zarr")
     with pytest.raises(FileNotFoundError, match=r"no file .*nothing.h5ad"):
         run(source, "--reference", tmp_path / "nothing.h5ad", "--out", out)

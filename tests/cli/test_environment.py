@@ -43,10 +43,10 @@ def said(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int | str | N
 @pytest.mark.parametrize(
     ("words", "code", "told"),
     [
-        ("embed a.h5ad --out b.h5ad", 2, "required: --model"),
-        ("embed --model scfm-mini", 2, "required: DATA, --out"),
-        ("metrics a.h5ad", 2, "required: --"),
-        ("embed a.h5ad --out b.h5ad --model ''", 1, "ValueError: --model='' names nothing"),
+        ("embed a.h5ad --out b.h5ad", 2, "missing: --model"),
+        ("embed --model scfm-mini", 2, "missing: DATA, --out"),
+        ("metrics a.h5ad", 2, "missing: --labels-key, --use-rep"),
+        ("embed a.h5ad --out b.h5ad --model ''", 1, "ValueError: model is an empty text"),
         ("embed a.h5ad --out b.h5ad --model scfm-mini --key-added .", 1, "--key-added='.' cannot be stored"),
         ("match a.h5ad --model scfm-mini --gene-key none", 1, "scfm: KeyError: --gene-key="),
     ],

@@ -106,6 +106,7 @@ def plain(value: Any) -> Any:
     return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
 
 
+@pytest.mark.filterwarnings("default:.*have an assay in obs")
 @pytest.mark.parametrize("spelling", ["--{} {}", "--{}={}"])
 @pytest.mark.parametrize("kind", ARGUMENTS)
 def test_names_of_upstream_mean_what_ours_mean_in_python(
@@ -121,7 +122,7 @@ def test_names_of_upstream_mean_what_ours_mean_in_python(
     assert embed(source, folders["tiny"], *given) == 0
     found = ad.read_h5ad(source.with_name("out.h5ad"))
     np.testing.assert_array_equal(found.obsm[f"X_{family}"], wanted.values)
-    assert plain(found.uns[family]["params"]) == wanted.params
+    assert plain(found.uns[family]["params"]) == wanted.params | {"function": "scfm.tl.embed"}
     del found.obsm[f"X_{family}"], found.uns[family]
     assert_equal(found, ad.read_h5ad(source), exact=True)
     assert found.obs_names.tolist() == [f"cell-{i}" for i in range(N_OBS)]
@@ -335,8 +336,8 @@ def test_an_argument_that_scores_do_not_have(name: str, folders: dict[str, Path]
 
 OUTPUTS: dict[str, tuple[str, dict[str, Any], type[BaseException], str]] = {
     "exists": ("group", {}, FileExistsError, "group exists already; choose another name, or .*overwrite=True"),
-    "file": ("a.h5ad", {"overwrite": True}, FileExistsError, "a.h5ad exists already"),
-    "folder": ("folder", {"overwrite": True}, FileExistsError, "folder exists already"),
+    "file": ("a.h5ad", {"overwrite": True}, FileExistsError, "a.h5ad is a file, and a folder is going to be written"),
+    "folder": ("folder", {"overwrite": True}, FileExistsError, "folder is a folder of something else"),
     "nowhere": ("no/out", {}, FileNotFoundError, "There is no folder .*no"),
     "gene": ("out", {"genes": ["gene1", "gene99"]}, KeyError, "1 genes are not in the data by any of their names, such as 'gene99'; close to it: 'gene9'.*'gene0'"),
     "option": ("out", {"clip_count": 3}, TypeError, "'clip_count' is no option"),
@@ -354,6 +355,7 @@ def test_states_that_cannot_be_written(
     name, arguments, error, match = OUTPUTS[kind]
     group = scfm.tl.gene_embeddings(source, folders["tiny"], out=source.with_name("group"))
     source.with_name("folder").mkdir()
+    (source.with_name("folder") / "mine").touch()
     before = sorted((path, path.stat().st_mtime_ns) for path in source.parent.rglob("*"))
 
     def fail(*_: Any) -> None:

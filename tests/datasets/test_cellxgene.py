@@ -27,7 +27,7 @@ from hypothesis import strategies as st
 
 import scfm
 from scfm.datasets import _cellxgene_catalogue, _cellxgene_files, cellxgene
-from scfm.genes.species import ENSEMBL_SPECIES
+from scfm.genes.species import SPECIES
 
 from ..weights.server import Fault, FileServer
 
@@ -219,7 +219,6 @@ def test_filters(server: FileServer, filters: dict[str, Any], expected: list[str
         ({"suspension_type": "nuclei"}, "close to it: 'nucleus'"),
         ({"suspension_type": ""}, "no ''"),
         ({"tissue": []}, r"tissue=\[\]: expected a label, an ontology id, a list of these"),
-        ({"tissue": [3]}, r"tissue=\[3\]: expected a label"),
     ],
 )
 def test_a_filter_that_matches_nothing(server: FileServer, filters: dict[str, Any], message: str) -> None:
@@ -228,7 +227,7 @@ def test_a_filter_that_matches_nothing(server: FileServer, filters: dict[str, An
 
 
 def test_common_names_are_those_of_scfm() -> None:
-    assert {name.casefold() for name in ENSEMBL_SPECIES.values()} <= set(_cellxgene_catalogue.SPECIES)
+    assert {one.name.casefold() for one in SPECIES} <= set(_cellxgene_catalogue.SPECIES)
 
 
 DAMAGE: list[Callable[[Any], object]] = [
@@ -639,7 +638,8 @@ def test_ids_that_are_none(server: FileServer, tmp_path: Path, name: Any) -> Non
     found = table()
     server.seen.clear()
     for datasets in ([LUNG, name], found.rename(index={LUNG: name})):
-        with pytest.raises(ValueError, match="is no dataset id; expected one of the index of list_datasets"):
+        words = "is no dataset id; expected one of the index of list_datasets|datasets must be .* a list of str"
+        with pytest.raises((ValueError, TypeError), match=words):
             cellxgene.fetch(datasets, tmp_path)
     assert not server.seen
     assert not list(tmp_path.iterdir())

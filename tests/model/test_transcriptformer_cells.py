@@ -217,7 +217,7 @@ def test_a_long_cell_is_its_first_genes(models: Models, oracle: Oracle, max_toke
         UserWarning, match=f"^{n_long} of 24 cells express more than the {most} genes .*gene_order='exp"
     ) as found:
         scfm.tl.embed(adata, models["transcriptformer"], max_tokens=max_tokens)
-    assert len(found) == 1
+    assert sum("express more" in str(one.message) for one in found) == 1
     assert adata.uns["transcriptformer"]["params"]["n_cells_truncated"] == n_long > 5
     wanted = [transcriptformer_cell(oracle, *cell) for cell in first_genes(oracle, most - 1)]
     close(adata.obsm["X_transcriptformer"], wanted, 1e-5)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import anndata as ad
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from scfm.model.families.transcriptformer.score import Scorer
-    from scfm.nn import GeneScores
     from scfm.run import RunStats
 
 # Largest absolute (relative for mu, norm_llh and norm_counts) differences, from the README of the values.
@@ -158,11 +156,11 @@ class Collected:
     values: dict[str, NDArray[np.float32]] = field(default_factory=dict)
 
     def write(self, batch: TokenBatch, output: Any) -> None:
-        scores, lengths = cast("tuple[GeneScores, list[int]]", output)
-        for name in ("expected", "count", "gene"):
-            array = self.values.setdefault(name, np.zeros((self.n_cells, L), np.float32))
-            for row, part in zip(batch.rows, getattr(scores, name).split(lengths), strict=True):
-                array[row, : len(part)] = part.numpy()
+        for row, part in zip(batch.rows, output.split(batch.lengths.tolist()), strict=True):
+            genes = part[part[:, -1] > 0]
+            for name, values in zip(("expected", "count", "gene"), genes.T, strict=False):
+                array = self.values.setdefault(name, np.zeros((self.n_cells, L), np.float32))
+                array[row, : len(genes)] = values.numpy()
 
     def end_block(self, stop: int, stats: RunStats) -> None:
         pass
@@ -173,7 +171,17 @@ class ByGene(Embed):
 
     def make_forward(self, network: torch.nn.Module, device: torch.device, dtype: torch.dtype) -> Any:
         scorer = cast("Scorer", cast("TranscriptFormer", self._recipe).scorer(self._options, device, dtype))
-        return partial(scorer.by_gene, network)
+
+        def forward(batch: TokenBatch) -> torch.Tensor:
+            """The scores of the genes of each cell, and 1, at the start of its tokens; 0 behind them."""
+            scores, lengths = scorer.by_gene(network, batch)
+            output = torch.zeros(len(batch.tokens), 4)
+            starts = np.repeat(np.cumsum(batch.lengths) - batch.lengths - np.cumsum(lengths) + lengths, lengths)
+            at = torch.from_numpy(starts + np.arange(len(starts)))
+            output[at] = torch.stack([scores.expected, scores.count, scores.gene, torch.ones(len(at))], dim=1)
+            return output
+
+        return forward
 
 
 def scores_by_gene(model: TranscriptFormer, data: ad.AnnData, **arguments: Any) -> dict[str, NDArray[np.float32]]:

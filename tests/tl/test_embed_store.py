@@ -209,7 +209,7 @@ def test_wrong_arguments(
 
 
 def test_wrong_places(source: Path, tmp_path: Path) -> None:
-    with pytest.raises(TypeError, match="reads files, got AnnData; scfm.tl.embed takes an AnnData"):
+    with pytest.raises(TypeError, match="source must be str, Path or a list of str or Path; got AnnData"):
         embed(ad.read_h5ad(source), tmp_path / "emb.zarr")  # type: ignore[arg-type]
     with pytest.raises(FileNotFoundError, match="There is no folder"):
         embed(source, tmp_path / "nowhere" / "emb.zarr")

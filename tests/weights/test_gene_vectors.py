@@ -234,7 +234,7 @@ def test_a_file_is_replaced_only_when_asked(path: Path) -> None:
     assert path.read_bytes() == before
     write_gene_vectors(path, ["x"], VECTORS[:1], overwrite=True)
     assert read_gene_names(path) == ["x"]
-    with pytest.raises(FileExistsError, match="exists already; choose another name, or replace a file"):
+    with pytest.raises(FileExistsError, match="is a folder of something else"):
         write_gene_vectors(path.parent, ["x"], VECTORS[:1], overwrite=True)
     with pytest.raises(FileNotFoundError, match="There is no folder .*nowhere"):
         write_gene_vectors(path.parent / "nowhere" / "a.h5", ["x"], VECTORS[:1])

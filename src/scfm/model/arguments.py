@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeAlias
 from anndata import AnnData
 from mudata import MuData
 
-from scfm._checks import check_text, is_int
+from scfm._checks import is_int
 from scfm.model.recipe import RunOptions
 from scfm.read import open_counts
 
@@ -56,8 +56,6 @@ class Arguments:
     """Options of the family of the model."""
 
     def __post_init__(self) -> None:
-        for name in ("modality", "layer", "gene_key"):
-            check_text(name, getattr(self, name))
         foreign = [name for name in self.options if name in {*_NAMES, *VERBS_OWN}]
         if foreign:
             msg = f"{foreign[0]!r} is no option of this call; it belongs to scfm.tl.embed."

@@ -12,7 +12,7 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
-from scfm._checks import check_text, entry_of, typed
+from scfm._checks import entry_of, typed
 from scfm._keys import PARAMS
 from scfm._settings import settings
 from scfm._text import some
@@ -135,11 +135,6 @@ def to_orthologs(
     >>> human.var_names.tolist(), human.X.toarray().tolist()
     (['ENSG00000124762', 'ENSG00000141510'], [[1.0, 3.0]])
     """
-    if not isinstance(adata, AnnData):
-        msg = f"to_orthologs takes an AnnData, got {type(adata).__name__}; of a MuData pass mdata[modality]."
-        raise TypeError(msg)
-    for name, value in {"gene_key": gene_key, "source": source, "target": target, "relation_key": relation_key}.items():
-        check_text(name, value)
     kinds = [relations] if isinstance(relations, str) else list(relations)
     unknown = [kind for kind in kinds if kind not in RELATIONS]
     if unknown or not kinds:

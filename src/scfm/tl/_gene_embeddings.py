@@ -9,6 +9,7 @@ from scfm._checks import typed
 from scfm._docs import with_parameters
 from scfm._keys import PARAMS
 from scfm._paths import atomic, check_new
+from scfm._write import is_anndata_store
 from scfm.model import load
 from scfm.model.arguments import Arguments
 from scfm.run.sinks import StatesTable, ZarrStates
@@ -123,7 +124,7 @@ def gene_embeddings(
             target,
             overwrite=overwrite,
             hint="replace an earlier result with overwrite=True",
-            replaces=lambda folder: (folder / "states" / "zarr.json").exists(),
+            replaces=is_anndata_store,
         )
     with load(model).count_session(data, arguments) as session:
         columns = session.columns_of(genes)
