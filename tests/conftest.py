@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import re
 import tomllib
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,8 +11,8 @@ import pytest
 from hypothesis import settings
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
-    from typing import TypeVar
+    from collections.abc import Callable, Generator, Iterator
+    from typing import Any, TypeVar
 
     Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
 
@@ -25,6 +26,7 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 # The settings of whoever runs the tests must not change what the tests see.
 for name in [name for name in os.environ if name.startswith("SCFM_") and name != "SCFM_SHARED"]:
     del os.environ[name]
+os.environ["SCFM_FSYNC"] = "0"  # the tests that need it turn it on
 os.environ["SCFM_OFFLINE"] = "1"  # only tests with a server of their own go online
 
 collect_ignore_glob = ["example_*"]  # which would register their models for all tests
@@ -70,6 +72,45 @@ def shared() -> Path:
     if not path.is_dir():
         pytest.skip(f"no reference data at {path}; set SCFM_SHARED to the folder that holds it")
     return path
+
+
+@pytest.fixture
+def stop_at() -> Iterator[Callable[..., Callable[[], bool]]]:
+    """Interrupt a program at one of the steps that bring results to the disk and give them their name."""
+
+    from scfm import _paths
+
+    def stop_at(number: int, *, after: bool = False, dead: bool = False) -> Callable[[], bool]:
+        """Stop before or after the step of this number; who is ``dead`` cleans nothing up. Returns whether it came to that."""
+        steps = 0
+
+        def counted(step: Callable[..., Any]) -> Callable[..., Any]:
+            def run(*arguments: Any) -> Any:
+                nonlocal steps
+                steps += 1
+                stops = steps == number + 1 or (dead and steps > number)
+                result = None if stops and not (after and steps == number + 1) else step(*arguments)
+                if stops:
+                    if dead:
+                        inner.setattr("shutil.rmtree", lambda *_, **__: None)
+                    raise KeyboardInterrupt
+                return result
+
+            return run
+
+        inner = pytest.MonkeyPatch()
+        for name in ("sync", "_rename", "_exchange"):
+            inner.setattr(f"scfm._paths.{name}", counted(getattr(_paths, name)))
+
+        def stopped() -> bool:
+            inner.undo()
+            return steps > number
+
+        undo.callback(inner.undo)
+        return stopped
+
+    with ExitStack() as undo:
+        yield stop_at
 
 
 @pytest.fixture(scope="module")

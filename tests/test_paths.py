@@ -6,10 +6,16 @@ import errno
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from scfm._paths import atomic, check_new, check_room, is_full, read_json, replace, reserve, size_of
+from scfm._paths import atomic, check_new, check_room, is_full, read_json, replace, reserve, settle, size_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Stop = Callable[..., Callable[[], bool]]
 
 
 def write(path: Path, text: str, kind: str) -> None:
@@ -106,23 +112,85 @@ def test_a_failure_leaves_what_was_there(before: bool, error: BaseException, kin
     assert [(found, text_of(found)) for found in tmp_path.iterdir()] == [(path, "old")] * before
 
 
-@pytest.mark.parametrize(
-    "error", [OSError("disk full"), KeyboardInterrupt("disk full")], ids=lambda e: type(e).__name__
-)
-def test_a_folder_comes_back_if_the_new_one_cannot_be_moved(
-    error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(*_: Path) -> None:
-        assert not path.exists()
-        raise error
+@pytest.fixture(params=["exchange", "two renames"])
+def exchanges(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether the system can exchange names."""
+    if request.param == "two renames":
+        monkeypatch.setattr("scfm._paths._exchange", lambda *_: False)
+    elif sys.platform not in ("linux", "darwin"):
+        pytest.skip("this system cannot exchange names")
+    return request.param == "exchange"
 
-    path = tmp_path / "out"
-    write(path, "old", "folder")
-    monkeypatch.setattr("scfm._paths.replace", fail)
-    with pytest.raises(type(error), match="disk full"):
-        put(path, "new", "folder")
-    assert text_of(path) == "old"
+
+@pytest.mark.parametrize("dead", [False, True])
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("number", range(6))
+def test_a_stop_at_any_step(
+    number: int, after: bool, dead: bool, kind: str, exchanges: bool, tmp_path: Path, stop_at: Stop
+) -> None:
+    path, texts = tmp_path / "out", ("old", "new")
+    write(path, "old", kind)
+    stopped = stop_at(number, after=after, dead=dead)
+    try:
+        put(path, "new", kind)
+    except KeyboardInterrupt:
+        assert stopped()
+    else:
+        assert not stopped()
+    if exchanges or kind == "file" or not dead:  # at every moment
+        assert text_of(path) in texts
+    if not dead:
+        assert list(tmp_path.iterdir()) == [path]
+    settle(tmp_path)
+    assert text_of(path) in texts
     assert list(tmp_path.iterdir()) == [path]
+    put(path, "newer", kind)
+    assert text_of(path) == "newer"
+
+
+def test_it_is_on_the_disk_before_it_has_its_name(
+    kind: str, exchanges: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, synced = tmp_path / "out", []
+    monkeypatch.setattr(os, "fsync", lambda handle: synced.append((os.fstat(handle).st_ino, text_of(path))))
+    write(path, "old", kind)
+    put(path, "unsynced", kind)
+    assert not synced
+    monkeypatch.setattr("scfm.settings.fsync", True)
+    put(path, "new", kind)
+    parts = [path / "part", path] if kind == "folder" else [path]
+    expected = [(part.stat().st_ino, "unsynced") for part in parts] + [(tmp_path.stat().st_ino, "new")]
+    assert synced == expected
+
+
+def test_a_disk_that_fails_keeps_the_old(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(handle: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    write(tmp_path / "out", "old", kind)
+    monkeypatch.setattr("scfm.settings.fsync", True)
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="Input/output error"):
+        put(tmp_path / "out", "new", kind)
+    assert [(path.name, text_of(path)) for path in tmp_path.iterdir()] == [("out", "old")]
+
+
+def test_what_a_running_process_is_writing_stays(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "out"
+    with atomic(path, overwrite=True) as work:
+        write(work, "first", kind)
+        put(path, "second", kind)
+        assert text_of(work) == "first"
+    assert text_of(path) == "first"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_others_put_beside_stays(tmp_path: Path) -> None:
+    others = [tmp_path / name for name in (".scfm-abcd", "other", ".out")]
+    for other in others:
+        (other / "mine").mkdir(parents=True)
+    put(tmp_path / "out", "new", "file")
+    assert sorted(tmp_path.iterdir()) == sorted([*others, tmp_path / "out"])
 
 
 def test_a_block_that_writes_nothing_is_an_error(tmp_path: Path) -> None:

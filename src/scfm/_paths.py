@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import json
+import logging
 import os
 import shutil
+import sys
 import tempfile
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scfm._lock import NO_LOCKS
+from scfm._settings import settings
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 __all__ = [
     "atomic",
@@ -24,9 +30,18 @@ __all__ = [
     "read_json",
     "replace",
     "reserve",
+    "settle",
     "size_of",
+    "sync",
+    "tree",
 ]
 
+logger = logging.getLogger("scfm")
+
+PREFIX = ".scfm-"
+"""Of the names of folders in which processes work beside a path."""
+NEW, OLD, LOCK = "new", "old", "lock"
+"""In such a folder: what takes its place, what it replaces, and what shows that somebody is at work."""
 MAX_JSON_BYTES = 1_000_000
 
 
@@ -90,7 +105,7 @@ def _can_be_replaced(path: Path, replaces: Callable[[Path], bool] | None) -> boo
 def check_writable(folder: Path) -> None:
     """Raise an OSError if nothing can be written into a folder, which only trying tells on every file system."""
     try:
-        Path(tempfile.mkdtemp(prefix=".scfm-", dir=folder)).rmdir()
+        tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         msg = f"{folder} cannot be written ({error.strerror}): make it writable, or choose another place."
         raise type(error)(error.errno, msg) from error
@@ -134,7 +149,8 @@ def reserve(path: Path, n_bytes: int) -> None:
 def atomic(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """Give a place beside ``path``; what the block puts there, a file or a folder, takes the place of ``path``.
 
-    If the block fails, ``path`` is as it was; nothing else is left in either case.
+    It is on the disk before it does, unless ``settings.fsync`` is off. If the block fails, ``path`` is as it was; nothing
+    else is left in either case. What a killed process left is removed by the next call in the same folder.
 
     Parameters
     ----------
@@ -142,7 +158,8 @@ def atomic(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         Where the file or folder is to be. As with a rename, a file or an empty folder there is replaced. A link stays one:
         what it leads to is replaced.
     overwrite
-        Whether a folder that holds something is replaced, too. That takes two steps, but it is not lost on the way.
+        Whether a folder that holds something is replaced, too. Where the system can exchange names that is one step. Elsewhere
+        it takes two, and :func:`settle` completes them if the process is killed between them.
 
     Raises
     ------
@@ -150,21 +167,19 @@ def atomic(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         If there is no room left, with a message that names ``path``; and whatever the block raises.
     """
     named, path = path, _place(path)
-    folder = Path(tempfile.mkdtemp(prefix=".scfm-", dir=path.absolute().parent))
-    work = folder / path.name
     try:
-        yield work
-        if overwrite and path.is_dir():
-            _replace_folder(work, path)
-        else:
-            replace(work, path)
+        with _folder_beside(path) as folder:
+            work = folder / NEW / path.name
+            yield work
+            if overwrite and path.is_dir():
+                _replace_folder(work, path, folder / OLD / path.name)
+            else:
+                replace(work, path)
     except OSError as error:
         if not is_full(error):
             raise
         msg = f"{named} could not be written ({error.strerror}): make room there, or choose another place."
         raise OSError(error.errno, msg) from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _place(path: Path) -> Path:
@@ -172,9 +187,128 @@ def _place(path: Path) -> Path:
     return Path(os.path.realpath(path)) if path.is_symlink() else path
 
 
+@contextmanager
+def _folder_beside(path: Path) -> Iterator[Path]:
+    """Make a folder for the work on a path, locked as long as this process works there."""
+    settle(path.absolute().parent)
+    held = ExitStack()
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=path.absolute().parent))
+        try:
+            held.enter_context(_locked(folder))
+        except OSError as error:
+            if isinstance(error, TimeoutError) or not folder.exists():
+                continue  # another process took it for left behind
+            if error.errno not in NO_LOCKS:
+                shutil.rmtree(folder, ignore_errors=True)
+                raise
+        if folder.exists():
+            break
+    with held:
+        try:
+            (folder / NEW).mkdir()
+            (folder / OLD).mkdir()
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _locked(folder: Path) -> Any:
+    from filelock import FileLock
+
+    return FileLock(folder / LOCK).acquire(timeout=0)
+
+
+def settle(parent: Path) -> None:
+    """Complete the replacements that killed processes had begun in a folder, and remove what else they left there."""
+    for folder in parent.glob(f"{PREFIX}*"):
+        with ExitStack() as held, suppress(OSError):
+            if not (folder / LOCK).exists():
+                folder.rmdir()  # of a process that was killed before it had the lock
+                continue
+            try:
+                held.enter_context(_locked(folder))
+                alone = True
+            except TimeoutError:
+                continue
+            except OSError:
+                alone = False
+            for old in (folder / OLD).glob("*"):
+                work, path = folder / NEW / old.name, parent / old.name
+                if work.exists() and not path.exists():
+                    replace(work, path)
+                    logger.info("completed the replacement of %s, which an earlier process had begun", path)
+            if alone:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
 def replace(work: Path, path: Path) -> None:
-    """Put what is complete into its place, on the same file system; for files that have a temporary name of their own."""
+    """Put what is complete into its place, on the same file system, when it is on the disk; for files with a temporary name."""
+    sync(tree(work))
+    _rename(work, path)
+    sync([path.absolute().parent])
+
+
+def _replace_folder(work: Path, path: Path, old: Path) -> None:
+    sync(tree(work))
+    if not _exchange(work, path):
+        try:
+            _rename(path, old)
+            _rename(work, path)
+        except BaseException:
+            if old.exists() and not path.exists():
+                _rename(old, path)
+            raise
+    sync([path.absolute().parent])
+
+
+def _rename(work: Path, path: Path) -> None:
     work.replace(path)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchange two names in one step; false, and nothing done, where the system or the file system cannot."""
+    names = os.fsencode(one), os.fsencode(other)
+    library: Any = ctypes.CDLL(None) if sys.platform in ("linux", "darwin") else None
+    if hasattr(library, "renameat2"):
+        here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+        return not library.renameat2(here, names[0], here, names[1], exchange)
+    swap = 2  # RENAME_SWAP
+    return hasattr(library, "renamex_np") and not library.renamex_np(*names, swap)
+
+
+def tree(path: Path) -> Iterator[Path]:
+    """A file, or all files and folders of a folder, each folder after what is in it."""
+    if path.is_dir():
+        for folder, _, names in os.walk(path, topdown=False):
+            yield from (Path(folder, name) for name in names)
+            yield Path(folder)
+    else:
+        yield path
+
+
+def sync(paths: Iterable[Path]) -> None:
+    """Have the content of files and the names in folders on the disk, unless ``settings.fsync`` is off."""
+    for path in paths if settings.fsync else ():
+        _fsync(path)
+
+
+def _fsync(path: Path) -> None:
+    is_folder = path.is_dir()
+    if is_folder and os.name == "nt":
+        return
+    handle = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if not is_folder or error.errno not in (
+            errno.EINVAL,
+            errno.ENOTSUP,
+            errno.EBADF,
+        ):  # as some network disks answer
+            raise
+    finally:
+        os.close(handle)
 
 
 def link_or_copy(source: Path, path: Path) -> None:
@@ -183,17 +317,6 @@ def link_or_copy(source: Path, path: Path) -> None:
         os.link(source.resolve(), path)
     except OSError:
         shutil.copyfile(source, path)
-
-
-def _replace_folder(work: Path, path: Path) -> None:
-    aside = Path(tempfile.mkdtemp(dir=work.parent)) / "replaced"
-    try:
-        path.rename(aside)
-        replace(work, path)
-    except BaseException:
-        if not path.exists():
-            aside.rename(path)
-        raise
 
 
 def read_json(path: Path, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:

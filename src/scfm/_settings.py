@@ -87,6 +87,9 @@ class Settings(BaseSettings):
     allow_external: bool = False
     """Follow what leads out of a file: links and values in other files of an HDF5 file, and links in a zarr store. For atlases
     and stores that are made of other files, of people whom you trust."""
+    fsync: bool = True
+    """Have results on the disk before they get their name, so that even a power failure leaves no half ones. ``False``: faster on
+    scratch disks; a crash or kill of the process still does no harm, one of the machine may."""
     progress: bool | None = None
     """Show progress: ``True``: a bar, ``False``: nothing. By default a bar on terminals and in notebooks, and anywhere else a
     line after ten seconds and then one every half minute."""

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from scfm._keys import PARAMS, check_own
-from scfm._paths import atomic, check_new, check_room, reserve, size_of
+from scfm._paths import atomic, check_new, check_room, link_or_copy, reserve, settle, size_of
 from scfm._text import some
 from scfm.read import check_links, entry, inside, is_anndata_file, open_container
 from scfm.read.convert import write_h5ad
+from scfm.run.store import fingerprint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -38,7 +39,9 @@ __all__ = [
 ]
 
 PIECE = 2**16
-"""Rows that are copied at a time."""
+"""Names that are compared at a time."""
+METADATA = ("zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata")
+"""Files of a zarr store that change when something is added; chunks of what is there do not."""
 SLACK = 2**20
 """Bytes that a file may grow by beside the values that are added."""
 
@@ -58,6 +61,8 @@ def check_output(source: Path, out: Path, *, overwrite: bool) -> None:
     OSError
         If the folder of ``out`` cannot be written, or has no room for a copy of ``source``.
     """
+    for path in (source, out):
+        settle(path.resolve().parent)
     if not source.exists():
         several = any(sign in str(source) for sign in ("*", "?", ":/"))
         hint = " Patterns and addresses are for scfm.tl.embed_store." if several else ""
@@ -199,7 +204,8 @@ def read_frame(path: Path, modality: str | None, *, obsm: Sequence[str], uns: Se
 def merge_store(store: EmbeddingStore, target: Path, modality: str | None = None, *, number: int | None = None) -> None:
     """Add the embeddings of a complete store to a file of the cells, a piece at a time.
 
-    An HDF5 file is completed in a copy that takes its place in one step; in a zarr store the embeddings appear in one step.
+    The file is completed in a copy that takes its place in one step; that of a zarr store shares the chunks. If it has these
+    embeddings already, nothing is done.
 
     Parameters
     ----------
@@ -217,13 +223,15 @@ def merge_store(store: EmbeddingStore, target: Path, modality: str | None = None
     ------
     OSError
         If the file cannot be replaced, or there is no room for the copy.
+    RuntimeError
+        If another process changes the file meanwhile.
     ValueError
-        If shards are missing, the cells of the file are others or may be those of several files, or something else would
+        If shards are missing or damaged, the cells of the file are others or may be those of several files, or something else would
         be overwritten.
     """
-    import zarr
     from anndata.io import write_elem
 
+    settle(target.resolve().parent)
     if not is_anndata_file(target):
         msg = f"{target} is no file of an AnnData, and no other is written into; scfm.tl.embed(..., out=) makes one of it."
         raise ValueError(msg)
@@ -234,21 +242,16 @@ def merge_store(store: EmbeddingStore, target: Path, modality: str | None = None
     file = _file_of(store, target, modality, number)
     places = (("obsm", store.keys.obsm), ("uns", store.keys.uns))
     taken = [f"{slot}[{name!r}]" for slot, name in places if has_entry(target, modality, f"{slot}/{name}")]
+    if len(taken) == len(places) and store.is_merged(file.number, target):
+        return
     check_own("embed", taken, read_entry(target, modality, f"uns/{store.keys.uns}"))
-    is_source = store.is_of(file.number, target)
     n_bytes = 4 * (file.stop - file.start) * store.n_features
-    with _opened(target) if target.is_dir() else _completed_copy(target, target, n_bytes) as root:
+    note = partial(store.note_merge, file.number, target) if store.is_of(file.number, target) else None
+    with _completed_copy(target, target, n_bytes, note) as root:
         group = root if modality is None else root["mod"][modality]
         _add_mappings(group, "obsm", "uns")
-        if target.is_dir():
-            with atomic(target / group["obsm"].path / store.keys.obsm, overwrite=True) as work:
-                _copy_rows(partial(zarr.create_array, work, zarr_format=group.metadata.zarr_format), store, file)
-        else:
-            group["obsm"].pop(store.keys.obsm, None)
-            _copy_rows(partial(group["obsm"].create_dataset, store.keys.obsm), store, file)
+        _copy_rows(group["obsm"], store, file)
         write_elem(group["uns"], store.keys.uns, store.uns())
-    if is_source:
-        store.set_source(file.number, target)
 
 
 def _file_of(store: EmbeddingStore, target: Path, modality: str | None, number: int | None) -> Shard:
@@ -283,20 +286,39 @@ def _pieces(n_rows: int) -> list[tuple[int, int]]:
 
 
 @contextmanager
-def _completed_copy(source: Path, out: Path, n_bytes: int) -> Iterator[Any]:
-    """Open a copy of ``source`` to add about ``n_bytes``, and put it in the place of ``out`` when that went well."""
+def _completed_copy(source: Path, out: Path, n_bytes: int, note: Callable[[Path], None] | None = None) -> Iterator[Any]:
+    """Open a copy of ``source`` to add about ``n_bytes``, and put it in the place of ``out`` when that went well.
+
+    ``note`` is called with the complete copy before that.
+    """
     check_links(source)
+    before = fingerprint(source)
     with atomic(out, overwrite=True) as work:
         if source.is_dir():
-            for folder, _, names in os.walk(source, followlinks=True):
-                _copy_writable(Path(folder), place := work / Path(folder).relative_to(source))
-                for name in names:
-                    _copy_writable(Path(folder, name), place / name)
+            _copy_store(source, work, links=out.exists() and source.samefile(out))
         else:
             _copy_writable(source, work)
             reserve(work, n_bytes + SLACK)
         with _opened(work) as root:
             yield root
+        if fingerprint(source) != before:
+            msg = f"{source} was changed by another process while results were added to a copy of it: call again. {out} is as it was."
+            raise RuntimeError(msg)
+        if note is not None:
+            note(work)
+
+
+def _copy_store(source: Path, copy: Path, *, links: bool) -> None:
+    """Copy a zarr store, or have a copy that is going to replace it share its chunks."""
+    for name, _, names in os.walk(source, followlinks=True):
+        folder = Path(name)
+        _copy_writable(folder, place := copy / folder.relative_to(source))
+        own = links and folder.resolve().is_relative_to(source.resolve())
+        for file in (folder / name for name in names):
+            if own and file.name not in METADATA and not file.is_symlink():
+                link_or_copy(file, place / file.name)
+            else:
+                _copy_writable(file, place / file.name)
 
 
 def _copy_writable(source: Path, copy: Path) -> None:
@@ -314,11 +336,17 @@ def _add_mappings(group: Any, *names: str) -> None:
         inside(group, name)
 
 
-def _copy_rows(create: Callable[..., Any], store: EmbeddingStore, file: Shard) -> None:
-    n_obs = file.stop - file.start
-    array = create(shape=(n_obs, store.n_features), dtype="f4")
-    for start, stop in _pieces(n_obs):
-        array[start:stop] = store.read(file.start + start, file.start + stop)
+def _copy_rows(obsm: Any, store: EmbeddingStore, file: Shard) -> None:
+    if store.keys.obsm in obsm:
+        del obsm[store.keys.obsm]
+    create = getattr(obsm, "create_array", None) or obsm.create_dataset  # of zarr, of h5py
+    array = create(store.keys.obsm, shape=(file.stop - file.start, store.n_features), dtype="f4")
+    for shard in store.shards:
+        start, stop = max(shard.start, file.start), min(shard.stop, file.stop)
+        if start < stop:
+            array[start - file.start : stop - file.start] = store.values(shard)[
+                start - shard.start : stop - shard.start
+            ]
     array.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
 
 

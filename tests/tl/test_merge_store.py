@@ -104,7 +104,6 @@ def test_a_merge_that_was_stopped_goes_on(kind: str, tmp_path: Path, monkeypatch
         return usual(store, start, stop)
 
     call = {"shard_rows": ROWS, "into_source": True, "device": "cpu"}
-    monkeypatch.setattr("scfm._write.PIECE", 50)
     monkeypatch.setattr(EmbeddingStore, "read", stop)
     with pytest.raises(KeyboardInterrupt):
         scfm.tl.embed_store(source, "scfm-mini", out, **call)

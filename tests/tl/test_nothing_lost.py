@@ -164,7 +164,7 @@ def test_a_closed_source_is_told_first(
     source: Path, tmp_path: Path, no_work: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(folder: Path) -> None:
-        if folder == (source if source.is_dir() else tmp_path):
+        if folder == tmp_path:
             raise PermissionError(folder)
 
     monkeypatch.setattr("scfm.tl._embed_store.check_writable", refuse)  # whoever runs the tests may be root

@@ -75,9 +75,10 @@ def test_a_file_is_on_the_disk_before_it_has_its_name(
     server: FileServer, target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     synced: list[tuple[int, bool]] = []
-    monkeypatch.setattr(os, "fsync", lambda file: synced.append((os.fstat(file).st_size, target.exists())))
+    monkeypatch.setattr("scfm.settings.fsync", True)
+    monkeypatch.setattr(os, "fsync", lambda file: synced.append((os.fstat(file).st_ino, target.exists())))
     download(RemoteFile(server.url()), target)
-    assert synced == [(len(BODY), False)]
+    assert synced == [(target.stat().st_ino, False), (target.parent.stat().st_ino, True)]
 
 
 def test_nobody_listens(target: Path) -> None:

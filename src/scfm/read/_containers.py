@@ -10,6 +10,7 @@ from anndata import AnnData
 
 from scfm._compat import is_mudata
 from scfm._lock import NO_LOCKS
+from scfm._paths import settle
 from scfm._text import masked
 from scfm.read._anndata import AnnDataContainer
 from scfm.read._door import inside
@@ -89,6 +90,8 @@ def is_anndata_file(path: Path) -> bool:
 
 
 def _open_path(path: Path, modality: str | None) -> Container:
+    if not path.exists():
+        settle(path.parent)
     if not path.exists():
         msg = f"There is no file {str(path)!r}. Accepted: {ACCEPTED}."
         raise FileNotFoundError(msg)

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 
-from scfm.run.store import COUNTED, INDEX, UNSHARDED, replaced
+from scfm.run.empty import INDEX, UNSHARDED, replaced
+from scfm.run.store import COUNTED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -2,14 +2,16 @@
 
 The store is an AnnData: names of the cells in ``obs``, the embeddings in ``obsm``, provenance in ``uns``. A shard is
 a range of consecutive cells on the chunk borders of the embeddings, so no two shards write to one file. A finished
-shard has a marker, written after its values, inside the folder of the embeddings.
+shard has a marker inside the folder of the embeddings, written when its values are on the disk. It says how large their
+files are, and what is their hash.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
+import logging
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,9 +21,11 @@ import numpy as np
 from scfm._checks import is_int
 from scfm._keys import PARAMS, Keys
 from scfm._lock import hold
-from scfm._paths import atomic, read_json
+from scfm._paths import atomic, read_json, settle, sync, tree
+from scfm._text import some
 from scfm.read.paths import is_url
 from scfm.read.remote import open_url
+from scfm.run.empty import INDEX, UNSHARDED, write_empty
 
 if TYPE_CHECKING:
     from contextlib import ExitStack
@@ -33,27 +37,22 @@ if TYPE_CHECKING:
 __all__ = [
     "CHUNK_ROWS",
     "COUNTED",
-    "INDEX",
-    "UNSHARDED",
     "EmbeddingStore",
     "Shard",
     "fingerprint",
     "plan_shards",
-    "replaced",
 ]
+
+logger = logging.getLogger("scfm")
 
 FORMAT = 1
 MAX_PLAN_BYTES = 2**28
 """Of a plan, which has an entry for each file of the source."""
 PLAN_FILE = ".scfm.json"
 SHARDS_FOLDER = ".shards"
-INDEX = "_index"
-PIECE = 2**16
-"""Entries of ``obs`` that are written at a time."""
+MERGED_FOLDER = ".merged"
 CHUNK_ROWS = 1024
 """Rows of a chunk of a store; shards are whole chunks."""
-UNSHARDED = {"shards": None}
-"""Explicit, because anndata is about to change its default."""
 COUNTED = ("n_cells", "n_truncated", "n_empty", "n_dropped", "n_fractional", "n_not_finite")
 
 
@@ -85,6 +84,10 @@ def _is_plan(plan: dict[str, Any], folder: str) -> bool:
         and all(isinstance(file, dict) and _is_count(file.get("n_obs")) for file in files)
         and sum(file["n_obs"] for file in files) == plan["n_obs"]
     )
+
+
+def _hash(values: NDArray[np.float32]) -> str:
+    return hashlib.sha256(values.tobytes()).hexdigest()
 
 
 def plan_shards(n_obs: int, rows: int) -> list[Shard]:
@@ -128,6 +131,8 @@ class EmbeddingStore:
         """What makes two runs the same: the source and all parameters."""
         self.n_obs, self.n_features = int(plan["n_obs"]), int(plan["n_features"])
         self.shards = plan_shards(self.n_obs, int(plan["shard_rows"]))
+        self._chunk_rows = min(int(plan["shard_rows"]), CHUNK_ROWS)
+        self._told = False
 
     @classmethod
     def create(
@@ -156,9 +161,10 @@ class EmbeddingStore:
         }
         try:
             with atomic(path) as work:
-                _write_empty(work, keys, source, n_features, min(shard_rows, CHUNK_ROWS), params)
+                write_empty(work, keys, source, n_features, min(shard_rows, CHUNK_ROWS), params)
                 folder = work / "obsm" / keys.obsm
                 (folder / SHARDS_FOLDER).mkdir()
+                (folder / MERGED_FOLDER).mkdir()
                 (folder / PLAN_FILE).write_text(json.dumps(plan), encoding="utf-8")
         except OSError:
             if not path.is_dir():
@@ -203,36 +209,78 @@ class EmbeddingStore:
     def _marker(self, shard: Shard) -> Path:
         return self._markers / f"{shard.number:08d}.json"
 
+    def _chunks(self, shard: Shard) -> list[Path]:
+        """Files of the values of a shard; zarr writes none for a chunk of NaN alone."""
+        rows = range(shard.start, shard.stop, self._chunk_rows)
+        return [self.folder / "c" / str(start // self._chunk_rows) / "0" for start in rows]
+
+    def _sizes(self, shard: Shard) -> list[int | None]:
+        return [chunk.stat().st_size if chunk.exists() else None for chunk in self._chunks(shard)]
+
+    def _finished(self, shard: Shard) -> dict[str, Any] | None:
+        """The marker of a shard; ``None`` if there is none, or it or a file that it promises is damaged."""
+        try:
+            marker = read_json(self._marker(shard))
+        except (FileNotFoundError, ValueError):
+            return None
+        promised = {"start": shard.start, "stop": shard.stop, "sizes": self._sizes(shard)}
+        whole = promised.items() <= marker.items() and all(_is_count(marker.get(name)) for name in COUNTED)
+        return marker if whole else None
+
     def done(self) -> dict[int, dict[str, Any]]:
         """Number and marker of every finished shard."""
-        found = {}
-        for file in self._markers.glob("*.json"):
-            marker = read_json(file)
-            if not file.stem.isdecimal() or not all(_is_count(marker.get(name)) for name in COUNTED):
-                msg = f"{file} is damaged: remove it, and its shard is computed again."
-                raise ValueError(msg)
-            found[int(file.stem)] = marker
+        markers = {shard.number: self._finished(shard) for shard in self.shards}
+        found = {number: marker for number, marker in markers.items() if marker is not None}
+        known = {f"{number:08d}.json" for number in found}
+        stray = sorted(file.name for file in self._markers.glob("*.json") if file.name not in known)
+        if stray and not self._told:
+            logger.warning("ignoring %s in %s: no marker of a shard that is whole", some(stray), self._markers)
+            self._told = True
         return found
 
     def missing(self) -> list[Shard]:
-        """Shards that are not finished, in order; their markers are not read."""
-        done = {int(file.stem) for file in self._markers.glob("*.json")}
+        """Shards that are not finished, in order."""
+        done = self.done()
         return [shard for shard in self.shards if shard.number not in done]
 
     def is_done(self, shard: Shard) -> bool:
-        """Whether a shard is finished."""
-        return self._marker(shard).exists()
+        """Whether a shard is finished, and its files are as large as they were."""
+        return self._finished(shard) is not None
 
     def write(self, shard: Shard, values: NDArray[np.float32], facts: dict[str, Any]) -> None:
-        """Store the rows of a shard and then its marker; both replace what is there in one step each."""
+        """Store the rows of a shard and, when they are on the disk, its marker; both replace what is there."""
         import zarr
 
+        chunks = self._chunks(shard)
         zarr.open_array(self.folder, mode="r+")[shard.start : shard.stop] = values
-        marker = {"start": shard.start, "stop": shard.stop, "sha256": hashlib.sha256(values.tobytes()).hexdigest()}
-        with atomic(self._marker(shard)) as work, work.open("w", encoding="utf-8") as text:
-            json.dump({**marker, **facts}, text)
-            text.flush()
-            os.fsync(text.fileno())
+        folders = {folder for chunk in chunks for folder in chunk.parents if folder.is_relative_to(self.folder)}
+        sync(path for path in (*chunks, *folders) if path.exists())
+        promised = {"start": shard.start, "stop": shard.stop, "sizes": self._sizes(shard), "sha256": _hash(values)}
+        with atomic(self._marker(shard)) as work:
+            work.write_text(json.dumps(promised | facts), encoding="utf-8")
+
+    def values(self, shard: Shard) -> NDArray[np.float32]:
+        """Read the rows of a finished shard.
+
+        Raises
+        ------
+        ValueError
+            If they are not those that were computed. The shard is then no longer finished.
+        """
+        marker = read_json(self._marker(shard))
+        try:
+            values = self.read(shard.start, shard.stop)
+            whole = _hash(values) == marker.get("sha256")
+        except (ValueError, RuntimeError):  # of a decoder
+            whole = False
+        if not whole:
+            self._marker(shard).unlink()
+            msg = (
+                f"Cells {shard.start} to {shard.stop} of {self.path} are damaged; call scfm.tl.embed_store again as before, "
+                "and they are computed again."
+            )
+            raise ValueError(msg)
+        return values
 
     def read(self, start: int, stop: int) -> NDArray[np.float32]:
         """Read the rows of some cells."""
@@ -260,26 +308,49 @@ class EmbeddingStore:
         found: dict[str, Any] = read_elem(zarr.open_group(self.path / "uns" / self.keys.uns, mode="r"))
         return found
 
-    def is_of(self, number: int, path: Path) -> bool:
-        """Whether a file is the one of this number in the source, unchanged since."""
-        known = self.identity["source"][number]
-        return bool(known == fingerprint(path) | {"n_obs": known["n_obs"]})
+    def known(self, number: int) -> list[dict[str, Any]]:
+        """Fingerprints that the file of this number in the source may have: before and after embeddings were added."""
+        first = self.identity["source"][number]
+        return [first, *({**later, "n_obs": first["n_obs"]} for later in self._note(number).values())]
 
-    def set_source(self, number: int, path: Path) -> None:
-        """Take a file for the one of this number: it was changed by nothing but these embeddings."""
-        known = self.identity["source"]
-        known[number] = fingerprint(path) | {"n_obs": known[number]["n_obs"]}
-        with atomic(self.folder / PLAN_FILE) as work:
-            work.write_text(json.dumps(self._plan), encoding="utf-8")
+    def _note(self, number: int) -> dict[str, Any]:
+        file = self._note_file(number)
+        return read_json(file) if file.exists() else {}
+
+    def _note_file(self, number: int) -> Path:
+        return self.folder / MERGED_FOLDER / f"{number:08d}.json"
+
+    def is_of(self, number: int, path: Path) -> bool:
+        """Whether a file is the one of this number in the source, changed by nothing but these embeddings."""
+        return fingerprint(path) | {"n_obs": self.identity["source"][number]["n_obs"]} in self.known(number)
+
+    def is_merged(self, number: int, path: Path) -> bool:
+        """Whether these embeddings were added to the file of this number, which is unchanged since."""
+        note = self._note(number)
+        return bool(note) and fingerprint(path) == note["after"]
+
+    def note_merge(self, number: int, target: Path, completed: Path) -> None:
+        """Note before the file of this number is replaced by one with these embeddings what that will be."""
+        notes = {"before": fingerprint(target), "after": fingerprint(completed)}
+        with atomic(self._note_file(number)) as work:
+            work.write_text(json.dumps(notes), encoding="utf-8")
+
+    def settle(self) -> None:
+        """Remove what killed processes left beside the store and in it."""
+        for folder in (self.path.resolve().parent, self._markers, self.folder / MERGED_FOLDER):
+            settle(folder)
 
     def set_params(self, values: dict[str, Any]) -> None:
-        """Change entries of the provenance in place."""
+        """Change entries of the provenance in place, also such as a power failure damaged."""
         import zarr
         from anndata.io import write_elem
 
+        place = f"uns/{self.keys.uns}/{PARAMS}"
         root = zarr.open_group(self.path, mode="r+")
         for name, value in values.items():
-            write_elem(root[f"uns/{self.keys.uns}/{PARAMS}"], name, value, dataset_kwargs=UNSHARDED)
+            shutil.rmtree(self.path / place / name, ignore_errors=True)
+            write_elem(root[place], name, value, dataset_kwargs=UNSHARDED)
+        sync(tree(self.path / place))
 
     def lock(self, shard: Shard | None, wait: float = 0) -> ExitStack:
         """Keep other processes from computing a shard, or for ``None`` other clusters from filling the store, until it is closed.
@@ -299,46 +370,3 @@ class EmbeddingStore:
                 "with shard=."
             )
             raise RuntimeError(msg) from error
-
-
-def _write_empty(
-    path: Path, keys: Keys, source: Source[Any], n_features: int, chunk_rows: int, params: dict[str, Any]
-) -> None:
-    """Write an AnnData of nothing but names and NaN; names are copied a piece at a time."""
-    import pandas as pd
-    import zarr
-    from anndata import AnnData
-    from anndata.io import write_elem
-    from zarr.dtype import VariableLengthUTF8
-
-    root = zarr.open_group(path, mode="w-", zarr_format=3)
-    obs_table = pd.DataFrame(index=pd.Index([], dtype=str))
-    if source.files:
-        obs_table["file"] = pd.Categorical([], categories=list(dict.fromkeys(file.path for file in source.files)))
-    empty = AnnData(obs=obs_table, uns={keys.uns: {PARAMS: params}})
-    write_elem(root, "/", empty, dataset_kwargs=UNSHARDED)
-    obs: Any = root["obs"]
-    names = replaced(obs, INDEX, (source.n_obs,), VariableLengthUTF8())
-    for start in range(0, source.n_obs, PIECE):
-        stop = min(start + PIECE, source.n_obs)
-        names[start:stop] = source.names(start, stop)
-    if source.files:
-        categories = list(obs["file/categories"][:])
-        codes = replaced(obs["file"], "codes", (source.n_obs,), "int32")
-        start = 0
-        for file in source.files:
-            codes[start : start + file.n_obs] = categories.index(file.path)
-            start += file.n_obs
-    obsm: Any = root["obsm"]
-    shape, chunks = (source.n_obs, n_features), (chunk_rows, n_features)
-    array = obsm.create_array(keys.obsm, shape=shape, chunks=chunks, dtype="f4", fill_value=np.nan)
-    array.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
-
-
-def replaced(group: Any, name: str, shape: tuple[int, ...], dtype: Any, *, chunk_rows: int = PIECE) -> Any:
-    """Put an array of another shape in the place of one that anndata wrote."""
-    attrs = dict(group[name].attrs)
-    del group[name]
-    array = group.create_array(name, shape=shape, chunks=(chunk_rows, *shape[1:]), dtype=dtype)
-    array.attrs.update(attrs)
-    return array

@@ -97,8 +97,9 @@ def embed_store(
     resume
         Whether to go on with a store that exists; ``False`` makes that an error.
     into_source
-        When nothing is missing any more, add the embeddings to ``source``, too (to each file those of its cells); an
-        HDF5 file is completed in a copy that takes its place in one step, which needs room for both.
+        When nothing is missing any more, add the embeddings to ``source``, too (to each file those of its cells). It is
+        completed in a copy that takes its place in one step; that needs room for both, except that the copy of a zarr store
+        shares its chunks with it. After a stop the same call completes this, too.
     client
         A dask client, whose workers then compute the shards. Each loads the model once; all of them must reach
         ``source``, ``out`` and the model under the same paths. Needs the extra ``cluster``.
@@ -175,7 +176,8 @@ def embed_store(
             EmbeddingStore.create(out, keys, session.source, session.model.n_features, rows, identity, params)
         store = _opened(out, identity, keys.obsm, rows if shard_rows is not None else None)
         asked = _share(store.shards, part)
-        missing = [shard for shard in asked if not store.is_done(shard)]
+        finished = store.done()
+        missing = [shard for shard in asked if shard.number not in finished]
         done = _cells(asked) - _cells(missing)
         logger.info("%d of %d shards of %s are to be computed", len(missing), len(store.shards), store.path)
         check_room(out, 4 * store.n_features * _cells(missing))
@@ -215,10 +217,8 @@ def _check_mergeable(path: Path, keys: Keys, n_features: int, modality: str | No
     """Find out before the long work whether embeddings can be added to a file."""
     target = FileTarget(path, path, modality, "embed")
     target.check_free(keys.uns, ("obsm", keys.obsm))
-    if path.is_dir():
-        check_writable(path)
-    else:
-        check_writable(path.resolve().parent)
+    check_writable(path.resolve().parent)
+    if not path.is_dir():  # the copy of a zarr store shares the files of its chunks
         target.check_room(4 * n_features)
 
 
@@ -283,11 +283,11 @@ def _opened(out: Path, identity: dict[str, Any], obsm: str, rows: int | None) ->
         store = EmbeddingStore.open(out)
     except ValueError as error:
         raise FileExistsError(str(error)) from error
+    store.settle()
     was, now = store.identity["source"], identity["source"]
-    if was != now:
-        first = next(
-            (pair for pair in zip(was, now, strict=False) if pair[0] != pair[1]), (f"{len(was)} files", len(now))
-        )
+    changed = [(was[number], found) for number, found in enumerate(now[: len(was)]) if found not in store.known(number)]
+    if changed or len(was) != len(now):
+        first = (changed or [(f"{len(was)} files", len(now))])[0]
         msg = (
             f"{out} was made of a source that was another, or that has changed since: it was {first[0]}, "
             f"now it is {first[1]}. Remove the store or choose another name."
@@ -322,10 +322,11 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _finish(store: EmbeddingStore) -> bool:
     """When nothing is missing any more, add up what the shards counted; says whether that is so."""
-    if store.missing():
+    done = store.done()
+    if len(done) < len(store.shards):
         return False
     stats = RunStats()
-    for marker in store.done().values():
+    for marker in done.values():
         for name in COUNTED:
             setattr(stats, name, getattr(stats, name) + marker[name])
     store.set_params(counts_of(stats))

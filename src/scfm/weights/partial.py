@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import os
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Self
@@ -137,9 +136,8 @@ class PartialFile:
                 view = view[written:]
 
     def move(self) -> None:
-        """Sync the file and move it to its target."""
+        """Move the file to its target."""
         with disk_errors(self.path.parent):
-            os.fsync(self._file.fileno())
             self._file.close()
             replace(self.path, self.target)
             self._note.unlink(missing_ok=True)
