@@ -21,7 +21,8 @@ MODALITY = """modality
 MATRIX = """layer
     Layer that holds the counts.
 use_raw
-    Take the counts from ``raw``. By default X if it holds counts, else raw if that does, else the one layer that does.
+    Take the counts from ``raw``. By default X if it holds counts that are not all 0, else raw if that does, else
+    the one layer that does.
 gene_key
     Column of ``var`` with gene ids or symbols, ``"index"`` for ``var_names``. By default the place where most
     genes match the model."""

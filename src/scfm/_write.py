@@ -40,7 +40,6 @@ __all__ = [
 
 PIECE = 2**16
 """Names that are compared at a time."""
-SUFFIXES = (".h5ad", ".h5mu", ".zarr")
 METADATA = ("zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata")
 """Files of a zarr store that change when something is added; chunks of what is there do not."""
 SLACK = 2**20
@@ -53,7 +52,7 @@ def check_output(source: Path, out: Path, *, overwrite: bool) -> None:
     Raises
     ------
     ValueError
-        If the suffix differs from that of ``source``, or is not ``.h5ad`` for a source of another kind.
+        If the suffix is not ``.zarr`` for a zarr store, ``.h5mu`` for such a file, and ``.h5ad`` for any other.
     FileExistsError
         If ``out`` exists and is not to be overwritten, or is a folder of something else.
     FileNotFoundError
@@ -69,7 +68,7 @@ def check_output(source: Path, out: Path, *, overwrite: bool) -> None:
         msg = f"There is no file {source}.{hint}"
         raise FileNotFoundError(msg)
     is_store = source.is_dir() and is_anndata_file(source)
-    suffix = source.suffix if source.suffix in SUFFIXES else ".zarr" if is_store else ".h5ad"
+    suffix = ".zarr" if is_store else ".h5mu" if source.suffix == ".h5mu" else ".h5ad"
     if out.suffix != suffix:
         msg = f"Cannot make {out.name} of {source.name}: the name of the file to write must end in {suffix}."
         raise ValueError(msg)

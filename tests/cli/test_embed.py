@@ -340,3 +340,21 @@ def test_shared_genes(tmp_path: Path) -> None:
     assert main([*call, "--shared-with", *files]) == 0
     expected = scfm.model.load("scfm-mini").embed(cells[:, 100:300].copy(), device="cpu")
     np.testing.assert_allclose(ad.read_h5ad(out).obsm["X_scfm_mini"], expected, atol=5e-6)
+
+
+@pytest.mark.filterwarnings("ignore:Observation names are not unique")  # the files hold cells of the same names
+def test_a_shell_may_write_a_pattern_out(folder: Path, tmp_path: Path) -> None:
+    files = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        files.append(str(written("h5ad", tmp_path / name)[0]))
+    out = tmp_path / "store.zarr"
+    assert main(["embed-store", *files, "--model", str(folder), "--out", str(out)]) == 0
+    assert ad.read_zarr(out).obs["file"].tolist() == [file for file in files for _ in range(N_OBS)]
+
+
+def test_a_report_is_printed_once(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, _ = written("h5ad", tmp_path)
+    assert main(["match", str(source), "--model", str(folder)]) == 0
+    shown = capsys.readouterr()
+    assert (shown.out + shown.err).count(f"{N_GENES} of {N_GENES} genes") == 1

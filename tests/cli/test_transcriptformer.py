@@ -243,6 +243,7 @@ def test_warnings_of_a_process_are_single_lines(folders: dict[str, Path], source
     assert "X_transcriptformer" in ad.read_h5ad(out).obsm
     assert lines[0].startswith("scfm: warning: 2 of 9 cells were left out by the options filter_outliers")
     assert lines[1].startswith("scfm: warning: 7 of 9 cells express more than the 29 genes that the model takes")
+    assert "--gene-order='expression' keeps those with the highest counts" in lines[1]
 
 
 @pytest.mark.filterwarnings("ignore:.*cells hold no gene of the model", "ignore:Variable names are not unique")

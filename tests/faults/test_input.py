@@ -133,6 +133,9 @@ UNKNOWN_GENES: dict[str, tuple[list[str], str]] = {
     "other human ids": ([f"ENSG{i:011d}" for i in range(700, 700 + N_GENES)], "human Ensembl ids such as"),
     "symbols": ([f"XYZ{i}" for i in range(N_GENES)], "gene symbols or other names such as"),
     "numbers": ([str(i) for i in range(N_GENES)], "plain numbers"),
+    "barcodes": ([f"lane1_{'ACGT' * 4}-{i}" for i in range(N_GENES)], r"barcodes of cells .*adata\.T"),
+    "id and symbol": ([f"{gene}_S{i}" for i, gene in enumerate(IDS)], r"Ensembl ids joined to other names \(split"),
+    "symbol and id": ([f"S{i}|{gene}.2" for i, gene in enumerate(IDS)], r"Ensembl ids joined to other names \(split"),
 }
 
 
@@ -267,7 +270,7 @@ BAD_ARGUMENTS: dict[str, tuple[dict[str, Any], Errors, str]] = {
     "dtype": ({"dtype": "float64"}, ValueError, "dtype='float64' is not supported; use one of float32, bfloat16"),
     "dtype name": ({"dtype": "single"}, ValueError, "dtype='single' is not supported"),
     "device": ({"device": "tpux"}, ValueError, "device='tpux' is not a torch device; use 'cpu', 'cuda'"),
-    "absent device": ({"device": "cuda:99"}, ValueError, "cannot be used here; available: cpu.*device=None"),
+    "absent device": ({"device": "cuda:99"}, ValueError, "cannot be used here; available: cpu.*the fastest"),
     "compat": ({"compat": "legacy"}, ValueError, "compat='legacy' is not known; use 'upstream'"),
     "n_counts": ({"compat": "upstream"}, KeyError, r"obs\['n_counts'\], which is missing.*compat=None"),
     "option": ({"n_batches": 3}, TypeError, "'n_batches' is no option of this call.*'geneformer' takes no options"),
@@ -298,9 +301,9 @@ def test_data_of_another_type(v2: FoundationModel, tmp_path: Path) -> None:
     for data in (path, str(path)):
         with pytest.raises(ValueError, match=r"tl.embed does not change the file .*a.h5ad. Give out="):
             scfm.tl.embed(data, v2)
-    with pytest.raises(TypeError, match=r"got a ndarray"):
+    with pytest.raises(TypeError, match=r"got ndarray"):
         scfm.tl.embed(counts(), v2)  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match=r"got a ndarray. Wrap a matrix in an AnnData"):
+    with pytest.raises(TypeError, match=r"got ndarray. Wrap a matrix in an AnnData"):
         v2.embed(counts())  # type: ignore[arg-type]
     with pytest.raises(FileNotFoundError, match=r"no file .*b.h5ad"):
         v2.embed(tmp_path / "b.h5ad")

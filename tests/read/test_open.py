@@ -99,6 +99,15 @@ def test_the_one_layer_that_holds_counts_is_read(
         np.testing.assert_array_equal(source.read(0, 23).totals, adata.layers["counts"].sum(axis=1).A1)
 
 
+def test_counts_of_a_layer_stand_for_an_x_of_zeros(build: Callable[..., ad.AnnData], x: np.ndarray) -> None:
+    adata = build(values=np.zeros_like(x), raw=False, layer=False)
+    assert open_counts(adata).element.name == "X"
+    adata.layers["empty"] = np.zeros_like(x)
+    adata.layers["spliced"] = x
+    with pytest.warns(UserWarning, match=r"X holds only zeros; reading layers\['spliced'\]"):
+        assert open_counts(adata).element.layer == "spliced"
+
+
 def test_several_layers_that_hold_counts_are_named(build: Callable[..., ad.AnnData], lognorm: np.ndarray) -> None:
     adata = build(values=lognorm, raw=False)
     adata.layers["spliced"] = adata.layers["counts"]
@@ -142,6 +151,10 @@ def test_no_counts_at_all(build: Callable[..., ad.AnnData], lognorm: np.ndarray)
         (lambda x: np.log1p(x), r"log-transformed values \(the largest of the sample is 1\.\d"),
         (lambda x: x / np.maximum(x.sum(axis=1, keepdims=True), 1) * 1e4, "values normalised to 10000 in each cell"),
         (lambda x: x * 100.5, "values with fractions"),
+        (
+            lambda x: np.where(np.arange(x.shape[1]) % 3, x, x * 1.3),
+            r"mostly whole numbers \(\d+% of the values have fr",
+        ),
     ],
 )
 @pytest.mark.parametrize("form", ["csr", "csc", "dense"])
@@ -297,6 +310,10 @@ def test_paths_to_nothing(tmp_path: Path) -> None:
     (tmp_path / "text.h5ad").write_text("cell,gene")
     with pytest.raises(ValueError, match=r"text\.h5ad' is no HDF5 file\. Accepted"):
         open_counts(tmp_path / "text.h5ad")
+    for name, start, program in (("a.h5ad.gz", b"\x1f\x8b\x08", "gunzip"), ("a.zarr.zip", b"PK\x03\x04", "unzip")):
+        (tmp_path / name).write_bytes(start + bytes(100))
+        with pytest.raises(ValueError, match=rf"{name}' is no HDF5 file\. It is compressed: .*{program} first\."):
+            open_counts(tmp_path / name)
     with pytest.raises(ValueError, match=r"with neither a zarr store nor a matrix\.mtx\. Accepted"):
         open_counts(tmp_path)
     with h5py.File(tmp_path / "other.h5", "w") as file:

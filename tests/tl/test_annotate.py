@@ -410,6 +410,8 @@ def test_what_is_no_reference() -> None:
         ValueError, match=r"No cell of the reference has a label in obs\['cell_type'\] and an embedding"
     ):
         annotate(query, empty, **HOW)
+    with pytest.raises(ValueError, match="No cell to annotate has an embedding"):
+        annotate(query[:0].copy(), made(), **HOW)
     unknown = made()
     unknown.obs["cell_type"] = unknown.obs["cell_type"].cat.rename_categories({"NK cell": "unknown"})
     with pytest.raises(ValueError, match="'unknown' is one of the labels and the name for rejected cells"):

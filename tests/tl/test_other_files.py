@@ -83,3 +83,11 @@ def test_a_store_of_them(path: Path, cells: ad.AnnData, model: FoundationModel, 
 def test_the_command_line_takes_them(path: Path, cells: ad.AnnData, model: FoundationModel, tmp_path: Path) -> None:
     assert main(["embed", str(path), "--model", "scfm-mini", "--out", str(tmp_path / "out.h5ad")]) == 0
     np.testing.assert_allclose(ad.read_h5ad(tmp_path / "out.h5ad").obsm["X_scfm_mini"], model.embed(cells), atol=1e-5)
+
+
+def test_what_a_file_holds_says_how_its_copy_ends(cells: ad.AnnData, model: FoundationModel, tmp_path: Path) -> None:
+    cells.write_h5ad(tmp_path / "hdf5.zarr")
+    with pytest.raises(ValueError, match=r"must end in \.h5ad"):
+        scfm.tl.embed(tmp_path / "hdf5.zarr", model, out=tmp_path / "out.zarr")
+    out = scfm.tl.embed(tmp_path / "hdf5.zarr", model, out=tmp_path / "out.h5ad")
+    np.testing.assert_allclose(ad.read_h5ad(out).obsm["X_scfm_mini"], model.embed(cells), atol=1e-5)

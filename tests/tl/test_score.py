@@ -8,14 +8,18 @@ from typing import TYPE_CHECKING
 import anndata as ad
 import numpy as np
 import pytest
+import torch
 from scipy import sparse
 
 import scfm
 from scfm.cli import main
+from scfm.model.families.transcriptformer.score import Scorer
 from scfm.testing import write_transcriptformer
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from scfm._types import TokenBatch
 
 N_OBS, N_GENES = 7, 40
 NAMES = ("transcriptformer_count_llh", "transcriptformer_gene_llh")
@@ -94,3 +98,19 @@ def test_command(folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture)
     found = ad.read_h5ad(tmp_path / "b.h5ad")
     for name in NAMES:
         np.testing.assert_array_equal(found.layers[name].toarray(), adata.layers[name].toarray())
+
+
+def test_a_value_that_is_not_finite_is_not_left_out(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = Scorer.__call__
+
+    def spoilt(scorer: Scorer, network: torch.nn.Module, batch: TokenBatch) -> torch.Tensor:
+        scores = plain(scorer, network, batch)
+        scores[int(batch.lengths[0]) - 1, 1] = torch.nan  # the last gene of the first cell
+        return scores
+
+    monkeypatch.setattr(Scorer, "__call__", spoilt)
+    adata = cells()[0].copy()
+    with pytest.warns(UserWarning, match="1 of 1 cells have results that are not finite"):
+        scfm.tl.score(adata, folder, gene_key="ids")
+    assert np.isfinite(adata.obs[NAMES[0]]).all()
+    assert np.isnan(adata.obs[NAMES[1]]).all()

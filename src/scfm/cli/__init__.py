@@ -18,7 +18,7 @@ from scfm.cli._upstream import from_upstream
 from scfm.cli._words import WrongCall, as_options, known_words
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
 __all__ = ["main"]
 
@@ -48,8 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(command: Command, values: dict[str, object], *, debug: bool) -> int:
+    options = [option.name for option in command.all_options()]
     try:
-        with _reporting():
+        with _reporting(options):
             command.call(**values)
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -59,27 +60,27 @@ def _run(command: Command, values: dict[str, object], *, debug: bool) -> int:
     except Exception as error:
         if debug:
             raise
-        return _failed(error, values)
+        return _failed(error, options)
     return 0
 
 
-def _failed(error: Exception, options: Iterable[str] = ()) -> int:
+def _failed(error: Exception, options: Sequence[str] = ()) -> int:
     """Say in one line what is wrong; the exit code."""
     text = error.args[0] if isinstance(error, KeyError) and error.args else error
-    print(f"scfm: {type(error).__name__}: {masked(as_options(str(text), list(options)))}", file=sys.stderr)
+    print(f"scfm: {type(error).__name__}: {masked(as_options(str(text), options))}", file=sys.stderr)
     return 1
 
 
 @contextmanager
-def _reporting() -> Iterator[None]:
-    """Show what is done, and warnings as one line, without the place in the code."""
+def _reporting(options: Sequence[str]) -> Iterator[None]:
+    """Show what is done, and warnings as one line, in the words of a shell, without the place in the code."""
     from scfm._settings import console, settings
 
     said = settings.verbosity
     settings.verbosity = said if os.environ.get("SCFM_VERBOSITY") else "info"
     shown, warnings.formatwarning = (
         warnings.formatwarning,
-        lambda message, *_, **__: f"scfm: warning: {masked(message)}\n",
+        lambda message, *_, **__: f"scfm: warning: {masked(as_options(str(message), options))}\n",
     )
     console.always = True
     try:

@@ -131,6 +131,8 @@ class Command:
     """Parameters of the verb that are no options."""
     families: str | None = None
     """Whose options there are: of all families of models, or of those with an optional method of the recipe."""
+    several: tuple[str, ...] = ()
+    """Parameters of which several may be given, such as the files that a shell makes of a pattern."""
     texts: Mapping[str, str] = field(default_factory=dict)
     """Help that differs from that of other commands."""
 
@@ -147,7 +149,11 @@ class Command:
         hidden = ("verb", *self.hidden)
         own = list(_options(_function(self.run), hidden))
         verbs = _options(_function(self.verb), (*hidden, *(o.name for o in own))) if self.verb else ()
-        return [option._replace(text=self.texts.get(option.name, option.text)) for option in (*verbs, *own)]
+        kinds = dict.fromkeys(self.several, list[str])
+        return [
+            option._replace(text=self.texts.get(option.name, option.text), kind=kinds.get(option.name, option.kind))
+            for option in (*verbs, *own)
+        ]
 
     def family_options(self) -> Iterator[tuple[str, Option]]:
         """Options of families, each with the families that have it; without a value families keep their default.
@@ -178,10 +184,13 @@ class Command:
         for owners, option in found.values():
             yield ", ".join(owners), option
 
+    def all_options(self) -> list[Option]:
+        """Everything it takes."""
+        return [*self.options(), *(option for _, option in self.family_options())]
+
     def flags(self) -> set[str]:
         """Names of the options that may be given without a value."""
-        given = [*self.options(), *(option for _, option in self.family_options())]
-        return {option.name for option in given if option.is_flag}
+        return {option.name for option in self.all_options() if option.is_flag}
 
     def parser(self) -> ArgumentParser:
         """Parser of the words after the name of the command."""

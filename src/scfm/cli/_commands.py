@@ -25,8 +25,9 @@ COMMANDS = {
         positional=("source",),
         hidden=("client", "resume"),
         families="all",
+        several=("source",),
         texts={
-            "source": "file, pattern such as 'atlas/*.h5ad', folder of zarr stores, or address of a zarr store",
+            "source": "files, patterns such as 'atlas/*.h5ad', folders of zarr stores, or addresses of zarr stores",
             "out": "folder of the store; one that is not complete is continued",
             "into_source": "add the embeddings to SOURCE at the end, to each file those of its cells",
         },

@@ -153,6 +153,9 @@ def metrics(
 
 def match(verb: Callable[..., Any], **arguments: Any) -> None:
     """Report how genes match."""
+    from scfm import settings
+
+    settings.verbosity = "warning"  # the report is printed, and would be logged, too
     report = verb(**arguments)
     print(report)
     if report.examples_unmatched:

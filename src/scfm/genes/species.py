@@ -65,6 +65,10 @@ _RODENT_SYMBOL = re.compile(r"[A-Z][a-z]+[a-z0-9]*(-[a-z0-9]+)?|Rp[ls]\w+|\d{7}[
 _KINDS = {
     "plain numbers (Entrez ids or a running index?)": re.compile(r"\d+"),
     "genomic regions (peaks)": re.compile(r"(chr)?\w+[:-]\d+-\d+"),
+    "barcodes of cells (of a matrix of genes × cells? pass adata.T)": re.compile(r"(.*[_:#-])?[ACGT]{12,}([-._:].*)?"),
+    "Ensembl ids joined to other names (split them first)": re.compile(
+        r"ENS[A-Z]*G\d+(\.\d+)?[_|:;/ -].+|.+[_|:;/ -]ENS[A-Z]*G\d+(\.\d+)?"
+    ),
 }
 
 
@@ -145,7 +149,6 @@ def describe_ids(ids: Iterable[str]) -> str:
 
 
 def _kind(gene: str) -> str:
+    found = next((kind for kind, pattern in _KINDS.items() if pattern.fullmatch(gene)), "")
     species = ensembl_species(gene)
-    if species:
-        return f"{species} Ensembl ids"
-    return next((kind for kind, pattern in _KINDS.items() if pattern.fullmatch(gene)), "")
+    return f"{species} Ensembl ids" if species and not found else found

@@ -33,6 +33,8 @@ ACCEPTED = (
     "matrix.mtx folder of 10x, or the address of a .zarr store"
 )
 TEXT = (".csv", ".tsv", ".txt", ".tab")
+UNPACK = {b"\x1f\x8b": "gunzip", b"PK": "unzip"}
+"""What compressed files begin with, and the program that unpacks them."""
 
 
 def open_container(data: Any, modality: str | None) -> Container:
@@ -151,7 +153,10 @@ def _open_h5(path: Path) -> Any:
                 f"anndata.io.read_csv({str(path)!r}), take adata.T if its rows are genes, and pass adata."
             )
             raise ValueError(msg)
-        msg = f"{str(path)!r} is no HDF5 file. Accepted: {ACCEPTED}."
+        with path.open("rb") as file:
+            program = UNPACK.get(file.read(2))
+        unpack = f" It is compressed: unpack it with {program} first." if program else ""
+        msg = f"{str(path)!r} is no HDF5 file.{unpack} Accepted: {ACCEPTED}."
         raise ValueError(msg)
     try:
         return h5py.File(path, "r")

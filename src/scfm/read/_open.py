@@ -55,8 +55,8 @@ def open_counts(
     layer
         Read ``layers[layer]``.
     use_raw
-        ``True``: read raw. ``False``: read X. ``None``: read X if a sample of it holds counts; else raw if that does,
-        else the one layer that does, either with a warning; else X, with a warning.
+        ``True``: read raw. ``False``: read X. ``None``: read X if a sample of it holds counts that are not all 0; else raw
+        if that does, else the one layer that does, either with a warning; else X, with a warning.
     prefer_raw
         With neither ``layer`` nor ``use_raw``: read raw if there is one, else X, whatever they hold.
 
@@ -133,7 +133,7 @@ def _autodetect(container: Container) -> CountSource:
     found = "is None"
     if container.has_x:
         x, check = _checked(container, Element("X"))
-        if check.integers:
+        if check.integers and not check.all_zero:
             return x
         found = f"holds {check.kind}"
     holding = _with_integers(container, Element("X"))
@@ -203,7 +203,8 @@ def _with_integers(container: Container, element: Element) -> list[CountSource]:
         if other != element and other.layer not in PARTS:
             with suppress(TypeError, ValueError):  # a matrix that cannot be read is no advice
                 source = CountSource(container, other)
-                if check_counts(source).integers:
+                check = check_counts(source)
+                if check.integers and not check.all_zero:
                     found.append(source)
     return found
 

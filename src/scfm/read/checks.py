@@ -30,6 +30,8 @@ class CountCheck:
     """Cell, gene and value of the first entry that is negative, infinite or NaN."""
     only_bad: bool = False
     """Whether all other values of the sample are counts."""
+    all_zero: bool = False
+    """Whether all values are 0, as in a matrix that another program left empty."""
 
     @property
     def kind(self) -> str:
@@ -57,26 +59,29 @@ def check_counts(source: CountSource) -> CountCheck:
     -------
     What its values look like.
     """
-    largest, whole, bad = 0.0, True, None
+    largest, n_values, n_fractions, bad = 0.0, 0, 0, None
     sums: list[NDArray[np.float64]] = [np.zeros(0)]
     for start, stop in spread(source.n_obs):
         block = source.peek(start, stop)
         data: NDArray[Any] = block.data
         possible = np.isfinite(data) & (data >= 0)
         bad = bad or _first_bad(block, possible)
-        values = data[possible]
+        values = data[possible & (data > 0)]
         if len(values):
             largest = max(largest, float(values.max()))
-            whole = whole and bool((values == np.rint(values)).all())
+            n_values += len(values)
+            n_fractions += int(np.count_nonzero(values != np.rint(values)))
         sums.append(block.totals)
     if bad is not None:
-        return CountCheck(False, f"the value {bad[2]:g}", bad, only_bad=whole and largest > 0)
-    if whole:
-        return CountCheck(True, "integers")
+        return CountCheck(False, f"the value {bad[2]:g}", bad, only_bad=not n_fractions and largest > 0)
+    if not n_fractions:
+        return CountCheck(True, "integers" if largest else "only zeros", all_zero=not largest)
     totals = np.concatenate(sums)
     totals = totals[totals > 0]
     if len(totals) > 1 and np.ptp(totals) <= 1e-3 * totals.mean():
         return CountCheck(False, f"values normalised to {totals.mean():.6g} in each cell")
+    if n_fractions < n_values / 2:
+        return CountCheck(False, f"mostly whole numbers ({n_fractions / n_values:.0%} of the values have fractions)")
     if largest < 20:
         return CountCheck(False, f"log-transformed values (the largest of the sample is {largest:.3g})")
     return CountCheck(False, f"values with fractions, such as normalised or corrected ones (up to {largest:.6g})")

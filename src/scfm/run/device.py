@@ -49,7 +49,7 @@ def resolve_device(device: str | torch.device | None) -> torch.device:
     }
     if not available.get(found.type, False):
         usable = [kind for kind, usable in available.items() if usable]
-        msg = f"device={device!r} cannot be used here; available: {', '.join(usable)}. device=None picks the fastest."
+        msg = f"device={device!r} cannot be used here; available: {', '.join(usable)}. By default the fastest of these is used."
         raise ValueError(msg)
     return found
 

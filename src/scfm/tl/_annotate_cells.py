@@ -72,7 +72,7 @@ class Cells:
         _check_comparable(data, source, use_rep, values.shape[1], known.shape[1])
         own = labels if source is data else pd.Categorical([None] * len(values))
         wanted, labelled = own.codes < 0, labels.codes >= 0
-        if not wanted.any():
+        if source is data and not wanted.any():
             msg = f"Every cell of data has a label in obs[{labels_key!r}]; set those to annotate to NaN, or give a reference."
             raise ValueError(msg)
         rows = _with_embedding(values, wanted, f"to annotate have no obsm[{use_rep!r}] (NaN) and get no label")

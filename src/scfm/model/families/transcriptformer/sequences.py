@@ -45,8 +45,8 @@ class GeneSequences(FoundationModel):
     matchers = (align, match_column)
     upstream_prefers_raw = True
     warns_truncated = (
-        "of the rest nothing is seen. Which genes come first is up to the order of var; gene_order='expression' keeps "
-        "the highest."
+        "the rest is ignored. Which genes come first depends on the order of var; gene_order='expression' keeps those "
+        "with the highest counts."
     )
 
     gene_files_sha256: str | None = None
