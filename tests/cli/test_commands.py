@@ -258,6 +258,19 @@ def test_score(kind: str, cells: Path, tmp_path: Path) -> None:
     assert main([*call, "--overwrite"]) == 0
 
 
+def test_embeddings_and_scores(cells: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, out = write_transcriptformer(tmp_path / "model", n_genes=40), tmp_path / "out.h5ad"
+    call = ["embed", str(cells), "--out", str(out), "--device", "cpu", "--clip-counts", "20"]
+    assert main([*call, "--model", str(folder), "--scores"]) == 0
+    found, wanted = ad.read_h5ad(out), ad.read_h5ad(cells)
+    scfm.tl.embed(wanted, folder, device="cpu", clip_counts=20)
+    scfm.tl.score(wanted, folder, device="cpu", clip_counts=20)
+    np.testing.assert_array_equal(found.obsm["X_transcriptformer"], wanted.obsm["X_transcriptformer"])
+    np.testing.assert_array_equal(found.obs["transcriptformer_gene_llh"], wanted.obs["transcriptformer_gene_llh"])
+    assert main([*call, "--overwrite", "--model", "scfm-mini", "--scores"]) == 1
+    assert "--scores: scfm-mini has no likelihood" in capsys.readouterr().err
+
+
 def test_the_cache(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["cache"]) == 0
     assert "no models" in capsys.readouterr().out

@@ -103,6 +103,7 @@ TRANSLATED = {
     "a.h5ad --output-path x": "--out=x/embeddings.h5ad a.h5ad",
     "--config-override model.data_config.gene_col_name=id": "--gene-col-name=id",
     "--config-override model.inference_config.num_gpus=2": "--device=cuda:0,cuda:1",
+    "a.h5ad --config-override model.inference_config.output_keys=[embeddings,llh]": "a.h5ad --scores",
     "a.h5ad --out b.h5ad -- --num-gpus 3": "a.h5ad --out b.h5ad -- --num-gpus 3",
 }
 
@@ -122,7 +123,6 @@ WRONG = {
     "--embedding-layer-index 3": "give --hidden-layer, which counts back from the last layer",
     "--emb-type both": "--emb-type both is not known",
     "--config-override clip_counts": "expected a name, = and a value",
-    "--config-override model.inference_config.output_keys.0=llh": "`scfm score` computes log-likelihoods",
     "--data-file": "--data-file takes a value",
     "--checkpoint-dir here": "SCFM_CACHE_DIR=here",
 }

@@ -9,7 +9,7 @@ __all__ = ["COMMANDS"]
 COMMANDS = {
     "embed": Command(
         "Embed the cells of a file and write a copy of it with the embedding.",
-        run="scfm.cli.verbs:with_model",
+        run="scfm.cli.verbs:embed",
         verb="scfm.tl:embed",
         example="scfm embed cells.h5ad --model scfm-mini --out embedded.h5ad",
         families="all",

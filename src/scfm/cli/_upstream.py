@@ -134,8 +134,7 @@ def _override(call: _Call, value: str) -> list[str]:
         msg = f"--config-override {value}: expected a name, = and a value, as model.data_config.clip_counts=20."
         raise WrongCall(msg)
     if names[-1] == "output_keys":
-        msg = f"--config-override {value}: `scfm score` computes log-likelihoods, `scfm embed` embeddings."
-        raise WrongCall(msg)
+        return ["--scores"] if "llh" in given else []
     return [f"--{names[-1].replace('_', '-')}={given}"]
 
 

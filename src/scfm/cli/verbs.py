@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 __all__ = [
     "annotate",
     "cellxgene",
+    "embed",
     "gene_embeddings",
     "marker_genes",
     "match",
@@ -43,6 +45,42 @@ def with_model(
     out = verb(model=model if named else load(model, family=family, dictionaries=dictionaries), **arguments)
     print(f"wrote {out}")
     return out
+
+
+def embed(
+    verb: Callable[..., Path],
+    *,
+    model: str,
+    family: str | None = None,
+    dictionaries: list[str] | None = None,
+    scores: bool = False,
+    **arguments: Any,
+) -> None:
+    """Embed cells, and score them.
+
+    Parameters
+    ----------
+    scores
+        Also add the log-likelihoods of the cells, as the command score does.
+    """
+    from scfm.model import load
+    from scfm.tl import score
+
+    if not scores:
+        with_model(verb, model=model, family=family, dictionaries=dictionaries, **arguments)
+        return
+    loaded = load(model, family=family, dictionaries=dictionaries)
+    if not loaded.implements("scorer"):
+        msg = f"--scores: {loaded.card.id} has no likelihood; leave it out."
+        raise TypeError(msg)
+    out = verb(model=loaded, **arguments)
+    known = signature(score).parameters
+    options = {name: value for name, value in arguments.items() if name not in signature(verb).parameters}
+    shared = {
+        name: value for name, value in arguments.items() if name in known and name not in ("data", "out", "overwrite")
+    }
+    score(out, loaded, out=out, overwrite=True, **shared, **options)
+    print(f"wrote {out}")
 
 
 def gene_embeddings(
