@@ -249,7 +249,11 @@ class _Guard:
             path, _, flags = args
             return bool(flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)) and not self._inside(path)
         if event.startswith(CHANGING):
-            return not all(self._inside(path) for path in args if isinstance(path, str | bytes))
+            start = Path(
+                f"/proc/self/fd/{args[-1]}"
+            )  # from which a path is relative, if the last one is the number of a folder
+            start = start if start.exists() else Path()
+            return not all(self._inside(start / os.fsdecode(path)) for path in args if isinstance(path, str | bytes))
         return event.startswith(FORBIDDEN) and not event.startswith(HARMLESS_CTYPES)
 
     def _inside(self, path: object) -> bool:

@@ -82,7 +82,7 @@ def test_arguments_that_fit_go_through() -> None:
         ({"kind": 1}, TypeError, "kind must be 'a' or 'b'; got 1"),
         ({"names": "gene"}, TypeError, "names must be a list of str or None; got 'gene'"),
         ({"names": ["a", 2]}, TypeError, "names must be a list of str or None; got list of int, str"),
-        ({"names": {"a": 1}}, TypeError, "names must be a list of str or None; got a dict"),
+        ({"names": {"a": 1}}, TypeError, "names must be a list of str or None; got dict"),
         ({"n": True}, TypeError, "n must be int; got True"),
         ({"n": 2.0}, TypeError, "n must be int; got 2.0"),
         ({"share": "half"}, TypeError, "share must be float; got 'half'"),

@@ -345,7 +345,6 @@ PLANS: dict[str, tuple[dict[str, Any] | bytes, bytes]] = {
     "no rows": ({"shard_rows": 0}, b"{}"),
     "no source": ({"identity": []}, b"{}"),
     **{f"plan {text[:5]!r}": (text, b"{}") for text in (b"", b"[]", PAGE, LFS, b"[" * 10**5, b"\xff")},
-    **{f"marker {text[:5]!r}": ({}, text) for text in (b"", b"[]", PAGE, b"[" * 10**5, b"\xff")},
 }
 
 

@@ -12,7 +12,6 @@ import pytest
 
 import scfm
 from scfm.genes import overlap
-from scfm.model.arguments import Arguments
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -106,13 +105,6 @@ def test_what_is_refused(query: ad.AnnData) -> None:
         MODEL.embed(query, shared_with=cells(GENES[200:]))
     with pytest.raises(TypeError, match="shared_with= takes an AnnData, a MuData, a path, or a list of such; got set"):
         MODEL.embed(query, shared_with={"CD3D"})  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("name", ["modality", "layer", "gene_key"])
-@pytest.mark.parametrize("value", [["a"], 3, ("a", "b")])
-def test_names_are_texts(name: str, value: Any) -> None:
-    with pytest.raises(TypeError, match=rf"{name}=.* is a {type(value).__name__}; pass one name, as a string"):
-        Arguments(**{name: value})
 
 
 @pytest.mark.parametrize(
