@@ -106,7 +106,7 @@ def plain(value: Any) -> Any:
     return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
 
 
-@pytest.mark.filterwarnings("default:.*have an assay in obs")
+@pytest.mark.filterwarnings("ignore:.*have an assay in obs")
 @pytest.mark.parametrize("spelling", ["--{} {}", "--{}={}"])
 @pytest.mark.parametrize("kind", ARGUMENTS)
 def test_names_of_upstream_mean_what_ours_mean_in_python(
