@@ -240,3 +240,24 @@ def test_many_genes(reference: Path) -> None:
         for one in ("test", "null")
     )
     null.close(test, {"Test_vs_null_pval": against_null(test, other, by_gene=True)[1]})
+
+
+@pytest.mark.parametrize(("name", "kind"), [("delgrp", "delete"), ("ovxgrp", "overexpress")])
+def test_effects_of_groups_on_other_genes(case: Case, name: str, kind: Kind) -> None:
+    group = tuple(case.expected["group_tokens"].tolist())
+    found: list[tuple[np.ndarray, np.ndarray]] = []
+    arguments = Arguments(hidden_layer=-1, compat="upstream", device="cpu", dtype="float32")
+    with case.model.count_session(case.adata, arguments) as session:
+        task = Perturb(
+            session.model,
+            session.options,
+            Perturbations(kind, (group,)),
+            None,
+            lambda _, genes, effects: found.append((genes, 1 - effects)),
+        )
+        session.run(task, [(int(cell), int(cell) + 1) for cell in case.start])
+    genes, cosines = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    wanted = [case.expected[f"upstream_{name}_genes_lm1_affected{part}"] for part in ("", "_cos")]
+    order, theirs = np.lexsort((cosines, genes)), np.lexsort((wanted[1], wanted[0]))
+    np.testing.assert_array_equal(genes[order], wanted[0][theirs])
+    np.testing.assert_allclose(cosines[order], wanted[1][theirs], atol=TOLERANCE)
