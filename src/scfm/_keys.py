@@ -11,7 +11,10 @@ __all__ = [
     "MARKER_GENES",
     "PARAMS",
     "PERTURB",
+    "EMBEDDINGS",
+    "STATES",
     "STATS",
+    "STATS_PARAMS",
     "ScoreKeys",
     "annotation_keys",
     "check_key",
@@ -21,12 +24,16 @@ __all__ = [
     "provenance_keys",
     "result_keys",
     "score_keys",
+    "state_endings",
 ]
 
 PARAMS = "params"
 MARKER_GENES = "marker_genes"
 PERTURB = "perturb"
-STATS = "stats"
+STATS, STATS_PARAMS = "stats", "stats_params"
+"""Entries of a perturbation in ``uns``: what the tests found, and how they were made."""
+STATES, EMBEDDINGS = "states", "embeddings"
+"""Entries of a perturbation in ``uns``: embeddings of the states, and of cells and copies."""
 FUNCTION = "function"
 """Entry of ``params`` that names the function whose result it describes."""
 MAX_BYTES = 200
@@ -177,6 +184,13 @@ def annotation_keys(key_added: str) -> AnnotationKeys:
         colors=colors_key(key_added),
         uns=key_added,
     )
+
+
+def state_endings(n_states: int) -> list[str]:
+    """Endings of the fields with the effects of a perturbation: a field for each state, or one without any."""
+    if not n_states:
+        return [""]
+    return ["_start", "_goal", *(f"_alternative_{i}" for i in range(1, n_states - 1))]
 
 
 def colors_key(column: str) -> str:

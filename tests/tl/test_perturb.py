@@ -6,6 +6,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import sparse
 from scipy.spatial.distance import cosine
 
 import scfm
@@ -163,6 +164,44 @@ def test_a_run_that_is_only_counted(model: Any, adata: AnnData) -> None:
     assert found["seconds"] > 0
 
 
+@pytest.mark.parametrize("kind", ["delete", "overexpress", "inhibit", "activate"])
+@pytest.mark.filterwarnings("ignore:.*hold no gene of the model")
+def test_cells_with_nothing_to_compare(model: Any, adata: AnnData, kind: Any) -> None:
+    """Without genes, or with none but the one that is changed."""
+    gene = "CD74"
+    adata = scfm.datasets.pbmc68k()[:3].copy()
+    x = adata.X.toarray()
+    x[0], x[1], x[2, adata.var_names.get_loc(gene)] = 0, 0, 2
+    x[1, adata.var_names.get_loc(gene)] = 3
+    adata.X = sparse.csr_matrix(x)
+    scfm.tl.perturb(adata, model, genes=[gene], kind=kind, device="cpu")
+    assert adata.obs["perturb_n"].tolist() == [0, 0, 1]
+    assert adata.layers["perturb"].nnz == 1
+    assert "n_cells_not_finite" not in adata.uns["perturb"]["params"]
+    with pytest.raises(ValueError, match="None of the 1 cells expresses the genes"):
+        scfm.tl.perturb(adata[:1].copy(), model, genes=[gene], kind=kind, device="cpu")
+
+
+def test_genes_of_raw_are_put_under_their_names(model: Any, adata: AnnData) -> None:
+    wanted, genes = adata.copy(), adata.var_names[:4].tolist()
+    scfm.tl.perturb(wanted, model, genes=genes, kind="overexpress", device="cpu")
+    ids = {symbol: gene for symbol, gene in model.vocabulary.symbols.items() if symbol in genes}
+    adata.raw = adata.copy()
+    adata = adata[:, list(ids)].copy()
+    adata.var_names = [ids[name] for name in adata.var_names]
+    scfm.tl.perturb(adata, model, genes=list(ids), kind="overexpress", use_raw=True, device="cpu")
+    found, expected = adata.layers["perturb"].toarray(), wanted[:, list(ids)].layers["perturb"].toarray()
+    np.testing.assert_array_equal(found, expected)
+    assert "perturb" not in adata.obsm
+
+
+def test_a_field_of_somebody_else_stays(model: Any) -> None:
+    adata = scfm.datasets.pbmc68k()
+    adata.layers["perturb_alternative_1"] = adata.X.copy()
+    with pytest.raises(ValueError, match="perturb_alternative_1"):
+        scfm.tl.perturb(adata, model, genes=["CD74"], alternatives=["CD34+"], **STATES)
+
+
 STATES = {"states_key": "bulk_labels", "start": "CD19+ B", "goal": "CD56+ NK"}
 
 
@@ -180,6 +219,11 @@ STATES = {"states_key": "bulk_labels", "start": "CD19+ B", "goal": "CD56+ NK"}
         (STATES | {"goal": "CD19+ B"}, ValueError, "must be different states"),
         (STATES | {"goal": "neuron"}, ValueError, "No cell has the state 'neuron'"),
         (STATES | {"state_average": "mode"}, ValueError, "'mean' or 'median'"),
+        (
+            {"genes": [tuple(scfm.datasets.pbmc68k().var_names[:9])], "max_tokens": 9, "kind": "overexpress"},
+            ValueError,
+            "group of 9 genes",
+        ),
         ({"n_cells": 0}, ValueError, "n_cells must be at least 1"),
     ],
 )

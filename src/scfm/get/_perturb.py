@@ -9,7 +9,7 @@ import pandas as pd
 from anndata import AnnData
 
 from scfm._checks import typed
-from scfm._keys import PERTURB, STATS
+from scfm._keys import EMBEDDINGS, PERTURB, STATS
 from scfm.metrics.shifts import shifts_of
 
 __all__ = ["perturb_df", "perturbed"]
@@ -107,7 +107,7 @@ def perturbed(adata: AnnData, key: str = PERTURB) -> AnnData:
     >>> scfm.get.perturbed(adata).obs["perturbation"].cat.categories.tolist()
     ['CD74', 'HLA-DRA', 'control']
     """
-    stored = adata.uns.get(key, {}).get("embeddings")
+    stored = adata.uns.get(key, {}).get(EMBEDDINGS)
     if stored is None:
         msg = (
             f"uns[{key!r}] holds no embeddings; call scfm.tl.perturb(adata, model, genes=[...], embeddings=True) first."

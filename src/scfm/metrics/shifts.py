@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from scfm._keys import PARAMS
+from scfm._keys import PARAMS, STATES, state_endings
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -49,11 +49,11 @@ def shifts_of(adata: AnnData, key: str, state: str) -> Shifts:
     if "n_cells_perturbed" not in params:
         msg = f"uns[{key!r}] holds no perturbation; call scfm.tl.perturb(adata, model, key_added={key!r}) first."
         raise KeyError(msg)
-    known = ["start", "goal", *(f"alternative_{i}" for i in range(1, len(params.get("states", ())) - 1))]
-    if "states" in params and state not in known:
-        msg = f"state={state!r} was not computed; found {known}."
+    endings = state_endings(len(params.get(STATES, ())))
+    field = f"{key}_{state}" if STATES in params else key
+    if field not in [key + ending for ending in endings]:
+        msg = f"state={state!r} was not computed; found {[ending.removeprefix('_') for ending in endings]}."
         raise KeyError(msg)
-    field = f"{key}_{state}" if "states" in params else key
     parts, names = [], pd.Index([], dtype=object)
     if field in adata.layers:
         matrix = adata.layers[field].tocoo()

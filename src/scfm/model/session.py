@@ -276,6 +276,11 @@ class CountSession(Session):
             )
         return found
 
+    def tokens_for(self, names: pd.Index) -> NDArray[np.int32]:
+        """Token of each gene of the object, −1 for none; found and warned about as :meth:`columns_for` does."""
+        columns = self.columns_for(names)
+        return np.where(columns >= 0, self.genes.tokens[columns], -1).astype(np.int32)
+
     def description(self) -> dict[str, Any]:
         """As of every session, with how the genes matched and what the family adds."""
         extra = self.model.extra_params(self.source, self.options)

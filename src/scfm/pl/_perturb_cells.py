@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scfm._checks import typed
-from scfm._keys import PERTURB
+from scfm._keys import EMBEDDINGS, PERTURB
 from scfm.get import perturbed
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def perturb_cells(
     if places is None:
         msg = f"basis={basis!r} is not in obsm; found {list(adata.obsm)}."
         raise KeyError(msg)
-    cells = np.asarray(adata.uns[key]["embeddings"]["cells"])
+    cells = np.asarray(adata.uns[key][EMBEDDINGS]["cells"])
     control, changed = (names == "control").to_numpy(), (names == perturbation).to_numpy()
     if control.sum() <= n_neighbors:
         msg = f"n_neighbors={n_neighbors} takes more than as many perturbed cells; there are {int(control.sum())}."

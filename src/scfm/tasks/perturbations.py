@@ -37,33 +37,31 @@ class Perturbations:
     anchor: int | None = None
 
     def of(self, genes: NDArray[np.int32], max_genes: int) -> Iterator[tuple[int, NDArray[np.int32]]]:
-        """Changed copies of a cell: the number of the group (without groups, the token of the gene) and the genes after it."""
+        """Changed copies of a cell: the number of the group (without groups, the token of the gene) and the genes after it.
+
+        Where no gene would be left as it was, there is nothing to compare, and no copy.
+        """
         rank_of = dict(zip(genes.tolist(), range(len(genes)), strict=True))
-        groups = (
-            zip(rank_of, ((token,) for token in rank_of), strict=True)
-            if self.groups is None
-            else enumerate(self.groups)
-        )
-        for tag, group in groups:
+        for tag, group in self._groups_of(rank_of):
+            yield tag, edit_ranks(genes, rank_of, group, self.kind, max_genes)
+
+    def count(self, genes: NDArray[np.int32]) -> int:
+        """Number of the copies that :meth:`of` makes."""
+        return sum(1 for _ in self._groups_of(dict(zip(genes.tolist(), range(len(genes)), strict=True))))
+
+    def _groups_of(self, rank_of: Mapping[int, int]) -> Iterator[tuple[int, tuple[int, ...]]]:
+        """What is changed in a cell, by its tag: genes in the order in which they come to the front."""
+        each = ((token, (token,)) for token in rank_of)
+        for tag, group in each if self.groups is None else enumerate(self.groups):
             if self.anchor is not None:
                 if self.anchor not in rank_of or self.anchor in group:
                     continue
                 group = tuple(sorted((self.anchor, *group), key=lambda token: rank_of.get(token, -1)))
-            elif self.groups is None and self.kind == "overexpress" and rank_of[group[0]] == 0:
+            elif self.groups is None and self.kind == "overexpress" and rank_of[tag] == 0:
                 continue  # it is the first already
-            changed = edit_ranks(genes, rank_of, group, self.kind, max_genes)
-            if changed is not None:
-                yield tag, changed
-
-    def count(self, genes: NDArray[np.int32]) -> int:
-        """Number of the copies that :meth:`of` makes."""
-        expressed = set(genes.tolist())
-        if self.anchor is not None and self.anchor not in expressed:
-            return 0
-        if self.groups is None:
-            return len(expressed) - (1 if expressed and (self.anchor is not None or self.kind == "overexpress") else 0)
-        groups = [group for group in self.groups if self.anchor not in group]
-        return sum(self.kind == "overexpress" or expressed.issuperset(group) for group in groups)
+            changed = set(group)
+            if not rank_of.keys() <= changed and (self.kind == "overexpress" or changed <= rank_of.keys()):
+                yield tag, group
 
     def tokens(self, tag: int) -> list[int]:
         """The tokens that a copy with this tag differs in."""
@@ -73,8 +71,8 @@ class Perturbations:
 
 def edit_ranks(
     genes: NDArray[np.int32], rank_of: Mapping[int, int], group: Sequence[int], kind: Kind, max_genes: int
-) -> NDArray[np.int32] | None:
-    """Change some of the genes of a cell.
+) -> NDArray[np.int32]:
+    """Change some of the genes of a cell, which expresses all of them, except for ``"overexpress"``.
 
     Parameters
     ----------
@@ -93,14 +91,12 @@ def edit_ranks(
 
     Returns
     -------
-    The genes after it; ``None`` if the cell does not express all of ``group``, which all kinds but ``"overexpress"`` need.
+    The genes after it.
     """
     ranks = [rank_of[token] for token in group if token in rank_of]
     rest = np.delete(genes, ranks)
     if kind == "overexpress":
         return np.concatenate([np.asarray(group, genes.dtype), rest])[:max_genes]
-    if len(ranks) < len(group):
-        return None
     if kind == "delete":
         return rest
     step = -(-len(genes) // 4) * (1 if kind == "inhibit" else -1)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from scfm._checks import typed
 from scfm._docs import with_parameters
-from scfm._keys import PARAMS, PERTURB, check_key
+from scfm._keys import EMBEDDINGS, PARAMS, PERTURB, STATES, check_key, state_endings
 from scfm.model import FoundationModel, load
 from scfm.model.arguments import Arguments
 from scfm.model.registry import families_with
@@ -183,7 +183,8 @@ def perturb(
             states = states_of(session, states_key, start, goal, alternatives)
             return Screen(session, genes, kind, anchor, states, n_cells, seed).workload()
     target = target_of(data, "perturb", modality=modality, out=out, overwrite=overwrite, copy=copy)
-    places = [(slot, f"{key_added}{suffix}") for slot in ("layers", "obsm") for suffix in ("", "_start", "_goal")]
+    n_states = 0 if states_key is None else 2 + len(alternatives or ())
+    places = [(slot, key_added + ending) for slot in ("layers", "obsm") for ending in state_endings(n_states)]
     target.check_free(
         key_added, *places, ("obs", f"{key_added}_n"), ("varp", key_added), ("varm", f"{key_added}_effects")
     )
@@ -207,10 +208,10 @@ def perturb(
         params |= screen.described()
         stored: dict[str, Any] = {PARAMS: params}
         if states is not None:
-            params |= {"states_key": states.key, "states": states.names, "state_average": state_average}
-            stored["states"] = averages
+            params |= {"states_key": states.key, STATES: states.names, "state_average": state_average}
+            stored[STATES] = averages
         if embeddings:
-            stored["embeddings"] = screen.embedded(task)
+            stored[EMBEDDINGS] = screen.embedded(task)
         results = screen.placed(task, key_added, target.var_names)
     return target.store(replace(results, uns={key_added: stored}))
 

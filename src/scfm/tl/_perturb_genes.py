@@ -1,4 +1,4 @@
-"""From the genes that a user names to the tokens that are changed, and from effects to the places where they are stored."""
+"""From the genes that a user names to the tokens that are changed."""
 
 from __future__ import annotations
 
@@ -11,12 +11,9 @@ from scfm.genes.align import token_finder
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import numpy as np
-    from numpy.typing import NDArray
-
     from scfm.model.session import CountSession
 
-__all__ = ["ALL", "Chosen", "chosen_genes", "first_columns"]
+__all__ = ["ALL", "Chosen", "chosen_genes"]
 
 ALL = "all"
 
@@ -63,11 +60,6 @@ def chosen_genes(
             msg = f"The group {name!r} holds a gene twice: {named[name]}."
             raise ValueError(msg)
     return Chosen(list(named), list(named.values()), groups)
-
-
-def first_columns(tokens: NDArray[np.int32]) -> dict[int, int]:
-    """The first column of each token."""
-    return {token: column for column, token in reversed(list(enumerate(tokens.tolist()))) if token >= 0}
 
 
 def _tokens_of(names: list[str], session: CountSession) -> list[int]:

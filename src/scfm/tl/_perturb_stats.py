@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from scfm._checks import typed
-from scfm._keys import PARAMS, PERTURB, STATS
+from scfm._keys import PARAMS, PERTURB, STATES, STATS, STATS_PARAMS
 from scfm._warn import warn
 from scfm.metrics.shift_tests import against_null, against_others, mixture, paired, summary
 from scfm.metrics.shifts import Shifts, shifts_of
@@ -27,7 +27,6 @@ __all__ = ["perturb_stats"]
 Test = Literal["paired", "ranksum", "null", "mixture"]
 DONORS = ("donor_id", "donor", "individual", "patient", "subject")
 """Columns of obs that tell whose cells they are."""
-STATS_PARAMS = "stats_params"
 
 
 @typed
@@ -128,7 +127,7 @@ def perturb_stats(
         )
     table = pd.concat(tables, ignore_index=True)
     table = table.assign(group=pd.Categorical(table["group"]))[["group", *table.columns.drop("group")]]
-    if "states" in result[PARAMS]:
+    if STATES in result[PARAMS]:
         table["direction"] = np.where(table["effect"] > 0, "towards", "away")
     changed = adata.copy() if copy else adata
     given: dict[str, Any] = {

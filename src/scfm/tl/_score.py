@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from scfm._checks import typed
 from scfm._docs import with_parameters
 from scfm._keys import PARAMS, score_keys
@@ -21,15 +19,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    import pandas as pd
     import torch
     from anndata import AnnData
     from mudata import MuData
-    from numpy.typing import NDArray
 
     from scfm._types import Compat
     from scfm.model import FoundationModel
-    from scfm.model.session import CountSession
     from scfm.run.device import Device
 
 __all__ = ["score"]
@@ -135,16 +130,10 @@ def score(
     names = (keys.count_llh, keys.gene_llh)
     target.check_free(keys.uns, *((slot, name) for slot in ("obs", "layers")[: 1 + per_gene] for name in names))
     with loaded.count_session(target.data, replace(arguments, pooling="gene", hidden_layer=0)) as session:
-        tokens = _tokens_for(session, target.var_names) if per_gene else None
+        tokens = session.tokens_for(target.var_names) if per_gene else None
         task = Scores(session.model, session.options, session.source.n_obs, tokens)
         params = session.params(session.run(task))
     del params["pooling"]
     columns = dict(zip(names, task.values.T, strict=True))
     layers = dict(zip(names, task.by_gene(), strict=True)) if per_gene else {}
     return target.store(Results(obs=columns, layers=layers, uns={keys.uns: {PARAMS: params}}))
-
-
-def _tokens_for(session: CountSession, names: pd.Index) -> NDArray[np.int32]:
-    """Token of each gene of the data, −1 for none: the genes of ``raw`` may be more, or have other names."""
-    columns = session.columns_for(names)
-    return np.where(columns >= 0, session.genes.tokens[columns], -1).astype(np.int32)

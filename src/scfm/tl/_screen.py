@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from scfm._keys import state_endings
 from scfm._write import Results
 from scfm.batch import ranges_of
 from scfm.genes import first_index
@@ -15,7 +16,7 @@ from scfm.metrics.ranking import cells_of_groups
 from scfm.run import ArraySink
 from scfm.tasks import Embed, Perturb, Perturbations
 from scfm.tl._gene_effects import GeneEffects
-from scfm.tl._perturb_genes import ALL, chosen_genes, first_columns
+from scfm.tl._perturb_genes import ALL, chosen_genes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -77,6 +78,11 @@ class Screen:
             msg = "embeddings=True keeps an embedding for each gene of each cell; name the genes= that it is to be kept for."
             raise ValueError(msg)
         groups = None if self._chosen is None else tuple(self._chosen.groups)
+        longest = max((len(group) for group in groups or ()), default=0)
+        most = session.model.max_genes(session.options)
+        if kind == "overexpress" and longest >= most:
+            msg = f"genes holds a group of {longest:,} genes, which leave no room for others: the model takes {most:,}."
+            raise ValueError(msg)
         token = None if anchor is None else chosen_genes([anchor], session).groups[0][0]
         self._perturbations = Perturbations(kind, groups, token)
         of_start = (
@@ -125,10 +131,12 @@ class Screen:
 
         rows, tags, effects = task.effects.table()
         n_obs, obs_names = self._session.source.n_obs, self._session.source.obs_names
-        columns, names = self._places(np.unique(tags), var_names)
+        tokens = pd.Index(self._session.tokens_for(var_names))
+        columns, names = self._places(np.unique(tags), tokens)
         at = columns.reindex(tags).to_numpy()
         by_gene, layers, obsm = at >= 0, {}, {}
-        for suffix, values in zip(self._suffixes(), effects.T, strict=True):
+        endings = state_endings(0 if self._states is None else len(self._states.names))
+        for suffix, values in zip(endings, effects.T, strict=True):
             if by_gene.any():
                 placed = (values[by_gene], (rows[by_gene], at[by_gene]))
                 layers[key + suffix] = sparse.csr_matrix(placed, shape=(n_obs, len(var_names)))
@@ -136,23 +144,23 @@ class Screen:
                 table = np.full((n_obs, len(names)), np.nan, np.float32)
                 table[rows[~by_gene], names.index.get_indexer(pd.Index(tags[~by_gene]))] = values[~by_gene]
                 obsm[key + suffix] = pd.DataFrame(table, index=obs_names, columns=names.to_numpy())
-        varm, varp = self._on_genes(key, columns, names, var_names)
+        varm, varp = self._on_genes(key, columns, names, tokens, var_names)
         return Results(
             obs={f"{key}_n": np.bincount(rows, minlength=n_obs)}, obsm=obsm, layers=layers, varm=varm, varp=varp
         )
 
     def _on_genes(
-        self, key: str, columns: pd.Series[Any], names: pd.Series[Any], var_names: pd.Index
+        self, key: str, columns: pd.Series[Any], names: pd.Series[Any], tokens: pd.Index, var_names: pd.Index
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Effects of genes on genes for ``varp``, of groups on genes for ``varm``."""
         from scipy import sparse
 
         if self._gene_effects is None:
             return {}, {}
-        affected = self._columns_of(self._gene_effects.tokens, var_names)
+        affected = first_index(tokens, pd.Index(self._gene_effects.tokens))
         perturbed = columns.reindex(self._gene_effects.tags, fill_value=-1).to_numpy()
-        n, found = len(var_names), []
-        for matrix in self._gene_effects.matrices():
+        n, found, matrices = len(var_names), [], self._gene_effects.matrices()
+        for matrix in matrices:
             entries = matrix.tocoo()
             row, column = perturbed[entries.row], affected[entries.col]
             kept = (row >= 0) & (column >= 0)
@@ -161,7 +169,7 @@ class Screen:
         if not len(names):
             return {}, varp
         table = np.full((n, len(names)), np.nan, np.float32)
-        entries = self._gene_effects.matrices()[0][np.searchsorted(self._gene_effects.tags, names.index)].tocoo()
+        entries = matrices[0][np.searchsorted(self._gene_effects.tags, names.index)].tocoo()
         kept = affected[entries.col] >= 0
         table[affected[entries.col][kept], entries.row[kept]] = entries.data[kept]
         return {f"{key}_effects": pd.DataFrame(table, index=var_names, columns=names.to_numpy())}, varp
@@ -173,33 +181,19 @@ class Screen:
         names = np.asarray([*self._chosen.names, CONTROL], dtype=object)[tags]  # cells as they are have the tag -1
         return {"X": vectors, "cells": rows, "perturbation": names.astype(str)}
 
-    def _columns_of(self, tokens: NDArray[np.int64], var_names: pd.Index) -> NDArray[np.int64]:
-        """First column of each token among the genes of the data, −1 for none."""
-        first, source = first_columns(self._session.genes.tokens), self._session.source.var.index
-        places = first_index(var_names, source)
-        return np.asarray([places[first[token]] if token in first else -1 for token in tokens.tolist()], np.int64)
-
-    def _places(self, tags: NDArray[np.int64], var_names: pd.Index) -> tuple[pd.Series[Any], pd.Series[Any]]:
+    def _places(self, tags: NDArray[np.int64], tokens: pd.Index) -> tuple[pd.Series[Any], pd.Series[Any]]:
         """Column in which each tag is stored, −1 for those that have one of their own; and the names of these, by tag."""
         if self._chosen is None:
-            names = self._session.source.var.index
-            first = first_columns(self._session.genes.tokens)
-            called = pd.Series([str(names[first[tag]]) for tag in tags.tolist()], index=tags, dtype=object)
-            columns = self._columns_of(tags, var_names)
+            source = first_index(pd.Index(self._session.genes.tokens), pd.Index(tags))
+            called = pd.Series(self._session.source.var.index[source].astype(str), index=tags, dtype=object)
+            single = tags
         else:
             called = pd.Series(self._chosen.names, dtype=object)
-            tokens = [group[0] if len(group) == 1 else -1 for group in self._chosen.groups]
-            columns = self._columns_of(np.asarray(tokens), var_names)
-        if self._perturbations.anchor is not None:
-            columns = np.full_like(columns, -1)
+            single = np.asarray([group[0] if len(group) == 1 else -1 for group in self._chosen.groups])
+        alone = (single >= 0) & (self._perturbations.anchor is None)
+        columns = np.where(alone, first_index(tokens, pd.Index(single)), -1)
         placed = pd.Series(columns, index=called.index)
         return placed, called[(placed < 0).to_numpy()]
-
-    def _suffixes(self) -> list[str]:
-        if self._states is None:
-            return [""]
-        n = len(self._states.names) - 2
-        return ["_start", "_goal", *(f"_alternative_{i}" for i in range(1, n + 1))]
 
     def _task(self, targets: NDArray[np.float64] | None) -> Perturb:
         model, options = self._session.model, self._session.options

@@ -59,7 +59,7 @@ def states_of(
     if key not in session.source.obs_columns:
         msg = f"states_key={key!r} is not a column of obs; found {session.source.obs_columns}."
         raise KeyError(msg)
-    names = [start, goal, *([alternatives] if isinstance(alternatives, str) else alternatives or ())]
+    names = [start, goal, *(alternatives or ())]
     if len(set(names)) < len(names):
         msg = f"start, goal and alternatives must be different states, got {names}."
         raise ValueError(msg)
