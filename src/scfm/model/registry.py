@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = [
     "card_of",
     "cards",
+    "check_offers",
     "families",
     "families_with",
     "family_class",
@@ -108,6 +109,16 @@ def family_class(family: str) -> type[FoundationModel]:
 def families_with(method: str) -> list[str]:
     """Names of the families that have an optional method of :class:`scfm.model.recipe.Recipe`."""
     return sorted(name for name, cls in families().items() if cls.implements(method))
+
+
+def check_offers(card: ModelCard, method: str, words: str) -> None:
+    """Raise a TypeError that lists the families which have an optional method, unless that of the model does.
+
+    ``words`` say what the model lacks, and what the families that follow have.
+    """
+    if not family_class(card.family).implements(method):
+        msg = f"{card.id} {words}: {', '.join(families_with(method))}."
+        raise TypeError(msg)
 
 
 def find_card(name: str) -> ModelCard | None:

@@ -16,7 +16,7 @@ from scfm.batch import ranges_of
 from scfm.metrics.ranking import cells_of_groups, ranked_table
 from scfm.model import FoundationModel, load
 from scfm.model.arguments import Arguments
-from scfm.model.registry import families_with, family_class, find_card
+from scfm.model.registry import check_offers, find_card
 from scfm.run.device import default_batch_tokens
 from scfm.tasks import MaskedGenes
 from scfm.tl._target import target_of
@@ -183,13 +183,8 @@ def marker_genes(
 
 
 def _check_masks(card: ModelCard) -> None:
-    """Raise a TypeError unless models of the family were trained with masked genes."""
-    if not family_class(card.family).implements("masked_outputs"):
-        names = ", ".join(families_with("masked_outputs"))
-        msg = (
-            f"{card.id} was not trained with masked genes; marker genes take a model of one of these families: {names}."
-        )
-        raise TypeError(msg)
+    words = "was not trained with masked genes; marker genes take a model of one of these families"
+    check_offers(card, "masked_outputs", words)
 
 
 def _masked_tokens(session: CountSession, genes: Sequence[str] | None) -> np.ndarray:

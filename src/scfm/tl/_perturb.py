@@ -11,7 +11,7 @@ from scfm._docs import with_parameters
 from scfm._keys import EMBEDDINGS, PARAMS, PERTURB, STATES, check_key, state_endings
 from scfm.model import FoundationModel, load
 from scfm.model.arguments import Arguments
-from scfm.model.registry import families_with
+from scfm.model.registry import check_offers
 from scfm.tasks.perturbations import Kind  # noqa: TC001  compared with arguments
 from scfm.tl._perturb_genes import ALL
 from scfm.tl._screen import Screen
@@ -177,7 +177,8 @@ def perturb(
     )
     check_key(key_added)
     loaded = load(model)
-    _check_ranks(loaded)
+    words = "does not read ranked genes; perturbation takes a model of one of these families"
+    check_offers(loaded.card, "rank_frame", words)
     if dry_run:
         with loaded.count_session(data, arguments) as session:
             states = states_of(session, states_key, start, goal, alternatives)
@@ -214,12 +215,3 @@ def perturb(
             stored[EMBEDDINGS] = screen.embedded(task)
         results = screen.placed(task, key_added, target.var_names)
     return target.store(replace(results, uns={key_added: stored}))
-
-
-def _check_ranks(model: FoundationModel) -> None:
-    if not model.implements("rank_frame"):
-        names = ", ".join(families_with("rank_frame"))
-        msg = (
-            f"{model.card.id} does not read ranked genes; perturbation takes a model of one of these families: {names}."
-        )
-        raise TypeError(msg)

@@ -11,7 +11,7 @@ from scfm._keys import PARAMS, score_keys
 from scfm._write import Results
 from scfm.model import load
 from scfm.model.arguments import Arguments
-from scfm.model.registry import families_with
+from scfm.model.registry import check_offers
 from scfm.tasks import Scores
 from scfm.tl._target import target_of
 
@@ -121,11 +121,7 @@ def score(
     score_keys("check", key_added)
     target = target_of(data, "score", modality=modality, out=out, overwrite=overwrite, copy=copy)
     loaded = load(model)
-    if not loaded.implements("scorer"):
-        msg = (
-            f"{loaded.card.id} has no likelihood; models of these families have: {', '.join(families_with('scorer'))}."
-        )
-        raise TypeError(msg)
+    check_offers(loaded.card, "scorer", "has no likelihood; models of these families have")
     keys = score_keys(loaded.family, key_added)
     names = (keys.count_llh, keys.gene_llh)
     target.check_free(keys.uns, *((slot, name) for slot in ("obs", "layers")[: 1 + per_gene] for name in names))

@@ -13,7 +13,7 @@ from scfm._docs import with_parameters
 from scfm._paths import atomic, check_new
 from scfm.model import load_recipe
 from scfm.model.arguments import Arguments
-from scfm.model.registry import families_with
+from scfm.model.registry import check_offers
 from scfm.read import is_tokenized
 from scfm.read.token_files import write_tokens
 
@@ -119,10 +119,8 @@ def tokenize(
         msg = f"obs_columns: {CELL_ID!r} is the column of cell names; rename the column of obs."
         raise ValueError(msg)
     recipe = load_recipe(model, dictionaries)
-    if not recipe.implements("rank_frame"):
-        families = ", ".join(families_with("rank_frame"))
-        msg = f"{recipe.card.id} reads counts, which a tokenised dataset does not contain; these families read ranked genes: {families}."
-        raise TypeError(msg)
+    words = "reads counts, which a tokenised dataset does not contain; these families read ranked genes"
+    check_offers(recipe.card, "rank_frame", words)
     with recipe.session(data, arguments) as session:
         source = session.source
         missing = [name for name in obs_columns if name not in source.obs_columns]
