@@ -83,6 +83,7 @@ class OrderEncoder:
     pad: int = -1
     threads: int = 1
     _slots: NDArray[np.int32] = field(init=False, repr=False)
+    _merge: bool = field(init=False, repr=False)
     _keys: NDArray[np.int64] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -94,6 +95,7 @@ class OrderEncoder:
         slots[merged] = columns[merged][first[inverse]]  # a gene is known by the first of its columns
         keys = slots.astype(np.int64) if self.order == "input" else self._token_keys(slots)
         object.__setattr__(self, "_slots", slots)
+        object.__setattr__(self, "_merge", len(first) < np.count_nonzero(merged))
         object.__setattr__(self, "_keys", keys)
 
     def __call__(self, block: CountBlock) -> TokenBlock:
@@ -113,8 +115,7 @@ class OrderEncoder:
         tokens[starts] = self.start
         counts[offsets[:-1]] = counts[starts] = 1
         n_genes = np.empty(block.n_cells, np.int64)
-        used = self._slots[self._slots >= 0]
-        genes = (self._slots, len(np.unique(used)) < len(used), self.column_tokens, self._keys)
+        genes = (self._slots, self._merge, self.column_tokens, self._keys)
         limits = (self.max_genes, fed, float(self.scale), float(self.clip) if self.clip > 0 else -1.0)
 
         def encode(rows: tuple[int, int]) -> None:

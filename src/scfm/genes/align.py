@@ -150,9 +150,8 @@ def _check_symbols(match: Match, vocabulary: Vocabulary) -> None:
     by_symbol = [name for name, route in zip(match.ids, match.routes, strict=True) if route == "symbol"]
     if vocabulary.species != "human" or not by_symbol:
         return
-    upper = {symbol.upper() for symbol in vocabulary.symbols}
     unmatched = (name for name, token in zip(match.ids, match.tokens.tolist(), strict=True) if token == -1)
-    rodent = [name for name in unmatched if is_rodent_symbol(name) and name.upper() in upper]
+    rodent = [name for name in unmatched if is_rodent_symbol(name) and name.upper() in vocabulary.upper_symbols]
     if len(rodent) > MIXED * (len(rodent) + len(by_symbol)):
         msg = (
             f"{place(match.key)} mixes human symbols ({len(by_symbol):,} such as {some(by_symbol[:3])}) and mouse or rat symbols "
@@ -197,9 +196,7 @@ def _look_up(vocabulary: Vocabulary) -> LookUp:
 def _finder(vocabulary: Vocabulary) -> Callable[[str, bool], tuple[int, str]]:
     token_of, mapping, symbols = vocabulary.token_of, vocabulary.mapping, vocabulary.symbols
     is_human = vocabulary.species == "human"
-    upper_symbols: dict[str, str] = {}
-    for symbol, gene in symbols.items():
-        upper_symbols.setdefault(symbol.upper(), gene)
+    upper_symbols = vocabulary.upper_symbols
 
     def find(gene: str, symbols_usable: bool) -> tuple[int, str]:
         if is_ensembl(gene):

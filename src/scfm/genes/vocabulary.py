@@ -160,6 +160,14 @@ class Vocabulary:
             symbols.setdefault(gene, symbol)
         return symbols
 
+    @cached_property
+    def upper_symbols(self) -> dict[str, str]:
+        """Gene id of each symbol in upper case (of the first listed)."""
+        genes: dict[str, str] = {}
+        for symbol, gene in self.symbols.items():
+            genes.setdefault(symbol.upper(), gene)
+        return genes
+
     @classmethod
     def of_names(cls, names: Sequence[str], specials: Iterable[str], *, species: str = "human") -> Vocabulary:
         """Number special tokens and then genes from 0 on, in the order given."""

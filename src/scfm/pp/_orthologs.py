@@ -255,11 +255,11 @@ def _summed(
 ) -> tuple[sparse.csr_matrix, float]:
     """Counts of the targets, and their share of all counts of genes."""
     total, parts = 0.0, [sparse.csr_matrix((0, n_targets), dtype=np.float32)]
+    to_targets = sparse.csr_matrix((np.ones(len(links[0]), np.float32), links), (len(genes), n_targets))
     for block in counts.blocks(settings.block_rows):
         data = block.data.astype(np.result_type(block.data.dtype, np.float32))  # sums of small integers would overflow
         matrix = sparse.csr_matrix((data, block.indices, block.indptr), (block.n_cells, len(genes)))
-        ones = np.ones(len(links[0]), data.dtype)
-        parts.append(matrix @ sparse.csr_matrix((ones, links), (len(genes), n_targets)))
+        parts.append(matrix @ to_targets)
         total += float(data[genes[block.indices]].sum(dtype=np.float64))
     values = sparse.vstack(parts, format="csr")
     return values, float(values.sum(dtype=np.float64)) / total if total else 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from scfm.read._container import Container, Element, Stored
@@ -44,7 +45,7 @@ class FileContainer(Container):
     def obs_names(self) -> pd.Index:
         return self._obs.names
 
-    @property
+    @cached_property  # asked for by every candidate for the counts
     def var(self) -> pd.DataFrame:
         return StoredTable(self._root, "var").frame
 

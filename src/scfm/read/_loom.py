@@ -40,9 +40,8 @@ class LoomContainer(TableContainer):
 
     def __init__(self, root: Any, label: str) -> None:
         self._root = root
-        n_vars, n_obs = entry_of_names(root, "matrix", chunks=False)[
-            0
-        ].shape  # where there are no names, the matrix backs their number
+        matrix, _ = entry_of_names(root, "matrix", chunks=False)  # without names, the matrix backs their number
+        n_vars, n_obs = matrix.shape
         super().__init__(
             label, _table(inside(root, "col_attrs"), n_obs, CELLS), _table(inside(root, "row_attrs"), n_vars, GENES)
         )

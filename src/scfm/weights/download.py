@@ -19,7 +19,7 @@ from scfm._lock import hold
 from scfm.weights.hub import from_hub
 from scfm.weights.partial import Content, PartialFile, disk_errors
 from scfm.weights.tensors import sha256
-from scfm.weights.transport import RemoteFile, RetryableError, ask, check_status, iter_chunks
+from scfm.weights.transport import DIGITS, RemoteFile, RetryableError, ask, check_status, iter_chunks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,7 +32,6 @@ BACKOFF_SECONDS = 1.0
 MAX_WAIT_SECONDS = 300.0
 MAX_UNANNOUNCED = 2**34
 """Maximum size of a file whose size the server does not announce; such an answer may be endless."""
-LENGTH = re.compile(r"\d{1,18}", re.ASCII)
 RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})", re.ASCII)
 
 logger = logging.getLogger("scfm")
@@ -242,7 +241,7 @@ def _begin(response: requests.Response, part: PartialFile) -> None:
 
 def _length(response: requests.Response) -> int | None:
     text = response.headers.get("Content-Length", "")
-    return int(text) if LENGTH.fullmatch(text) and "Transfer-Encoding" not in response.headers else None
+    return int(text) if DIGITS.fullmatch(text) and "Transfer-Encoding" not in response.headers else None
 
 
 def _check_space(part: PartialFile, total: int) -> None:
