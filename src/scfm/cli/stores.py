@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from scfm._package import pip_install
+from scfm.cli.verbs import model_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -35,12 +36,8 @@ def embed_store(
     local_cluster
         Start a dask cluster of as many processes on this machine.
     """
-    from scfm.model import load
-
-    named = family is None and dictionaries is None
     with _resumable(out), _client(scheduler, local_cluster) as client:
-        loaded = model if named else load(model, family=family, dictionaries=dictionaries)
-        verb(model=loaded, out=out, client=client, **arguments)
+        verb(model=model_of(model, family, dictionaries), out=out, client=client, **arguments)
     print(progress(out))
 
 

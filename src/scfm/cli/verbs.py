@@ -19,6 +19,7 @@ __all__ = [
     "marker_genes",
     "match",
     "metrics",
+    "model_of",
     "perturb",
     "with_model",
     "written",
@@ -30,6 +31,13 @@ def written(verb: Callable[..., Path], **arguments: Any) -> None:
     print(f"wrote {verb(**arguments)}")
 
 
+def model_of(model: str, family: str | None, dictionaries: list[str] | None) -> Any:
+    """What a verb takes as model: the name, or the model itself where more is said of it."""
+    from scfm.model import load
+
+    return model if family is None and dictionaries is None else load(model, family=family, dictionaries=dictionaries)
+
+
 def with_model(
     verb: Callable[..., Path],
     *,
@@ -39,10 +47,7 @@ def with_model(
     **arguments: Any,
 ) -> Path:
     """Run a verb that takes a model and writes a file."""
-    from scfm.model import load
-
-    named = family is None and dictionaries is None
-    out = verb(model=model if named else load(model, family=family, dictionaries=dictionaries), **arguments)
+    out = verb(model=model_of(model, family, dictionaries), **arguments)
     print(f"wrote {out}")
     return out
 
@@ -132,7 +137,7 @@ def marker_genes(verb: Callable[..., Path], *, table: Path | None = None, **argu
     table
         Table of the ranked genes of each group to write, too, .csv or .tsv.
     """
-    from scfm._write import read_entry
+    from scfm._write import is_mudata_file, read_entry
     from scfm.metrics.ranking import table_of
 
     if table is not None:
@@ -143,7 +148,8 @@ def marker_genes(verb: Callable[..., Path], *, table: Path | None = None, **argu
     out = verb(**arguments)
     print(f"wrote {out}")
     if table is not None:
-        ranked = table_of(read_entry(out, arguments["modality"], f"uns/{arguments['key_added']}"))
+        modality = arguments["modality"] if is_mudata_file(out) else None
+        ranked = table_of(read_entry(out, modality, f"uns/{arguments['key_added']}"))
         _write_table(ranked.set_index("group"), table)
         print(f"wrote {table}: {ranked['names'].nunique():,} genes of {ranked['group'].nunique()} groups")
 

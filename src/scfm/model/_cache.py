@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from scfm._checks import typed
 from scfm._lock import hold
+from scfm._paths import size_of
 from scfm._settings import settings
 from scfm._warn import warn
 from scfm.genes.vocabulary import vocabulary_files
@@ -49,7 +50,7 @@ def list_cached() -> pd.DataFrame:
     rows = []
     for folder in _folders():
         card = ModelCard.read(folder)
-        rows.append((folder.name, card.family, card.revision, _size(folder), card.weights_sha256, str(folder)))
+        rows.append((folder.name, card.family, card.revision, size_of(folder), card.weights_sha256, str(folder)))
     columns = ["id", "family", "revision", "bytes", "weights_sha256", "path"]
     return pd.DataFrame(rows, columns=columns).set_index("id")
 
@@ -126,7 +127,7 @@ def prune_cache(*models: str) -> int:
         else:
             doomed += [path for path in models_folder().glob(".*") if path.is_dir()]
             doomed += _fetched(stack)
-        removed = sum(_size(path) for path in doomed)
+        removed = sum(size_of(path) for path in doomed)
         for path in doomed:
             _remove(path)
     downloads = settings.cache_dir / "downloads"
@@ -228,7 +229,3 @@ def _fetched(stack: ExitStack) -> list[Path]:
 def _folders() -> list[Path]:
     found = models_folder().glob(f"*/{CARD_FILE}")
     return sorted(path.parent for path in found if not path.parent.name.startswith("."))
-
-
-def _size(path: Path) -> int:
-    return sum(part.stat().st_size for part in (path, *path.rglob("*")) if part.is_file())

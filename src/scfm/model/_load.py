@@ -146,9 +146,6 @@ def _resolve(model: object, revision: str | None = None) -> Path:
     if not isinstance(model, str | Path):
         msg = f"A model is given by its name or its folder, got {type(model).__name__}."
         raise TypeError(msg)
-    if model == "":
-        msg = "model='' names nothing. Give a name of scfm.model.list_models(), or the folder of a model."
-        raise ValueError(msg)
     path = Path(model).expanduser()
     card = find_card(str(model))
     if card is not None and (revision is not None or not path.is_dir()):

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scfm._paths import read_json
-from scfm.model.registry import card_of, families, family_class, find_card, list_models
+from scfm.model._known import import_families, known_cards
+from scfm.model.registry import families, family_class, find_card
 from scfm.weights.card import CARD_FILE, ModelCard
 from scfm.weights.tensors import open_tensors, sha256
 
@@ -181,5 +182,5 @@ def _tuned_from(card: ModelCard, known: ModelCard) -> ModelCard:
 
 
 def _registered(family: str) -> list[ModelCard]:
-    cards = (card_of(name) for name in list_models().index)
-    return [card for card in cards if card.family == family]
+    import_families()
+    return [card for card in known_cards.values() if card.family == family]

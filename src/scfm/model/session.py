@@ -124,8 +124,7 @@ class Session(ABC):
 
     def tokens(self) -> Iterator[TokenBlock]:
         """Read all cells once and encode them, a block ahead in a thread; nothing is computed of them."""
-        blocks = self.source.blocks(settings.block_rows, max_nnz=settings.block_values)
-        return prefetch(map(self.encoder(), blocks))
+        return prefetch(self.encoded([(0, self.source.n_obs)]))
 
     def batches(
         self, batch_size: int = 64, *, shuffle: bool = False, seed: int = 0, drop_last: bool = False
