@@ -96,8 +96,10 @@ def perturb(
         Gene that is changed together with each of ``genes``.
     states_key
         Column of ``obs`` with the states of the cells.
-    start, goal
-        State whose cells are changed, and state that they may move to; a ValueError if one of them has no cells.
+    start
+        State whose cells are changed.
+    goal
+        State that they may move to.
     alternatives
         Further states.
     state_average
@@ -112,7 +114,7 @@ def perturb(
     seed
         Seed of the draw.
     dry_run
-        Compute nothing, and return how much there is to compute.
+        Compute nothing, only say how much there is to compute.
     %(matrix)s
     pooling
         As for :func:`scfm.tl.embed`, except ``"gene"``. Under ``"mean"``, ``e`` and ``e′`` are means over the genes that
