@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
     from numpy.typing import NDArray
 
     from scfm._types import TokenBatch
     from scfm.model import FoundationModel
 
-__all__ = ["IGNORED", "Objective", "Outputs", "Term", "TrainingBatch"]
+__all__ = ["IGNORED", "Masking", "Objective", "Outputs", "Term", "TrainingBatch", "View"]
 
 IGNORED = -100
 """Target of a token that is not predicted."""
@@ -50,11 +52,9 @@ class Term:
     """The loss of one objective in one batch, not yet averaged, so that batches and processes can be added exactly."""
 
     total: Tensor
-    """Sum over what was predicted, a scalar."""
-    count: int
-    """How much was predicted; 0 adds nothing to the loss."""
-    metrics: dict[str, float]
-    """Further figures for the log, as ``{"accuracy": 0.31}``."""
+    """Sum over what was predicted, a scalar; of :meth:`Objective.count` things."""
+    metrics: dict[str, Tensor]
+    """Further figures for the log, sums likewise, as ``{"accuracy": tensor(31)}``; without gradient."""
 
 
 class Objective(nn.Module, ABC):
@@ -69,8 +69,25 @@ class Objective(nn.Module, ABC):
     """Whether the loss reads masked tokens."""
 
     @abstractmethod
-    def build(self, model: FoundationModel, network: nn.Module) -> None:
-        """Make the heads for the sizes of a model; ``network`` holds its weights."""
+    def build(self, model: FoundationModel, network: nn.Module, cell_types: Sequence[str] = ()) -> None:
+        """Make the heads for the sizes of a model.
+
+        Parameters
+        ----------
+        model
+            Card and vocabulary; its ``tensors`` are those that training starts from, empty for new weights.
+        network
+            Holds the weights.
+        cell_types
+            Names of the codes in :attr:`TrainingBatch.labels`.
+        """
+
+    @abstractmethod
+    def count(self, batch: TrainingBatch) -> int:
+        """How much the loss predicts in a batch, known before the network has run; 0 adds nothing to the loss.
+
+        The total of a step is divided by the sum of these over its batches and over all processes.
+        """
 
     @abstractmethod
     def forward(self, outputs: Outputs, batch: TrainingBatch) -> Term:
@@ -83,3 +100,39 @@ class Objective(nn.Module, ABC):
     def state(self) -> dict[str, Any]:
         """What the card says of the objective: its class and arguments."""
         return {"name": type(self).__name__}
+
+
+class View(Protocol):
+    """Shows a cell as another experiment would have measured it: less deep, or with other genes."""
+
+    def __call__(
+        self, genes: NDArray[np.int32], counts: NDArray[np.generic], rng: np.random.Generator
+    ) -> tuple[NDArray[np.int32], NDArray[np.generic]]:
+        """Change one cell.
+
+        Parameters
+        ----------
+        genes
+            Position in the vocabulary of each gene with a count, shape ``(n,)``, each once, in any order.
+        counts
+            Their counts, whole numbers of any dtype, shape ``(n,)``.
+        rng
+            Depends on the seed, the draw and the number of the view alone.
+        """
+
+
+class Masking(Protocol):
+    """Hides tokens of a sequence, which are to be predicted."""
+
+    def __call__(
+        self, tokens: NDArray[np.int32], rng: np.random.Generator
+    ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+        """Give the tokens that the network reads, and the targets: :data:`IGNORED` where nothing is predicted.
+
+        Parameters
+        ----------
+        tokens
+            Sequence of one view of a cell, special tokens included, shape ``(n,)``.
+        rng
+            Depends on the seed, the draw and the number of the view alone.
+        """
