@@ -1,29 +1,28 @@
-"""Masked genes: which tokens of a batch are to be predicted, and what the network sees in their place."""
+"""Masked genes: which tokens of a sequence are to be predicted, and what the network sees in their place."""
 
 from __future__ import annotations
 
-from dataclasses import InitVar, dataclass, field, replace
+from dataclasses import InitVar, dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from scfm.train.objective import IGNORED, TrainingBatch
+from scfm.train.objective import IGNORED
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from scfm._types import TokenBatch
     from scfm.genes import Vocabulary
 
-__all__ = ["Masking"]
+__all__ = ["MaskGenes"]
 
 
 @dataclass(frozen=True)
-class Masking:
-    """Chooses genes to be predicted: of these, most become ``<mask>``, some a random gene, the others stay (BERT).
+class MaskGenes:
+    """Chooses genes to be predicted: of these, most become ``<mask>``, some a random gene, the others stay.
 
-    As Devlin et al. 2019 (doi:10.18653/v1/N19-1423) and ``transformers.DataCollatorForLanguageModeling``, with one
-    difference: a random token is always a gene, never a special token. Special tokens are never chosen.
+    As in BERT (Devlin et al. 2019, doi:10.18653/v1/N19-1423) and in ``transformers.DataCollatorForLanguageModeling``,
+    with one difference: a random token is always a gene, never a special token. Special tokens are never chosen.
 
     Parameters
     ----------
@@ -42,12 +41,10 @@ class Masking:
     Examples
     --------
     >>> import numpy as np
-    >>> from scfm._types import TokenBatch
     >>> from scfm.genes import Vocabulary
     >>> vocabulary = Vocabulary.of_names(["ENSG1", "ENSG2", "ENSG3"], ["<pad>", "<mask>", "<cls>"])
-    >>> batch = TokenBatch(np.array([0]), np.array([2, 4, 3, 5]), np.array([4]))
-    >>> training = Masking(vocabulary, rate=1.0, masked=1.0, random=0.0)(batch, np.random.default_rng(0))
-    >>> training.batch.tokens, training.targets
+    >>> mask = MaskGenes(vocabulary, rate=1.0, masked=1.0, random=0.0)
+    >>> mask(np.array([2, 4, 3, 5]), np.random.default_rng(0))
     (array([2, 1, 1, 1]), array([-100,    4,    3,    5]))
     """
 
@@ -70,31 +67,33 @@ class Masking:
         if not all(0 <= share <= 1 for share in shares):
             msg = f"rate={self.rate}, masked={self.masked}, random={self.random}: each must be between 0 and 1, and the last two together."
             raise ValueError(msg)
-        is_gene = np.zeros(vocabulary.size, bool)
+        is_gene = np.zeros(vocabulary.size + 1, bool)  # the last entry is that of all tokens beyond the vocabulary
         is_gene[vocabulary.tokens] = True
-        for name, value in {
-            "_mask": vocabulary.special_tokens["<mask>"],
-            "_genes": vocabulary.tokens,
-            "_is_gene": is_gene,
-        }.items():
-            object.__setattr__(self, name, value)
+        object.__setattr__(self, "_mask", vocabulary.special_tokens["<mask>"])
+        object.__setattr__(self, "_genes", vocabulary.tokens)
+        object.__setattr__(self, "_is_gene", is_gene)
 
-    def __call__(self, batch: TokenBatch, rng: np.random.Generator) -> TrainingBatch:
-        """Mask the genes of a batch.
+    def __call__(
+        self, tokens: NDArray[np.int32], rng: np.random.Generator
+    ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+        """Mask the genes of a sequence.
 
         Parameters
         ----------
-        batch
-            Sequences; tokens beyond the vocabulary (assays) count as special.
+        tokens
+            Token ids of one sequence, or of several one after the other, shape ``(n,)``; those beyond the vocabulary
+            (assays) count as special.
         rng
             Where genes are drawn from, alone.
 
         Returns
         -------
-        The masked sequences, and the targets; the tokens of ``batch`` are not changed.
+        shown
+            Tokens that the network reads, shape and dtype of ``tokens``.
+        targets
+            Token to be predicted, −100 elsewhere, shape ``(n,)``.
         """
-        tokens = batch.tokens
-        is_gene = self._is_gene[np.minimum(tokens, len(self._is_gene) - 1)] & (tokens < len(self._is_gene))
+        is_gene = self._is_gene[np.minimum(tokens, len(self._is_gene) - 1)]
         chosen = np.flatnonzero(is_gene & (rng.random(len(tokens)) < self.rate))
         kind = rng.random(len(chosen))
         shown, targets = tokens.copy(), np.full(len(tokens), IGNORED, np.int64)
@@ -102,4 +101,4 @@ class Masking:
         shown[chosen[kind < self.masked]] = self._mask
         replaced = chosen[(kind >= self.masked) & (kind < self.masked + self.random)]
         shown[replaced] = rng.choice(self._genes, len(replaced))
-        return TrainingBatch(replace(batch, tokens=shown), targets)
+        return shown, targets

@@ -34,6 +34,8 @@ class TrainingBatch:
     """Token that was masked or replaced, or left but is to be predicted; :data:`IGNORED` elsewhere. Shape ``(n_tokens,)``."""
     labels: NDArray[np.int64] | None = None
     """Code of the cell type of each sequence, −1 for unknown, shape ``(n_sequences,)``; ``None`` without labels."""
+    sources: NDArray[np.int64] | None = None
+    """Number of the source of each sequence, shape ``(n_sequences,)``; ``None`` where there is only one."""
 
 
 @dataclass(frozen=True, slots=True)
