@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from scfm._types import TokenBatch
     from scfm.model import FoundationModel
 
-__all__ = ["IGNORED", "Masking", "Objective", "Outputs", "Term", "TrainingBatch", "View"]
+__all__ = ["IGNORED", "Objective", "Outputs", "Term", "TrainingBatch"]
 
 IGNORED = -100
 """Target of a token that is not predicted."""
@@ -102,39 +102,3 @@ class Objective(nn.Module, ABC):
     def state(self) -> dict[str, Any]:
         """What the card says of the objective: its class and arguments."""
         return {"name": type(self).__name__}
-
-
-class View(Protocol):
-    """Shows a cell as another experiment would have measured it: less deep, or with other genes."""
-
-    def __call__(
-        self, genes: NDArray[np.int32], counts: NDArray[np.generic], rng: np.random.Generator
-    ) -> tuple[NDArray[np.int32], NDArray[np.generic]]:
-        """Change one cell.
-
-        Parameters
-        ----------
-        genes
-            Position in the vocabulary of each gene with a count, shape ``(n,)``, each once, in any order.
-        counts
-            Their counts, whole numbers of any dtype, shape ``(n,)``.
-        rng
-            Depends on the seed, the draw and the number of the view alone.
-        """
-
-
-class Masking(Protocol):
-    """Hides tokens of a sequence, which are to be predicted."""
-
-    def __call__(
-        self, tokens: NDArray[np.int32], rng: np.random.Generator
-    ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-        """Give the tokens that the network reads, and the targets: :data:`IGNORED` where nothing is predicted.
-
-        Parameters
-        ----------
-        tokens
-            Sequence of one view of a cell, special tokens included, shape ``(n,)``.
-        rng
-            Depends on the seed, the draw and the number of the view alone.
-        """

@@ -82,6 +82,16 @@ class ScCello(RankBert):
     published = ScCelloFolders("sccello", appended=("<cls>",))
     matchers = (align, match_exact)
     upstream_prefers_raw = True
+    initial_architecture = {
+        "hidden_size": 512,
+        "n_layers": 6,
+        "n_heads": 8,
+        "intermediate_size": 1024,
+        "max_positions": 2048,
+        "type_vocab_size": 1,
+        "tau": 0.05,
+    }
+    initial_tokens = ("<pad>", "<mask>", "<cls>")
 
     @property
     def config_class(self) -> type[ScCelloConfig]:
