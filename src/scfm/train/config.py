@@ -213,6 +213,8 @@ class Pretraining:
         Decides, with the step alone, which cells are drawn, how they are changed, and the first weights.
     name
         Name of the model; that of ``out`` by default.
+    weights_dtype
+        Of the weights that are written.
     description, license
         For the card.
     terms
@@ -242,6 +244,7 @@ class Pretraining:
     checkpoint_every: int = 500
     seed: int = 0
     name: str | None = None
+    weights_dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     description: str = ""
     license: str = ""
     terms: dict[str, str] = field(default_factory=dict)
@@ -348,6 +351,6 @@ def plain(config: Pretraining) -> dict[str, Any]:
 
 def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     """Names of the fields in which two runs, as :func:`plain` gives them, lead to other results."""
-    free = ("out", "name", "description", "license", "terms", "checkpoint_every")
+    free = ("out", "name", "description", "license", "terms", "checkpoint_every", "weights_dtype")
     names = [name for name in one.keys() | other.keys() if name not in free and one.get(name) != other.get(name)]
     return sorted(names)

@@ -112,7 +112,7 @@ class Steps:
                 lengths = np.diff(encoded.offsets[unit * n : (unit + 1) * n + 1])
                 masked = self.masking(TokenBatch(np.arange(n), shown[part], lengths), rng)
                 shown[part], targets[part] = masked.batch.tokens, masked.targets
-        return [self._batch(encoded, shown, targets, labels, cells) for cells in self._parts(encoded)]
+        return [self._batch(encoded, shown, targets, files, labels, cells) for cells in self._parts(encoded)]
 
     def _view(
         self, block: CountBlock, rows: NDArray[np.int64], files: NDArray[np.int64], rng: np.random.Generator
@@ -146,6 +146,7 @@ class Steps:
         encoded: TokenBlock,
         shown: NDArray[np.int64],
         targets: NDArray[np.int64],
+        files: NDArray[np.int64],
         labels: NDArray[np.int64] | None,
         cells: NDArray[np.int64],
     ) -> TrainingBatch:
@@ -160,4 +161,4 @@ class Steps:
         batch = make_batch(kind(tokens=shown, values=encoded.values, **whole), sequences)
         batch = TokenBatch(rows, batch.tokens, batch.lengths, batch.values, views)
         wanted = make_batch(kind(tokens=targets, **whole), sequences).tokens
-        return TrainingBatch(batch, wanted, None if labels is None else labels[rows])
+        return TrainingBatch(batch, wanted, None if labels is None else labels[rows], files[rows])

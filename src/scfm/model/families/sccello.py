@@ -83,13 +83,13 @@ class ScCello(RankBert):
     matchers = (align, match_exact)
     upstream_prefers_raw = True
     initial_architecture = {
-        "hidden_size": 512,
+        "hidden_size": 256,
         "n_layers": 6,
-        "n_heads": 8,
-        "intermediate_size": 1024,
+        "n_heads": 4,
+        "intermediate_size": 512,
         "max_positions": 2048,
         "type_vocab_size": 1,
-        "tau": 0.05,
+        "tau": 0.01,
     }
     initial_tokens = ("<pad>", "<mask>", "<cls>")
 
@@ -150,6 +150,22 @@ class ScCello(RankBert):
         from scfm.nn import ScCelloNetwork
 
         return ScCelloNetwork(self.config, n_layers, cell_head=self.has_cell_head)
+
+    def training_network(self) -> ScCelloNetwork:
+        """All layers with both projections, new where the weights lack them."""
+        from scfm.nn import ScCelloNetwork
+        from scfm.nn.sccello import heads_in
+
+        there = heads_in(self.tensors)
+        network = ScCelloNetwork(self.config, cell_head=there[0], gene_head=there[1])
+        if self.tensors:
+            network.load_published(self.tensors)
+        network.add_heads()
+        return network
+
+    def published_tensors(self, network: torch.nn.Module) -> dict[str, torch.Tensor]:
+        """Weights of the encoder and the projections."""
+        return network.published()  # type: ignore[operator]
 
     def pool(
         self, network: torch.nn.Module, hidden: torch.Tensor, lengths: NDArray[np.int64], pooling: str
