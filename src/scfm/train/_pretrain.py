@@ -171,6 +171,8 @@ def _at_work(work: Path, *, dry_run: bool) -> Iterator[Path]:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep Lightning from advice on what is chosen here."""
+    import lightning.pytorch  # noqa: F401  (which sets the levels)
+
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
     levels = [one.level for one in loggers]
     with warnings.catch_warnings():

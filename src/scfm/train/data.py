@@ -39,8 +39,17 @@ class _Ahead:
             (self.steps.batches(step, self.rank, self.n_ranks) for step in range(self.first, self.last)), AHEAD
         )
 
+class _Kept:
+    """Batches that are kept, as a loader: Lightning would take a list for several of them."""
+
+    def __init__(self, items: list[list[TrainingBatch]]) -> None:
+        self._items = items
+
+    def __iter__(self) -> Iterator[list[TrainingBatch]]:
+        return iter(self._items)
+
     def __len__(self) -> int:
-        return self.last - self.first
+        return len(self._items)
 
 
 class CellData(LightningDataModule):
@@ -69,7 +78,7 @@ class CellData(LightningDataModule):
         assert trainer is not None
         return _Ahead(self._steps, trainer.global_step, self._n_steps, trainer.global_rank, trainer.world_size)
 
-    def val_dataloader(self) -> list[list[list[TrainingBatch]]]:
+    def val_dataloader(self) -> list[_Kept]:
         """Batches of the held-out cells, which are kept; processes share them."""
         trainer = self.trainer
         assert trainer is not None
@@ -82,4 +91,4 @@ class CellData(LightningDataModule):
                 ]
                 for cells in self._held_out.values()
             ]
-        return [part[trainer.global_rank :: trainer.world_size] for part in self._batches]
+        return [_Kept(part[trainer.global_rank :: trainer.world_size]) for part in self._batches]

@@ -130,7 +130,7 @@ class Plan:
             val_check_interval=min(self.run.validation.every, self.run.steps) if judged else None,
             check_val_every_n_epoch=None,
             num_sanity_val_steps=0,
-            log_every_n_steps=10,
+            log_every_n_steps=max(1, min(10, self.run.steps // 20)),
             use_distributed_sampler=False,
             enable_model_summary=False,
             enable_progress_bar=settings.progress if settings.progress is not None else sys.stderr.isatty(),
