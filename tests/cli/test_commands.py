@@ -39,6 +39,7 @@ COMMANDS = (
     "annotate",
     "metrics",
     "match",
+    "pretrain",
     "models",
     "fetch",
     "convert",
