@@ -40,6 +40,7 @@ COMMANDS = (
     "metrics",
     "evaluate",
     "match",
+    "pretrain",
     "models",
     "fetch",
     "convert",

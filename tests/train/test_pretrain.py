@@ -13,7 +13,6 @@ from scipy import sparse
 
 import scfm
 from scfm.genes import Vocabulary
-from scfm.model.recipe import NO_WEIGHTS
 from scfm.model.families.scfm_mini import ScfmMini
 
 if TYPE_CHECKING:
@@ -106,16 +105,19 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(
         step(self, batches, number)
 
     run = config(corpus)
-    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="killed"):
-        patch.setattr(PretrainingModule, "training_step", interrupted)
+    monkeypatch.setattr(PretrainingModule, "training_step", interrupted)
+    with pytest.raises(RuntimeError, match="killed"):
         scfm.train.pretrain(config=run, out=tmp_path / "model")
+    monkeypatch.undo()
     assert not (tmp_path / "model").exists()
     scfm.train.pretrain(config=run, out=tmp_path / "model")
     expected, found = weights(trained), weights(tmp_path / "model")
     assert expected.keys() == found.keys()
     for name, values in expected.items():
         np.testing.assert_array_equal(found[name], values, err_msg=name)
-    curves = [json.loads((folder / "card.json").read_text())["training"]["curves"] for folder in (trained, tmp_path / "model")]
+    curves = [
+        json.loads((folder / "card.json").read_text())["training"]["curves"] for folder in (trained, tmp_path / "model")
+    ]
     assert curves[0]["validation/loss"] == curves[1]["validation/loss"]
 
 

@@ -138,6 +138,22 @@ COMMANDS = {
             "dictionaries": "files of gene tables, or folders that hold them, for a model that is not on this machine",
         },
     ),
+    "pretrain": Command(
+        "Train a model on files of counts; goes on where it stopped.",
+        run="scfm.cli.verbs:pretrain",
+        verb="scfm.train:pretrain",
+        example='scfm pretrain "corpus/*.h5ad" --config run.yaml --out mymodel',
+        positional=("files",),
+        required=(),
+        hidden=(),
+        several=("files",),
+        texts={
+            "files": "files with counts, patterns such as 'atlas/*.h5ad', or stores; those of the config by default",
+            "out": "folder of the trained model; checkpoints and logs are kept in OUT.training",
+            "config": "YAML file of the run, before which options take precedence",
+            "family": "family of the model",
+        },
+    ),
     "models": Command("List the models that are known by name.", run="scfm.cli.weights:models", positional=()),
     "fetch": Command(
         "Download the weights of models, check and convert them.",

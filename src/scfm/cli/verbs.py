@@ -22,6 +22,7 @@ __all__ = [
     "metrics",
     "model_of",
     "perturb",
+    "pretrain",
     "with_model",
     "written",
 ]
@@ -126,6 +127,19 @@ def perturb(
     found = verb(model=loaded, genes=chosen, out=out, **arguments)
     if arguments["dry_run"]:
         print("{cells:,} cells, {sequences:,} sequences, {tokens:,} tokens, about {seconds:,.0f} s".format(**found))
+    else:
+        print(f"wrote {found}")
+
+
+def pretrain(verb: Callable[..., Any], *, files: list[str] | None = None, **arguments: Any) -> None:
+    """Train a model."""
+    found = verb(files or None, **arguments)
+    if arguments["dry_run"]:
+        text = (
+            "{files} files, {cells:,} cells, {genes:,} genes, {parameters:,} parameters; {steps:,} steps of {tokens_per_step:,} "
+            "tokens, {tokens:,} in all; about {minutes:,.0f} min and {gigabytes:.1f} GB"
+        )
+        print(text.format(**found, minutes=found["seconds"] / 60, gigabytes=found["bytes"] / 1e9))
     else:
         print(f"wrote {found}")
 

@@ -119,7 +119,7 @@ class RankBert(FoundationModel):
             family=cls.family,
             architecture={**architecture, "vocab_size": vocabulary.size},
             pooling="cls" if "<cls>" in specials else "mean",
-            max_tokens=architecture.get("max_positions"),  # type: ignore[arg-type]
+            max_tokens=architecture.get("max_positions"),
             special_tokens=specials,
             species=vocabulary.species,
         )

@@ -21,7 +21,15 @@ from scfm.nn.state_dict import Shapes, check_layers, compare_names, compare_shap
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-__all__ = ["ProjectionHead", "ScCelloConfig", "ScCelloNetwork", "check_sccello", "has_cell_head", "heads_in", "sccello_keys"]
+__all__ = [
+    "ProjectionHead",
+    "ScCelloConfig",
+    "ScCelloNetwork",
+    "check_sccello",
+    "has_cell_head",
+    "heads_in",
+    "sccello_keys",
+]
 
 CELL_HEAD, GENE_HEAD = "cell_cls", "cls"
 ONTOLOGY = ("cell_type_ancestor_mask", "ctgraph_sim")

@@ -15,7 +15,6 @@ from scfm._types import CountBlock
 from scfm.batch.shuffle import RANGE_ROWS
 from scfm.read import JoinedSource, expand
 from scfm.read.errors import of_file
-from scfm.read.kernels import count_fractional
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -29,6 +28,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Corpus", "Draws", "Stream", "joined_blocks", "taken"]
 
+MOST = 2**32 - 1
+"""Largest count of a gene in a cell."""
 SAMPLE = 256
 """Cells by which the size of a cell in memory is judged."""
 SLOTS = 4096
@@ -59,11 +60,9 @@ def taken(block: CountBlock, rows: NDArray[np.int64]) -> CountBlock:
 
 def _of_vocabulary(block: CountBlock, columns: NDArray[np.int32], n_genes: int, *, sums: bool) -> CountBlock:
     """Counts by the position of their gene in the vocabulary, in the smallest type that holds them."""
-    if block.data.dtype.kind not in "ui" and (n := int(count_fractional(block.indptr, block.data))):
-        msg = f"{n} of {block.n_cells} cells hold values that are not whole numbers. Models are trained on counts: name the layer with counts (layer=)."
-        raise ValueError(msg)
+    _check_counts(block)
     position = columns[block.indices]
-    keep = (position >= 0) & (block.data > 0)
+    keep = (position >= 0) & (block.data != 0)
     indptr = np.concatenate([[0], np.cumsum(keep)])[block.indptr]
     indices, data = position[keep], block.data[keep]
     if sums:
@@ -72,6 +71,19 @@ def _of_vocabulary(block: CountBlock, columns: NDArray[np.int32], n_genes: int, 
         indices, data, indptr = matrix.indices.astype(np.int32), matrix.data, matrix.indptr.astype(np.int64)
     kind = np.min_scalar_type(int(data.max(initial=0)))
     return CountBlock(block.row0, indptr, indices, data.astype(kind), block.totals)
+
+
+def _check_counts(block: CountBlock) -> None:
+    values: NDArray[Any] = block.data
+    with np.errstate(invalid="ignore"):
+        bad = np.flatnonzero(~((values >= 0) & (values <= MOST) & (values == np.rint(values))))
+    if len(bad):
+        cell = block.row0 + int(np.searchsorted(block.indptr, bad[0], side="right")) - 1
+        msg = (
+            f"Cell {cell} holds {values[bad[0]]}. Models are trained on counts, which are whole numbers from 0 on: name the "
+            "layer that holds them by layer=, or leave the file out."
+        )
+        raise ValueError(msg)
 
 
 def _size(block: CountBlock) -> int:
@@ -149,14 +161,16 @@ class Corpus:
     def read(self, number: int, spans: Sequence[tuple[int, int]]) -> CountBlock:
         """Read ranges of cells of a file."""
         with of_file(self.files.paths[number]), self.files.opened(number) as source:
-            return joined_blocks([
-                _of_vocabulary(
-                    source.read(start, stop), self._columns[number], self.n_genes, sums=self._sums[number]
-                )
-                for first, last in spans
-                for start in range(first, last, RANGE_ROWS)
-                for stop in [min(start + RANGE_ROWS, last)]
-            ])
+            return joined_blocks(
+                [
+                    _of_vocabulary(
+                        source.read(start, stop), self._columns[number], self.n_genes, sums=self._sums[number]
+                    )
+                    for first, last in spans
+                    for start in range(first, last, RANGE_ROWS)
+                    for stop in [min(start + RANGE_ROWS, last)]
+                ]
+            )
 
     def cell_bytes(self, number: int) -> float:
         """Bytes that a cell of a file takes in memory, by its first cells."""
@@ -175,7 +189,9 @@ class Corpus:
         for number, path in enumerate(self.files.paths):
             with of_file(path), self.files.opened(number) as source:
                 columns.append(source.column(key).astype("string") if key in source.obs_columns else None)
-        names = sorted({label for column in columns if column is not None for label in column.dropna().unique()} - {"unknown", ""})
+        names = sorted(
+            {label for column in columns if column is not None for label in column.dropna().unique()} - {"unknown", ""}
+        )
         if not names:
             msg = f"labels_key={key!r} is a column with labels in none of the {len(columns)} files."
             raise KeyError(msg)
@@ -260,7 +276,9 @@ class Stream:
         key, wanted = (epoch, number), [(epoch, number)]
         if not self._is_whole:
             wanted.append((epoch, number + 1) if number + 1 < len(self._order(epoch)) else (epoch + 1, 0))
-        loaded = {one: self._groups.get(one) or self._reader.submit(self._read, self._order(one[0])[one[1]]) for one in wanted}
+        loaded = {
+            one: self._groups.get(one) or self._reader.submit(self._read, self._order(one[0])[one[1]]) for one in wanted
+        }
         self._groups = loaded
         return loaded[key].result()
 
@@ -312,14 +330,14 @@ class Draws:
             parts.append((files[part], places[part]))
         return np.concatenate([files for files, _ in parts]), np.concatenate([places for _, places in parts])
 
-    def cells(
-        self, files: NDArray[np.int64], places: NDArray[np.int64]
-    ) -> tuple[CountBlock, NDArray[np.int64]]:
+    def cells(self, files: NDArray[np.int64], places: NDArray[np.int64]) -> tuple[CountBlock, NDArray[np.int64]]:
         """Counts of draws, and their positions in their files."""
         order = np.argsort(files, kind="stable")
         parts = [self._streams[file].take(places[files == file]) for file in np.unique(files).tolist()]
         back = np.argsort(order, kind="stable")
-        return taken(joined_blocks([block for block, _ in parts]), back), np.concatenate([rows for _, rows in parts])[back]
+        return taken(joined_blocks([block for block, _ in parts]), back), np.concatenate([rows for _, rows in parts])[
+            back
+        ]
 
     def _of_window(self, window: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         if self._window is None or self._window[0] != window:

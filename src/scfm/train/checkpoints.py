@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
@@ -58,7 +58,7 @@ def _tensors(value: Any) -> Iterator[torch.Tensor]:
             yield from _tensors(part)
 
 
-def keepers(folder: Path, every: int, *, judged: bool) -> list[ModelCheckpoint]:
+def keepers(folder: Path, every: int, *, judged: bool) -> list[Callback]:
     """Keep the newest checkpoint and, where there are cells that judge, the best."""
     newest = ModelCheckpoint(folder, f"{NEWEST}-{{step}}", save_top_k=1, every_n_train_steps=every)
     if not judged:
@@ -98,7 +98,10 @@ def curves(folder: Path) -> dict[str, list[list[float]]]:
                 for name, text in row.items():
                     if text and name not in ("step", "epoch") and math.isfinite(value := float(text)):
                         found.setdefault(name, {})[step] = value
-    return {name: [[step, float(f"{value:.6g}")] for step, value in _thinned(curve)] for name, curve in sorted(found.items())}
+    return {
+        name: [[step, float(f"{value:.6g}")] for step, value in _thinned(curve)]
+        for name, curve in sorted(found.items())
+    }
 
 
 def _thinned(curve: dict[int, float]) -> list[tuple[int, float]]:

@@ -33,6 +33,8 @@ class Genes:
         With ``base``: add genes of the corpus that the base does not know, behind its own.
     names
         Folder or name of a model whose symbols and other names of genes are understood in the corpus.
+    species
+        Species of the genes of the corpus.
     min_cells, min_share
         A gene of the corpus is taken if so many cells, and this share of the cells of one file, express it.
     """
@@ -40,6 +42,7 @@ class Genes:
     source: str | None = None
     append: bool = False
     names: str | None = None
+    species: str = "human"
     min_cells: int = 10
     min_share: float = 0.002
 

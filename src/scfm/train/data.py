@@ -39,6 +39,7 @@ class _Ahead:
             (self.steps.batches(step, self.rank, self.n_ranks) for step in range(self.first, self.last)), AHEAD
         )
 
+
 class _Kept:
     """Batches that are kept, as a loader: Lightning would take a list for several of them."""
 

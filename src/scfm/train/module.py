@@ -66,7 +66,7 @@ class PretrainingModule(LightningModule):
         self.objectives = nn.ModuleDict(objectives)
         if config.machine.recompute:
             for layer in cast("list[nn.Module]", self.network.layers):
-                layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)  # type: ignore[method-assign]
+                layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
         self._judged: dict[str, Tensor] = {}
         self._began: float | None = None
 

@@ -31,7 +31,7 @@ from scfm.train.steps import Steps
 from scfm.train.views import Views
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
@@ -115,7 +115,11 @@ class Plan:
         if last is not None:
             logger.info("going on from %s", last)
         judged = bool(self.data.judged)
-        strategy = "ddp_find_unused_parameters_true" if machine.devices > 1 and machine.strategy == "auto" else machine.strategy
+        strategy = (
+            "ddp_find_unused_parameters_true"
+            if machine.devices > 1 and machine.strategy == "auto"
+            else machine.strategy
+        )
         trainer = Trainer(
             accelerator=machine.accelerator,
             devices=machine.devices,

@@ -15,6 +15,8 @@ from scfm.genes import Vocabulary
 from scfm.model import load, load_recipe
 from scfm.model.recipe import NO_WEIGHTS
 from scfm.model.registry import families_with, family_class
+from scfm.read import expand
+from scfm.train.corpus import corpus_vocabulary
 from scfm.weights.card import ModelCard
 from scfm.weights.gene_vectors import read_gene_vectors
 
@@ -64,7 +66,11 @@ def starting_model(run: Pretraining, folder: Path, name: str) -> FoundationModel
             work.mkdir()
             vocabulary.save(work)
             ModelCard(
-                id=name, family=family, pooling="", special_tokens=dict(vocabulary.special_tokens), species=vocabulary.species
+                id=name,
+                family=family,
+                pooling="",
+                special_tokens=dict(vocabulary.special_tokens),
+                species=vocabulary.species,
             ).write(work)
     kept = ModelCard.read(folder)
     vocabulary = Vocabulary.read(folder, special_tokens=kept.special_tokens, species=kept.species)
@@ -82,13 +88,19 @@ def starting_model(run: Pretraining, folder: Path, name: str) -> FoundationModel
         kept_sizes = "a base keeps its sizes; " if base is not None else ""
         msg = f"architecture.{unknown[0]} is no size that can be set; {kept_sizes}there are {', '.join(sorted(known - {'vocab_size'}))}."
         raise ValueError(msg)
-    model.validate_weights() if base is not None else model.config  # noqa: B018  (it checks the sizes)
+    model.validate_weights() if base is not None else model.config
     return model
 
 
 def _derived(card: ModelCard, name: str) -> ModelCard:
     """The card of a model that is trained further: what belongs to the published files is left out."""
-    fresh: dict[str, Any] = {"source": "", "source_file": "", "revision": None, "source_sha256": None, "dictionaries": {}}
+    fresh: dict[str, Any] = {
+        "source": "",
+        "source_file": "",
+        "revision": None,
+        "source_sha256": None,
+        "dictionaries": {},
+    }
     return card.with_(id=name, aliases=(), head="", labels={}, description="", **fresh)
 
 
@@ -105,8 +117,31 @@ def _vocabulary(run: Pretraining, cls: type[FoundationModel], base: FoundationMo
     if run.genes.source is not None:
         return load_recipe(run.genes.source).vocabulary
     if base is None:
-        return corpus_vocabulary(run, cls.initial_tokens)
-    return _appended(base.vocabulary, corpus_vocabulary(run, ()))
+        return _of_corpus(run, cls.initial_tokens)
+    return _appended(base.vocabulary, _of_corpus(run, (), base.vocabulary))
+
+
+def _of_corpus(run: Pretraining, tokens: Sequence[str], names: Vocabulary | None = None) -> Vocabulary:
+    """Genes of the files that are trained on."""
+    found = expand(list(run.files))
+    paths = [
+        path for path in (found if isinstance(found, list) else [found]) if Path(path).stem not in run.validation.files
+    ]
+    if run.genes.names is not None:
+        names = load_recipe(run.genes.names).vocabulary
+    genes = run.genes
+    vocabulary, _ = corpus_vocabulary(
+        paths,
+        tokens,
+        names=names,
+        layer=run.layer,
+        gene_key=run.gene_key,
+        species=genes.species,
+        min_cells=genes.min_cells,
+        min_share=genes.min_share,
+        power=run.sampling.power,
+    )
+    return vocabulary
 
 
 def _check_fits(own: Vocabulary, given: Vocabulary, run: Pretraining) -> None:
@@ -165,7 +200,9 @@ class _Grown(Mapping[str, "torch.Tensor"]):
         # by the seed alone, so that tied weights stay equal
         generator = torch.Generator().manual_seed(self._seed)
         rows = torch.empty(added, *tensor.shape[1:])
-        rows = rows.normal_(0, 0.02, generator=generator) if tensor.ndim > 1 else rows.fill_(float(tensor.float().min()))
+        rows = (
+            rows.normal_(0, 0.02, generator=generator) if tensor.ndim > 1 else rows.fill_(float(tensor.float().min()))
+        )
         return torch.cat([tensor, rows.to(tensor.dtype)])
 
     def __iter__(self) -> Iterator[str]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -105,12 +105,12 @@ class Steps:
                 blocks.append(self._view(block, np.arange(cells.start, cells.stop), files[cells], rng))
                 rngs.append(rng)
         encoded = self.encode(joined_blocks(blocks))
-        shown, targets = encoded.tokens.astype(np.int64), np.full(len(encoded.tokens), IGNORED)
+        shown, targets = encoded.tokens.copy(), np.full(len(encoded.tokens), IGNORED, np.int32)
         if self.masking is not None:
             for unit, rng in enumerate(rngs):
                 part = slice(*encoded.offsets[[unit * n, (unit + 1) * n]])
                 lengths = np.diff(encoded.offsets[unit * n : (unit + 1) * n + 1])
-                masked = self.masking(TokenBatch(np.arange(n), shown[part], lengths), rng)
+                masked = self.masking(TokenBatch(np.arange(n), shown[part].astype(np.int64), lengths), rng)
                 shown[part], targets[part] = masked.batch.tokens, masked.targets
         return [self._batch(encoded, shown, targets, files, labels, cells) for cells in self._parts(encoded)]
 
@@ -144,8 +144,8 @@ class Steps:
     def _batch(
         self,
         encoded: TokenBlock,
-        shown: NDArray[np.int64],
-        targets: NDArray[np.int64],
+        shown: NDArray[np.int32],
+        targets: NDArray[np.int32],
         files: NDArray[np.int64],
         labels: NDArray[np.int64] | None,
         cells: NDArray[np.int64],
@@ -156,9 +156,7 @@ class Steps:
         lengths = np.diff(encoded.offsets)[sequences]
         sequences = sequences[np.argsort(-lengths, kind="stable")]
         views, rows = np.divmod(sequences, n_cells)
-        whole: dict[str, Any] = {"row0": 0, "offsets": encoded.offsets, "n_genes": encoded.n_genes}
-        kind = type(encoded)
-        batch = make_batch(kind(tokens=shown, values=encoded.values, **whole), sequences)
+        batch = make_batch(replace(encoded, tokens=shown), sequences)
         batch = TokenBatch(rows, batch.tokens, batch.lengths, batch.values, views)
-        wanted = make_batch(kind(tokens=targets, **whole), sequences).tokens
+        wanted = make_batch(replace(encoded, tokens=targets, values=None), sequences).tokens
         return TrainingBatch(batch, wanted, None if labels is None else labels[rows], files[rows])

@@ -49,7 +49,7 @@ class Geneformer(RankBert):
         "intermediate_size": 512,
         "max_positions": 2048,
     }
-    initial_tokens = ("<pad>", "<mask>", "<cls>", "<eos>")
+    initial_tokens: ClassVar[tuple[str, ...]] = ("<pad>", "<mask>", "<cls>", "<eos>")
 
     def validate_weights(self) -> None:
         """As of every BERT, and ``<cls>`` and ``<eos>`` come together."""
