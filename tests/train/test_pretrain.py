@@ -5,63 +5,19 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-import anndata as ad
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
-from scipy import sparse
 
 import scfm
-from scfm.genes import Vocabulary
-from scfm.model.families.scfm_mini import ScfmMini
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
+    Make = Callable[..., dict[str, Any]]
+
 pytest.importorskip("lightning")
-
-GENES = [f"ENSG{i:011d}" for i in range(1, 61)]
-SIZES = {"n_layers": 1, "hidden_size": 16, "n_heads": 2, "intermediate_size": 32, "max_positions": 40}
-
-
-def write_cells(path: Path, n: int, genes: list[str], seed: int) -> Path:
-    rng = np.random.default_rng(seed)
-    kinds = rng.integers(3, size=n)
-    means = rng.gamma(0.5, 4.0, (3, len(genes)))
-    adata = ad.AnnData(sparse.csr_matrix(rng.poisson(means[kinds]).astype(np.float32)))
-    adata.var_names, adata.obs["cell_type"] = genes, [f"kind {kind}" for kind in kinds]
-    adata.write_h5ad(path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two files with other genes, and the vocabulary of a model."""
-    folder = tmp_path_factory.mktemp("corpus")
-    write_cells(folder / "one.h5ad", 80, GENES[:50], 0)
-    write_cells(folder / "two.h5ad", 40, GENES[20:], 1)
-    tokens = np.arange(2, 62, dtype=np.int32)
-    vocabulary = Vocabulary(np.array(GENES), tokens, np.linspace(1, 2, 60), {"<pad>": 0, "<mask>": 1})
-    (folder / "genes").mkdir()
-    vocabulary.save(folder / "genes")
-    ScfmMini.new_card("genes", {**SIZES, "hidden_act": "relu"}, vocabulary).write(folder / "genes")
-    return folder
-
-
-def config(corpus: Path, **changes: Any) -> dict[str, Any]:
-    return {
-        "files": [str(corpus / "*.h5ad")],
-        "family": "scfm_mini",
-        "steps": 6,
-        "architecture": SIZES,
-        "genes": {"source": str(corpus / "genes")},
-        "sampling": {"batch_cells": 8},
-        "validation": {"cells": 8, "every": 3},
-        "checkpoint_every": 2,
-        "objectives": {"masked_genes": {}, "contrastive": {"weight": 0.5}},
-        "views": {"least_genes": 10, "least_expressed": 5},
-        **changes,
-    }
 
 
 def weights(folder: Path) -> dict[str, np.ndarray]:
@@ -69,9 +25,9 @@ def weights(folder: Path) -> dict[str, np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def trained(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(config: Make, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("trained") / "model"
-    return scfm.train.pretrain(config=config(corpus), out=folder)  # type: ignore[return-value]
+    return scfm.train.pretrain(config=config(), out=folder)  # type: ignore[return-value]
 
 
 def test_the_result_is_a_model(corpus: Path, trained: Path) -> None:
@@ -92,7 +48,7 @@ def test_the_result_is_a_model(corpus: Path, trained: Path) -> None:
 
 
 def test_an_interrupted_run_goes_on_as_if_it_had_not_been(
-    corpus: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: Make, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from scfm.train.module import PretrainingModule
 
@@ -104,7 +60,7 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(
             raise RuntimeError(msg)
         step(self, batches, number)
 
-    run = config(corpus)
+    run = config()
     monkeypatch.setattr(PretrainingModule, "training_step", interrupted)
     with pytest.raises(RuntimeError, match="killed"):
         scfm.train.pretrain(config=run, out=tmp_path / "model")
@@ -121,12 +77,12 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(
     assert curves[0]["validation/loss"] == curves[1]["validation/loss"]
 
 
-def test_another_run_does_not_go_on(corpus: Path, trained: Path) -> None:
+def test_another_run_does_not_go_on(config: Make, trained: Path) -> None:
     work = trained.parent / "model.training"
     other = trained.parent / "other"
     work.rename(other.with_name("other.training"))
     try:
         with pytest.raises(ValueError, match="belongs to another run, which differs in seed, steps"):
-            scfm.train.pretrain(config=config(corpus), out=other, steps=7, seed=3)
+            scfm.train.pretrain(config=config(), out=other, steps=7, seed=3)
     finally:
         other.with_name("other.training").rename(work)

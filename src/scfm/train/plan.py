@@ -80,7 +80,7 @@ class Plan:
         masks = any(objective.masks for objective in objectives.values())
         steps = Steps(
             corpus,
-            Draws(streams, run.sampling.power, run.seed),
+            Draws(streams, run.sampling.power, run.sampling.cells_per_file, run.seed),
             model.vocabulary,
             _encoder(model, options),
             n_views,
@@ -88,6 +88,7 @@ class Plan:
             Masking(model.vocabulary, **run.masking) if masks else None,
             run.sampling.batch_cells,
             run.sampling.batch_tokens,
+            run.unit,
             labels,
             run.seed,
         )
