@@ -112,6 +112,7 @@ CALLS: dict[str, Callable[[World], dict[str, Any]]] = {
     "tl.embed": _models,
     "tl.embed_store": lambda world: {"source": world.path, "model": world.mini, "out": world.new},
     "tl.embed_tokenized": lambda world: {"data": world.folder / "no.parquet", "model": world.mini, "out": world.new},
+    "tl.evaluate": lambda world: {"files": world.path, "models": world.mini, "labels_key": "half"},
     "tl.gene_embeddings": lambda world: _models(world, genes=world.adata.var_names[:3].tolist()),
     "tl.marker_genes": lambda world: _models(world, groupby="half", genes=world.adata.var_names[:3].tolist()),
     "tl.perturb": lambda world: _models(world, genes=world.adata.var_names[:2].tolist(), n_cells=2),
@@ -126,6 +127,7 @@ CALLS: dict[str, Callable[[World], dict[str, Any]]] = {
     "pl.perturb_cells": lambda world: {"adata": world.adata, "perturbation": "x", "show": False},
     "pl.marker_genes": lambda world: {"adata": world.adata, "n_genes": 2, "show": False},
     "metrics.graph_connectivity": lambda world: POINTS,
+    "metrics.knn_accuracy": lambda world: POINTS,
     "metrics.marker_auroc": lambda world: {
         "scores": np.eye(3),
         "markers": {"a": ["g0"]},

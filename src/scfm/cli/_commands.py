@@ -113,6 +113,20 @@ COMMANDS = {
             "modality": "modality of an .h5mu file",
         },
     ),
+    "evaluate": Command(
+        "Score models on labelled files, beside random weights, a linear projection and PCA.",
+        run="scfm.cli.verbs:evaluate",
+        verb="scfm.tl:evaluate",
+        example='scfm evaluate pbmc.h5ad lung.h5ad --models scfm-mini my-model --corpus "training/*.h5ad" --out scores.csv',
+        positional=("files",),
+        required=(),
+        several=("files",),
+        texts={
+            "files": "files with counts and labels, or patterns such as 'held_out/*.h5ad'",
+            "out": "table to write, .csv or .tsv, besides showing it",
+            "overwrite": "replace OUT if it exists",
+        },
+    ),
     "match": Command(
         "Report how the genes of a file match those of a model.",
         run="scfm.cli.verbs:match",

@@ -15,6 +15,7 @@ __all__ = [
     "annotate",
     "cellxgene",
     "embed",
+    "evaluate",
     "gene_embeddings",
     "marker_genes",
     "match",
@@ -207,6 +208,32 @@ def metrics(
     if out is not None:
         _write_table(table, out)
     print(table.round(4).to_string())
+
+
+def evaluate(
+    verb: Callable[..., pd.DataFrame],
+    *,
+    models: list[str],
+    corpus: list[str] | None = None,
+    out: Path | None = None,
+    overwrite: bool = False,
+    **arguments: Any,
+) -> None:
+    """Score models.
+
+    Parameters
+    ----------
+    models
+        Models: names or folders.
+    corpus
+        Files on which the linear projection is made: those that the first model was trained on, and none that is scored.
+    """
+    if out is not None:
+        _check_table(out, "--out", overwrite=overwrite)
+    table = verb(models=models, corpus=corpus, **arguments)
+    if out is not None:
+        _write_table(table, out)
+    print(table.round(3).to_string())
 
 
 def match(verb: Callable[..., Any], **arguments: Any) -> None:

@@ -7,6 +7,7 @@ from scfm.tl._drug_response import drug_response
 from scfm.tl._embed import embed
 from scfm.tl._embed_store import embed_store
 from scfm.tl._embed_tokenized import embed_tokenized
+from scfm.tl._evaluate import evaluate
 from scfm.tl._gene_embeddings import gene_embeddings
 from scfm.tl._marker_genes import marker_genes
 from scfm.tl._perturb import perturb
@@ -20,6 +21,7 @@ __all__ = [
     "embed",
     "embed_store",
     "embed_tokenized",
+    "evaluate",
     "gene_embeddings",
     "marker_genes",
     "perturb",

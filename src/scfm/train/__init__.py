@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from scfm.train._pretrain import pretrain
+from scfm.train.projection import LinearProjection, linear_projection
 
-__all__ = ["pretrain"]
+__all__ = ["LinearProjection", "linear_projection", "pretrain"]
