@@ -175,7 +175,7 @@ class Machine:
     accelerator: str = "auto"
     devices: int = 1
     strategy: str = "auto"
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
     recompute: bool = False
     threads: int | None = None
 

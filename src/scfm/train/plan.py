@@ -94,6 +94,9 @@ class Plan:
         )
         torch.set_num_threads(run.machine.threads or settings.threads)
         module = PretrainingModule(model, options, objectives, weights, run, cell_types)
+        type(model)(
+            model.card, model.vocabulary, module.published_tensors()
+        ).validate_weights()  # as what is written will be
         if vectors is not None or run.gene_vectors is not None:
             genes, values = (
                 (vectors.index.astype(str).tolist(), vectors.to_numpy())
