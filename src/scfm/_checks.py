@@ -139,7 +139,18 @@ SIMPLE: dict[str, Callable[[object], bool]] = {
 }
 HINTS = {"MuData": " Of a MuData pass mdata[modality].", "ndarray": " Wrap a matrix in an AnnData, with genes in var."}
 """What to do with something else where an AnnData is taken."""
-CLASSES = ("AnnData", "MuData", "Axes", "FoundationModel", "CellOntology", "DataFrame", "Client", "dtype", "device")
+CLASSES = (
+    "AnnData",
+    "MuData",
+    "Axes",
+    "FoundationModel",
+    "CellOntology",
+    "DataFrame",
+    "Client",
+    "Pretraining",
+    "dtype",
+    "device",
+)
 
 
 def kinds_of(annotation: str, names: Mapping[str, Any]) -> tuple[Kind, ...]:

@@ -26,7 +26,7 @@ from scfm.testing import write_transcriptformer
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-MODULES = ("pp", "tl", "get", "pl", "metrics", "datasets", "datasets.cellxgene", "ontology", "model")
+MODULES = ("pp", "tl", "get", "pl", "metrics", "datasets", "datasets.cellxgene", "ontology", "model", "train")
 FUNCTIONS = {
     f"{module}.{name}": function
     for module in MODULES
@@ -173,6 +173,19 @@ CALLS: dict[str, Callable[[World], dict[str, Any]]] = {
     "model.prune_cache": lambda world: {},
     "model.register": lambda world: {},
     "model.verify_cached": lambda world: {},
+    "train.linear_projection": lambda world: {
+        "files": world.path,
+        "vocabulary": world.mini.vocabulary,
+        "n_features": 3,
+        "n_iter": 1,
+    },
+    "train.pretrain": lambda world: {
+        "files": world.path,
+        "out": world.new,
+        "base": "scfm-mini",
+        "steps": 1,
+        "dry_run": True,
+    },
     "model.FoundationModel.embed": lambda world: {"self": world.mini, "data": world.adata},
 }
 POINTS: dict[str, Any] = {

@@ -3,65 +3,24 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import TYPE_CHECKING, Any
 
-import anndata as ad
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file
-from scipy import sparse
 
 import scfm
-from scfm.genes import Vocabulary
-from scfm.model.families.scfm_mini import ScfmMini
+from scfm._lock import hold
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
+    Make = Callable[..., dict[str, Any]]
+
 pytest.importorskip("lightning")
-
-GENES = [f"ENSG{i:011d}" for i in range(1, 61)]
-SIZES = {"n_layers": 1, "hidden_size": 16, "n_heads": 2, "intermediate_size": 32, "max_positions": 40}
-
-
-def write_cells(path: Path, n: int, genes: list[str], seed: int) -> Path:
-    rng = np.random.default_rng(seed)
-    kinds = rng.integers(3, size=n)
-    means = rng.gamma(0.5, 4.0, (3, len(genes)))
-    adata = ad.AnnData(sparse.csr_matrix(rng.poisson(means[kinds]).astype(np.float32)))
-    adata.var_names, adata.obs["cell_type"] = genes, [f"kind {kind}" for kind in kinds]
-    adata.write_h5ad(path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two files with other genes, and the vocabulary of a model."""
-    folder = tmp_path_factory.mktemp("corpus")
-    write_cells(folder / "one.h5ad", 80, GENES[:50], 0)
-    write_cells(folder / "two.h5ad", 40, GENES[20:], 1)
-    tokens = np.arange(2, 62, dtype=np.int32)
-    vocabulary = Vocabulary(np.array(GENES), tokens, np.linspace(1, 2, 60), {"<pad>": 0, "<mask>": 1})
-    (folder / "genes").mkdir()
-    vocabulary.save(folder / "genes")
-    ScfmMini.new_card("genes", {**SIZES, "hidden_act": "relu"}, vocabulary).write(folder / "genes")
-    return folder
-
-
-def config(corpus: Path, **changes: Any) -> dict[str, Any]:
-    return {
-        "files": [str(corpus / "*.h5ad")],
-        "family": "scfm_mini",
-        "steps": 6,
-        "architecture": SIZES,
-        "genes": {"source": str(corpus / "genes")},
-        "sampling": {"batch_cells": 8},
-        "validation": {"cells": 8, "every": 3},
-        "checkpoint_every": 2,
-        "objectives": {"masked_genes": {}, "contrastive": {"weight": 0.5}},
-        "views": {"least_genes": 10, "least_expressed": 5},
-        **changes,
-    }
 
 
 def weights(folder: Path) -> dict[str, np.ndarray]:
@@ -69,9 +28,9 @@ def weights(folder: Path) -> dict[str, np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def trained(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(config: Make, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("trained") / "model"
-    return scfm.train.pretrain(config=config(corpus), out=folder)  # type: ignore[return-value]
+    return scfm.train.pretrain(config=config(), out=folder)  # type: ignore[return-value]
 
 
 def test_the_result_is_a_model(corpus: Path, trained: Path) -> None:
@@ -92,7 +51,7 @@ def test_the_result_is_a_model(corpus: Path, trained: Path) -> None:
 
 
 def test_an_interrupted_run_goes_on_as_if_it_had_not_been(
-    corpus: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: Make, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from scfm.train.module import PretrainingModule
 
@@ -104,7 +63,7 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(
             raise RuntimeError(msg)
         step(self, batches, number)
 
-    run = config(corpus)
+    run = config()
     monkeypatch.setattr(PretrainingModule, "training_step", interrupted)
     with pytest.raises(RuntimeError, match="killed"):
         scfm.train.pretrain(config=run, out=tmp_path / "model")
@@ -121,12 +80,114 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(
     assert curves[0]["validation/loss"] == curves[1]["validation/loss"]
 
 
-def test_another_run_does_not_go_on(corpus: Path, trained: Path) -> None:
+def test_another_run_does_not_go_on(config: Make, trained: Path) -> None:
     work = trained.parent / "model.training"
     other = trained.parent / "other"
     work.rename(other.with_name("other.training"))
     try:
         with pytest.raises(ValueError, match="belongs to another run, which differs in seed, steps"):
-            scfm.train.pretrain(config=config(corpus), out=other, steps=7, seed=3)
+            scfm.train.pretrain(config=config(), out=other, steps=7, seed=3)
     finally:
         other.with_name("other.training").rename(work)
+
+
+def test_checkpoints_hold_nothing_but_data(trained: Path) -> None:
+    (path,) = (trained.parent / "model.training" / "checkpoints").glob("newest-*")
+    assert torch.load(path, weights_only=True)["global_step"] == 6
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits of files")
+def test_a_full_disk_leaves_the_last_checkpoint_whole(
+    config: Make, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import resource
+
+    from scfm.train.module import PretrainingModule
+
+    step = PretrainingModule.training_step
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def limited(self: Any, batches: Any, number: int) -> None:
+        step(self, batches, number)
+        if self.global_step == 3:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+
+    monkeypatch.setattr(PretrainingModule, "training_step", limited)
+    try:
+        with pytest.raises(OSError, match=r"best-step=3\.ckpt could not be written .* make room there"):
+            scfm.train.pretrain(config=config(), out=tmp_path / "model")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    monkeypatch.undo()
+    (path,) = (tmp_path / "model.training" / "checkpoints").glob("newest-*")
+    assert torch.load(path, weights_only=True)["global_step"] == 2
+    scfm.train.pretrain(config=config(), out=tmp_path / "model")
+    np.testing.assert_equal(weights(tmp_path / "model"), weights(trained))
+
+
+@pytest.mark.parametrize(
+    ("changes", "tolerance"),
+    [
+        ({"machine": {"recompute": True}}, 0.0),
+        ({"sampling": {"batch_tokens": 150}}, 1e-5),
+        ({"machine": {"precision": "bf16-mixed"}}, 0.02),
+        ({"sampling": {"memory_gb": 1e-6}}, None),
+    ],
+    ids=["recompute", "parts", "bfloat16", "little memory"],
+)
+def test_other_ways_to_compute_the_same(
+    config: Make, tmp_path: Path, changes: dict[str, Any], tolerance: float | None
+) -> None:
+    run = config(steps=2, objectives={"masked_genes": {}}, validation={"cells": 0})
+    plain = weights(scfm.train.pretrain(config=run, out=tmp_path / "plain"))  # type: ignore[arg-type]
+    run = config(steps=2, objectives={"masked_genes": {}}, validation={"cells": 0})
+    for part, values in changes.items():
+        run[part] = {**run[part], **values}
+    other = weights(scfm.train.pretrain(config=run, out=tmp_path / "other"))  # type: ignore[arg-type]
+    for name, values in plain.items():
+        if tolerance is not None:
+            np.testing.assert_allclose(other[name], values, atol=tolerance, rtol=0, err_msg=name)
+        else:
+            assert np.isfinite(other[name]).all()
+
+
+def test_weights_in_half_precision(config: Make, tmp_path: Path) -> None:
+    run = config(
+        steps=1, weights_dtype="float16", validation={"cells": 0}, license="CC0-1.0", terms={"one": "CC-BY-4.0"}
+    )
+    folder = scfm.train.pretrain(config=run, out=tmp_path / "model")
+    assert {values.dtype for values in weights(folder).values()} == {np.dtype(np.float16)}  # type: ignore[arg-type]
+    card = scfm.model.load(folder).card  # type: ignore[arg-type]
+    assert card.license == "CC0-1.0"
+    assert [one["terms"] for one in card.training["data"]] == ["CC-BY-4.0", ""]
+
+
+def test_a_dry_run_says_what_it_takes(config: Make, tmp_path: Path) -> None:
+    found = scfm.train.pretrain(config=config(), out=tmp_path / "model", steps=1000, dry_run=True)
+    assert isinstance(found, dict)
+    assert (found["files"], found["cells"], found["genes"], found["steps"]) == (2, 120, 60, 1000)
+    assert 200 < found["tokens_per_step"] <= 640
+    assert found["tokens"] == pytest.approx(1000 * found["tokens_per_step"], rel=0.01)
+    assert found["seconds"] > 0
+    assert found["bytes"] > 1e7
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_said_before_the_work(
+    config: Make, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(FileExistsError, match="model exists already"):
+        scfm.train.pretrain(config=config(), out=trained)
+    with pytest.raises(ValueError, match="files is missing"):
+        scfm.train.pretrain(out=tmp_path / "model")
+    with pytest.raises(ValueError, match="out is missing"):
+        scfm.train.pretrain(config=config())
+    (tmp_path / "busy.training").mkdir()
+    with hold(tmp_path / "busy.training" / "lock"), pytest.raises(TimeoutError, match="Another process is training"):
+        scfm.train.pretrain(config=config(), out=tmp_path / "busy")
+    monkeypatch.setattr("scfm.train._pretrain.find_spec", lambda name: None)
+    with pytest.raises(
+        ImportError, match=r'needs the package lightning, tensorboard: pip install "scfm-tools\[train\]"'
+    ):
+        scfm.train.pretrain(config=config(), out=tmp_path / "model")
+    assert not (tmp_path / "model.training").exists()

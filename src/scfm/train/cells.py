@@ -33,7 +33,7 @@ MOST = 2**32 - 1
 SAMPLE = 256
 """Cells by which the size of a cell in memory is judged."""
 SLOTS = 4096
-"""Draws after which every file has had its share exactly."""
+"""Draws after which every file has had its share exactly, unless there are many files."""
 ORDER, SHARES = 1, 2
 """Numbers that tell random streams of one seed apart."""
 
@@ -259,6 +259,11 @@ class Stream:
                 rows.append(wanted)
         return joined_blocks(blocks), np.concatenate(rows)
 
+    def close(self) -> None:
+        """Wait for what is being read, and forget it."""
+        self._reader.shutdown(cancel_futures=True)
+        self._groups = {}
+
     def _order(self, epoch: int) -> list[NDArray[np.int64]]:
         """Cells of each group of an epoch, in order."""
         if epoch not in self._orders:
@@ -293,8 +298,8 @@ class Stream:
 class Draws:
     """Which cells a step sees: a function of the seed and the number of the draw alone.
 
-    Of every :data:`SLOTS` draws each file has the same number, its share, in random order; within its share the cells of
-    a file follow its stream.
+    Of every :data:`SLOTS` draws, or a few more, each file has the same number, its share, in random order; within its
+    share the cells of a file follow its stream.
 
     Parameters
     ----------
@@ -302,18 +307,21 @@ class Draws:
         The cells of each file.
     power
         Files are drawn by their number of cells to this power.
+    run
+        Consecutive draws that are of one file.
     seed
         Decides the order.
     """
 
-    def __init__(self, streams: Sequence[Stream], power: float, seed: int) -> None:
-        self._streams, self._seed = streams, seed
+    def __init__(self, streams: Sequence[Stream], power: float, run: int, seed: int) -> None:
+        self._streams, self._run, self._seed = streams, run, seed
         weights = np.array([stream.n_cells for stream in streams], float) ** power
         self.shares = weights / weights.sum()
-        self._n = max(SLOTS, 4 * len(streams))
-        exact = self.shares * self._n
+        n_runs = max(-(-SLOTS // run), 4 * len(streams))
+        self._n = n_runs * run
+        exact = self.shares * n_runs
         quotas = np.maximum(exact.astype(int), 1)
-        while (missing := self._n - int(quotas.sum())) != 0:
+        while (missing := n_runs - int(quotas.sum())) != 0:
             at = np.argsort(quotas - exact, kind="stable")[:: np.sign(missing)][: abs(missing)]
             at = at if missing > 0 else at[quotas[at] > 1]
             quotas[at] += np.sign(missing)
@@ -339,12 +347,17 @@ class Draws:
             back
         ]
 
+    def close(self) -> None:
+        """Stop reading ahead."""
+        for stream in self._streams:
+            stream.close()
+
     def _of_window(self, window: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         if self._window is None or self._window[0] != window:
             rng = np.random.default_rng((self._seed, SHARES, window))
-            files = rng.permutation(np.repeat(np.arange(len(self._quotas)), self._quotas))
+            files = np.repeat(rng.permutation(np.repeat(np.arange(len(self._quotas)), self._quotas)), self._run)
             order = np.argsort(files, kind="stable")
             places = np.empty_like(files)
-            places[order] = np.concatenate([window * n + np.arange(n) for n in self._quotas.tolist()])
+            places[order] = np.concatenate([window * n + np.arange(n) for n in (self._quotas * self._run).tolist()])
             self._window = window, files, places
         return self._window[1], self._window[2]

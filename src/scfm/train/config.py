@@ -61,6 +61,8 @@ class Sampling:
         Files are drawn by their number of cells to this power: 1 by cells, 0 all alike.
     batch_cells
         Cells of a step, over all processes.
+    cells_per_file
+        Cells of a step that are drawn from one file together: more of them for losses that compare cells of one file.
     batch_tokens
         Tokens that go through the network at a time; a step with more is computed in parts, whose gradients are added.
         Losses that compare cells compare those of one part.
@@ -71,12 +73,14 @@ class Sampling:
 
     power: float = 0.5
     batch_cells: int = 64
+    cells_per_file: int = 1
     batch_tokens: int = 65_536
     memory_gb: float = 4.0
 
     def __post_init__(self) -> None:
         _check_share("sampling.power", self.power)
         check_least("sampling.batch_cells", self.batch_cells)
+        check_least("sampling.cells_per_file", self.cells_per_file)
         check_least("sampling.batch_tokens", self.batch_tokens)
         if not self.memory_gb > 0:
             msg = f"sampling.memory_gb must be above 0, got {self.memory_gb}."
@@ -171,7 +175,7 @@ class Machine:
     accelerator: str = "auto"
     devices: int = 1
     strategy: str = "auto"
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
     recompute: bool = False
     threads: int | None = None
 
@@ -259,10 +263,23 @@ class Pretraining:
         if not self.objectives:
             msg = "objectives is empty: name at least one loss, as {'masked_genes': {}}."
             raise ValueError(msg)
-        unit = (1 if self.views is None else self.views.cells_per_panel) * self.machine.devices
-        if self.sampling.batch_cells % unit:
-            msg = f"sampling.batch_cells={self.sampling.batch_cells} must be a multiple of views.cells_per_panel × machine.devices = {unit}."
+        if self.sampling.batch_cells % (self.unit * self.machine.devices) or self.unit % self.cells_per_panel:
+            msg = (
+                f"sampling.batch_cells={self.sampling.batch_cells} must be a multiple of machine.devices × "
+                f"sampling.cells_per_file, and of machine.devices × views.cells_per_panel={self.cells_per_panel}; of the last "
+                "two, one must be a multiple of the other."
+            )
             raise ValueError(msg)
+
+    @property
+    def cells_per_panel(self) -> int:
+        """Cells that have the random numbers of their views in common."""
+        return 1 if self.views is None else self.views.cells_per_panel
+
+    @property
+    def unit(self) -> int:
+        """Cells that are in one process together."""
+        return max(self.cells_per_panel, self.sampling.cells_per_file)
 
 
 def read_config(config: Pretraining | str | Path | Mapping[str, Any] | None, **given: Any) -> Pretraining:

@@ -79,6 +79,10 @@ class CellData(LightningDataModule):
         assert trainer is not None
         return _Ahead(self._steps, trainer.global_step, self._n_steps, trainer.global_rank, trainer.world_size)
 
+    def teardown(self, stage: str) -> None:
+        """Stop reading ahead."""
+        self._steps.draws.close()
+
     def val_dataloader(self) -> list[_Kept]:
         """Batches of the held-out cells, which are kept; processes share them."""
         trainer = self.trainer

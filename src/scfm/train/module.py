@@ -103,7 +103,7 @@ class PretrainingModule(LightningModule):
                     self.manual_backward(cast("Tensor", sum(losses)) * self.trainer.world_size)
         clip = self.config.optimiser.clip
         if clip:
-            self.clip_gradients(optimiser, gradient_clip_val=clip, gradient_clip_algorithm="norm")
+            nn.utils.clip_grad_norm_(self.parameters(), clip)
         optimiser.step()
         optimiser.zero_grad()
         cast("Any", self.lr_schedulers()).step()
@@ -159,7 +159,7 @@ class PretrainingModule(LightningModule):
         tensors = self.recipe.published_tensors(self.network)
         for objective in self._objectives().values():
             tensors |= objective.published_tensors()
-        return {name: tensor.detach().float().cpu() for name, tensor in tensors.items()}
+        return {name: tensor.detach().cpu() for name, tensor in tensors.items()}
 
     def _objectives(self) -> dict[str, Objective]:
         return cast("dict[str, Objective]", dict(self.objectives.items()))

@@ -80,7 +80,7 @@ class Plan:
         masks = any(objective.masks for objective in objectives.values())
         steps = Steps(
             corpus,
-            Draws(streams, run.sampling.power, run.seed),
+            Draws(streams, run.sampling.power, run.sampling.cells_per_file, run.seed),
             model.vocabulary,
             _encoder(model, options),
             n_views,
@@ -88,11 +88,15 @@ class Plan:
             Masking(model.vocabulary, **run.masking) if masks else None,
             run.sampling.batch_cells,
             run.sampling.batch_tokens,
+            run.unit,
             labels,
             run.seed,
         )
         torch.set_num_threads(run.machine.threads or settings.threads)
         module = PretrainingModule(model, options, objectives, weights, run, cell_types)
+        type(model)(
+            model.card, model.vocabulary, module.published_tensors()
+        ).validate_weights()  # as what is written will be
         if vectors is not None or run.gene_vectors is not None:
             genes, values = (
                 (vectors.index.astype(str).tolist(), vectors.to_numpy())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -47,6 +48,8 @@ class Steps:
         How a sequence differs from the cell; ``None``: not at all.
     batch_cells, batch_tokens
         Cells of a step, and tokens of a batch.
+    unit
+        Cells that are in one process and one batch together.
     labels
         Codes of the cells of each file.
     seed
@@ -62,18 +65,18 @@ class Steps:
     masking: Masking | None
     batch_cells: int
     batch_tokens: int
+    unit: int
     labels: Sequence[NDArray[np.int64]] | None
     seed: int
 
     def batches(self, step: int, rank: int = 0, n_ranks: int = 1) -> list[TrainingBatch]:
         """Batches of a step that belong to one of the processes."""
         n = 1 if self.views is None else self.views.cells_per_panel
-        units = np.arange(step * self.batch_cells // n, (step + 1) * self.batch_cells // n)
-        files, places = self.draws(step * self.batch_cells, (step + 1) * self.batch_cells)
-        units = units[units % n_ranks == rank]
-        mine = (units[:, None] * n + np.arange(n)).ravel() - step * self.batch_cells
+        first = step * self.batch_cells
+        files, places = self.draws(first, first + self.batch_cells)
+        mine = np.flatnonzero(np.arange(self.batch_cells) // self.unit % n_ranks == rank)
         block, rows = self.draws.cells(files[mine], places[mine])
-        keys = [(self.seed, TRAINED, unit) for unit in units.tolist()]
+        keys = [(self.seed, TRAINED, draw) for draw in (first + mine[::n]).tolist()]
         return self._packed(block, n, files[mine], keys, self._labels(files[mine], rows))
 
     def judged(self, file: int, rows: NDArray[np.int64]) -> list[TrainingBatch]:
@@ -122,8 +125,9 @@ class Steps:
             return cells
         panels = self.corpus.panels
         measured = np.where(panels[files].any(axis=0), self.vocabulary.tokens, -1)
-        return self.views(cells, measured, rng, self._panels_by_token() if self.views.foreign else None)
+        return self.views(cells, measured, rng, self._panels_by_token if self.views.foreign else None)
 
+    @cached_property
     def _panels_by_token(self) -> NDArray[np.bool_]:
         panels = np.zeros((len(self.corpus.panels), self.vocabulary.size), bool)
         panels[:, self.vocabulary.tokens] = self.corpus.panels
@@ -133,13 +137,18 @@ class Steps:
         """Cells of each batch; those without tokens in one of their views are left out."""
         lengths = np.diff(encoded.offsets).reshape(self.n_views, -1)
         cells = np.flatnonzero(lengths.all(axis=0))
-        parts, size, start = [], 0, 0
-        for at, n_tokens in enumerate(lengths[:, cells].sum(axis=0).tolist()):
-            if at > start and size + n_tokens > self.batch_tokens:
-                parts.append(cells[start:at])
-                start, size = at, 0
+        units = cells // self.unit
+        parts: list[list[NDArray[np.int64]]] = []
+        size = 0
+        for unit in np.unique(units).tolist():
+            own = cells[units == unit]
+            n_tokens = int(lengths[:, own].sum())
+            if not parts or size + n_tokens > self.batch_tokens:
+                parts.append([])
+                size = 0
+            parts[-1].append(own)
             size += n_tokens
-        return [*parts, cells[start:]] if len(cells) else []
+        return [np.concatenate(part) for part in parts]
 
     def _batch(
         self,
