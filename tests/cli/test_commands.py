@@ -135,7 +135,7 @@ def test_errors_name_options_and_commands(text: str, shown: str) -> None:
     ("call", "text"),
     [
         ("embed", "missing: DATA, --model, --out"),
-        ("fetch", "missing: MODELS"),
+        ("convert a", "missing: --out"),
         ("embed a.h5ad --modle m", "there is no option --modle m. Did you mean --model?"),
         ("embed a.h5ad --model m --out b.h5ad --max-tokens x", "--max-tokens x is not accepted; expected a whole number."),
         ("embed a.h5ad --model m --out b.h5ad --compat old", "--compat old is not accepted; expected upstream."),
@@ -176,6 +176,8 @@ FAILURES = [
     ["convert", "no", "--out", "out"],
     ["embed", "no.h5ad", "--model", "scfm-mini", "--out", "b.h5ad"],
     ["embed-store", "no.h5ad", "--model", "scfm-mini", "--out", "b"],
+    ["fetch"],
+    ["fetch", "--dataset", "no-corpus"],
     ["fetch", "geneformer-v2-104m"],
     ["fetch", "no-model"],
     ["gene-embeddings", "no.h5ad", "--model", "scfm-mini", "--out", "b"],

@@ -152,6 +152,7 @@ CALLS: dict[str, Callable[[World], dict[str, Any]]] = {
         "datasets": "00000000-0000-0000-0000-000000000000",
         "folder": world.new,
     },
+    "datasets.tokenized": lambda world: {"name": "sccello-celltype-1"},
     "datasets.cellxgene.list_datasets": lambda world: {},
     "ontology.bundled": lambda world: {},
     "ontology.novel_type_scores": lambda world: {
