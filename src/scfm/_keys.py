@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 __all__ = [
+    "ATTENTION",
     "AnnotationKeys",
+    "GROUPS",
     "Keys",
     "MARKER_GENES",
     "PARAMS",
@@ -28,6 +30,8 @@ __all__ = [
 ]
 
 PARAMS = "params"
+ATTENTION, GROUPS = "attention", "groups"
+"""Default name of attention, and the entry in ``uns`` with that of groups of cells."""
 MARKER_GENES = "marker_genes"
 PERTURB = "perturb"
 STATS, STATS_PARAMS = "stats", "stats_params"

@@ -35,6 +35,7 @@ COMMANDS = (
     "gene-embeddings",
     "score",
     "marker-genes",
+    "attention",
     "perturb",
     "annotate",
     "metrics",
@@ -170,6 +171,8 @@ def test_listing_loads_no_torch() -> None:
 
 FAILURES = [
     ["annotate", "no.h5ad", "--labels_key", "a", "--use_rep", "X_a", "--out", "b.h5ad"],
+    ["attention", "no.h5ad", "--model", "scfm-mini", "--out", "b.h5ad"],
+    ["attention", "no.h5ad", "--model", "scfm-mini", "--out", "b.h5ad", "--heads", "some"],
     ["cache", "list", "no"],
     ["cache", "prune", "no"],
     ["cellxgene", "--ids", "x"],

@@ -84,6 +84,14 @@ COMMANDS = {
         example="scfm marker-genes cells.h5ad --model scfm-mini --groupby cell_type --n-cells 20 --out out.h5ad --table m.csv",
         hidden=("copy",),
     ),
+    "attention": Command(
+        "Average how much genes attend to each other and write a copy of the file with the pairs.",
+        run="scfm.cli.verbs:attention",
+        verb="scfm.tl:attention",
+        example="scfm attention cells.h5ad --model scfm-mini --groupby cell_type --genes LYZ --out out.h5ad",
+        hidden=("copy",),
+        families="attention_tiles",
+    ),
     "perturb": Command(
         "Delete, overexpress, inhibit or activate genes in silico and write a copy of the file with the effects.",
         run="scfm.cli.verbs:perturb",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from scfm.tasks.attention import Attention, PairMeans, cell_weights
 from scfm.tasks.embed import Embed
 from scfm.tasks.gene_means import GeneMeans
 from scfm.tasks.gene_states import GeneStates
@@ -12,15 +13,18 @@ from scfm.tasks.scores import Scorer, Scores
 from scfm.tasks.task import SupportsForward, Task
 
 __all__ = [
+    "Attention",
     "Embed",
     "GeneMeans",
     "GeneStates",
     "Kind",
     "MaskedGenes",
+    "PairMeans",
     "Perturb",
     "Perturbations",
     "Scorer",
     "Scores",
     "SupportsForward",
     "Task",
+    "cell_weights",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from scfm.tl._annotate import annotate
+from scfm.tl._attention import attention
 from scfm.tl._drug_response import drug_response
 from scfm.tl._embed import embed
 from scfm.tl._embed_store import embed_store
@@ -16,6 +17,7 @@ from scfm.tl._tokenize import tokenize
 
 __all__ = [
     "annotate",
+    "attention",
     "drug_response",
     "embed",
     "embed_store",
