@@ -8,6 +8,7 @@ from typing import NamedTuple
 __all__ = [
     "ATTENTION",
     "AnnotationKeys",
+    "GENE_CONTEXT",
     "GROUPS",
     "Keys",
     "MARKER_GENES",
@@ -30,6 +31,7 @@ __all__ = [
 ]
 
 PARAMS = "params"
+GENE_CONTEXT = "gene_context"
 ATTENTION, GROUPS = "attention", "groups"
 """Default name of attention, and the entry in ``uns`` with that of groups of cells."""
 MARKER_GENES = "marker_genes"

@@ -66,6 +66,7 @@ class World:
         adata.obsm["ic50"] = pd.DataFrame(rng.normal(size=(24, 2)), adata.obs_names, ["drug A", "drug B"])
         scfm.tl.marker_genes(adata, self.mini, groupby="half", genes=list(adata.var_names[:20]))
         scfm.tl.attention(adata, self.mini, groupby="half", genes=list(adata.var_names[:20]))
+        scfm.tl.gene_context(adata, self.mini)
         scfm.tl.embed(adata, self.mini, pooling="gene")
         scfm.tl.perturb(adata, self.mini, genes=list(adata.var_names[:3]), embeddings=True)
         scfm.tl.perturb_stats(adata)
@@ -115,6 +116,7 @@ CALLS: dict[str, Callable[[World], dict[str, Any]]] = {
     "tl.embed_tokenized": lambda world: {"data": world.folder / "no.parquet", "model": world.mini, "out": world.new},
     "tl.gene_embeddings": lambda world: _models(world, genes=world.adata.var_names[:3].tolist()),
     "tl.marker_genes": lambda world: _models(world, groupby="half", genes=world.adata.var_names[:3].tolist()),
+    "tl.gene_context": lambda world: _models(world, groupby="half"),
     "tl.attention": lambda world: _models(world, groupby="half", genes=world.adata.var_names[:3].tolist()),
     "tl.perturb": lambda world: _models(world, genes=world.adata.var_names[:2].tolist(), n_cells=2),
     "tl.perturb_stats": lambda world: {"adata": world.adata},
@@ -125,6 +127,7 @@ CALLS: dict[str, Callable[[World], dict[str, Any]]] = {
     "get.marker_genes_df": lambda world: {"adata": world.adata},
     "get.perturb_df": lambda world: {"adata": world.adata},
     "get.perturbed": lambda world: {"adata": world.adata},
+    "pl.gene_context": lambda world: {"adata": world.adata, "least": 1, "show": False},
     "pl.attention": lambda world: {"adata": world.adata, "show": False},
     "pl.perturb": lambda world: {"adata": world.adata, "kind": "bar", "show": False},
     "pl.perturb_cells": lambda world: {"adata": world.adata, "perturbation": "x", "show": False},

@@ -70,6 +70,13 @@ COMMANDS = {
             "overwrite": "replace OUT if it exists",
         },
     ),
+    "gene-context": Command(
+        "Measure how much the state of each gene depends on the cell and write a copy of the file with the variances.",
+        run="scfm.cli.verbs:with_model",
+        verb="scfm.tl:gene_context",
+        example="scfm gene-context cells.h5ad --model geneformer-v2-104m --groupby cell_type --out out.h5ad",
+        families="all",
+    ),
     "score": Command(
         "Score how likely cells are under a model and write a copy of the file with the scores.",
         run="scfm.cli.verbs:with_model",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from scfm.tasks.attention import Attention, PairMeans, cell_weights
 from scfm.tasks.embed import Embed
+from scfm.tasks.gene_directions import GeneDirections
 from scfm.tasks.gene_means import GeneMeans
 from scfm.tasks.gene_states import GeneStates
 from scfm.tasks.masked_genes import MaskedGenes
@@ -15,6 +16,7 @@ from scfm.tasks.task import SupportsForward, Task
 __all__ = [
     "Attention",
     "Embed",
+    "GeneDirections",
     "GeneMeans",
     "GeneStates",
     "Kind",

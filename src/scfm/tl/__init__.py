@@ -8,6 +8,7 @@ from scfm.tl._drug_response import drug_response
 from scfm.tl._embed import embed
 from scfm.tl._embed_store import embed_store
 from scfm.tl._embed_tokenized import embed_tokenized
+from scfm.tl._gene_context import gene_context
 from scfm.tl._gene_embeddings import gene_embeddings
 from scfm.tl._marker_genes import marker_genes
 from scfm.tl._perturb import perturb
@@ -22,6 +23,7 @@ __all__ = [
     "embed",
     "embed_store",
     "embed_tokenized",
+    "gene_context",
     "gene_embeddings",
     "marker_genes",
     "perturb",
