@@ -91,6 +91,7 @@ class ScCello(RankBert):
         "max_positions": 2048,
         "type_vocab_size": 1,
         "tau": 0.01,
+        "dropout": 0.02,
     }
     initial_tokens = ("<pad>", "<mask>", "<cls>")
 
