@@ -173,6 +173,12 @@ CALLS: dict[str, Callable[[World], dict[str, Any]]] = {
     "model.prune_cache": lambda world: {},
     "model.register": lambda world: {},
     "model.verify_cached": lambda world: {},
+    "train.linear_projection": lambda world: {
+        "files": world.path,
+        "vocabulary": world.mini.vocabulary,
+        "n_features": 3,
+        "n_iter": 1,
+    },
     "train.pretrain": lambda world: {
         "files": world.path,
         "out": world.new,

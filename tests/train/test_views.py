@@ -143,9 +143,9 @@ def test_no_cells() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"thinned": 1.5}, "thinned=1.5 is a share of the cells"),
-        ({"foreign": -0.1}, "foreign=-0.1 is a share of the cells"),
-        ({"least_depth": 0.0}, "least_depth=0.0 is the smallest share of the molecules"),
+        ({"thinned": 1.5}, "thinned must be between 0 and 1, got 1.5"),
+        ({"foreign": -0.1}, "foreign must be between 0 and 1"),
+        ({"least_depth": 0.0}, "least_depth must be above 0 and at most 1"),
         ({"least_genes": 0}, "least_genes"),
     ],
 )

@@ -15,7 +15,7 @@ from scfm._docs import with_parameters
 from scfm.metrics import knn_accuracy
 from scfm.metrics.knn import scorable
 from scfm.model import FoundationModel, load
-from scfm.read import expand, open_counts
+from scfm.read import open_counts, paths_of
 from scfm.read.errors import of_file
 
 if TYPE_CHECKING:
@@ -104,9 +104,7 @@ def evaluate(
         msg = "models is empty: name the models to score."
         raise ValueError(msg)
     loaded = [model if isinstance(model, FoundationModel) else load(model) for model in listed]
-    found = expand([files] if isinstance(files, str | Path) else list(files))
-    paths = found if isinstance(found, list) else [found]
-    cells = {Path(str(path)).stem: _labelled(path, labels_key, layer) for path in paths}
+    cells = {Path(str(path)).stem: _labelled(path, labels_key, layer) for path in paths_of(files)}
     embeddings: dict[str, Any] = {}
     for model in loaded:
         embeddings[model.card.id] = model

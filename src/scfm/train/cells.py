@@ -13,7 +13,7 @@ from scipy import sparse
 from scfm._text import some
 from scfm._types import CountBlock
 from scfm.batch.shuffle import RANGE_ROWS
-from scfm.read import JoinedSource, expand
+from scfm.read import JoinedSource, paths_of
 from scfm.read.errors import of_file
 
 if TYPE_CHECKING:
@@ -117,8 +117,7 @@ class Corpus:
         match: Callable[[pd.DataFrame], GeneMap],
         open_file: Callable[[str], CountSource],
     ) -> None:
-        found = expand(list(files))
-        paths = found if isinstance(found, list) else [found]
+        paths = paths_of(files)
         self.names = [Path(str(path)).stem for path in paths]
         """Names of the files, without suffix."""
         repeated = sorted({name for name in self.names if self.names.count(name) > 1})

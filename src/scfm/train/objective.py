@@ -35,7 +35,7 @@ class TrainingBatch:
     labels: NDArray[np.int64] | None = None
     """Code of the cell type of each sequence, −1 for unknown, shape ``(n_sequences,)``; ``None`` without labels."""
     sources: NDArray[np.int64] | None = None
-    """Number of the source of each sequence, shape ``(n_sequences,)``; ``None`` where there is only one."""
+    """Number of the source of each sequence, shape ``(n_sequences,)``; ``None`` if nobody asks."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from scfm.genes import Vocabulary
 from scfm.model import load, load_recipe
 from scfm.model.recipe import NO_WEIGHTS
 from scfm.model.registry import families_with, family_class
-from scfm.read import expand
+from scfm.read import paths_of
 from scfm.train.corpus import corpus_vocabulary
 from scfm.weights.card import ModelCard
 from scfm.weights.gene_vectors import read_gene_vectors
@@ -123,10 +123,7 @@ def _vocabulary(run: Pretraining, cls: type[FoundationModel], base: FoundationMo
 
 def _of_corpus(run: Pretraining, tokens: Sequence[str], names: Vocabulary | None = None) -> Vocabulary:
     """Genes of the files that are trained on."""
-    found = expand(list(run.files))
-    paths = [
-        path for path in (found if isinstance(found, list) else [found]) if Path(path).stem not in run.validation.files
-    ]
+    paths = [path for path in paths_of(run.files) if Path(path).stem not in run.validation.files]
     if run.genes.names is not None:
         names = load_recipe(run.genes.names).vocabulary
     genes = run.genes

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scfm._checks import check_least
+from scfm._checks import check_least, check_share
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -71,12 +71,8 @@ class Views:
 
     def __post_init__(self) -> None:
         for name in ("thinned", "cut", "foreign"):
-            if not 0 <= getattr(self, name) <= 1:
-                msg = f"{name}={getattr(self, name)!r} is a share of the cells; it must be between 0 and 1."
-                raise ValueError(msg)
-        if not 0 < self.least_depth <= 1:
-            msg = f"least_depth={self.least_depth!r} is the smallest share of the molecules; it must be above 0 and at most 1."
-            raise ValueError(msg)
+            check_share(name, getattr(self, name))
+        check_share("least_depth", self.least_depth, above=True)
         for name in ("least_genes", "cells_per_panel", "least_expressed"):
             check_least(name, getattr(self, name))
 

@@ -70,9 +70,6 @@ def test_formula(negatives: str) -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         same = objective(Outputs(torch.nn.Identity(), vectors, vectors), batch)
     assert torch.equal(same.total, term.total)
-    with torch.no_grad():  # without sources all cells are of one
-        alone = objective(Outputs(torch.nn.Identity(), vectors, vectors), batch_of())
-    assert alone.total.item() == pytest.approx(expected(vectors.detach().numpy(), 0.3, allowed | True), rel=1e-5)
 
 
 def test_views_that_agree_are_recognised() -> None:
@@ -90,6 +87,11 @@ def test_projection() -> None:
     assert term.total.item() == pytest.approx(expected(projected, 0.1, np.ones((3, 3), bool)), rel=1e-5)
     assert objective.published_tensors() == {}
     assert objective.state() == {"name": "Contrastive", "temperature": 0.1, "projection": 3, "negatives": "all"}
+
+
+def test_sources_that_are_not_said() -> None:
+    with pytest.raises(ValueError, match="needs the source of each sequence, which this batch lacks"):
+        built(negatives="source")(Outputs(torch.nn.Identity(), pooled(), pooled()), batch_of())
 
 
 def test_arguments_out_of_bounds() -> None:

@@ -86,7 +86,10 @@ class Contrastive(Objective):
         target = torch.arange(len(first), device=one.device)
         with torch.autocast(one.device.type, enabled=False):
             logits = one @ other.T
-            if self.negatives == "source" and batch.sources is not None:
+            if self.negatives == "source":
+                if batch.sources is None:
+                    msg = "negatives='source' needs the source of each sequence, which this batch lacks; use 'all'."
+                    raise ValueError(msg)
                 source = torch.from_numpy(batch.sources[first]).to(one.device)
                 logits = logits.masked_fill(source[:, None] != source, -torch.inf)
             both = logits, logits.T
