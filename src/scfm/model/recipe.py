@@ -102,7 +102,7 @@ class Recipe(ABC):
     weights_family: ClassVar[str | None] = None
     """Family whose converted weights this one takes, where it has none of its own."""
     initial_architecture: ClassVar[Mapping[str, Any]] = MappingProxyType({})
-    """Sizes of a new network, where pretraining names no others."""
+    """Sizes of a new network, where pretraining names no others. A ``gene_vector_size`` is that of the vectors that it is given."""
     initial_tokens: ClassVar[tuple[str, ...]] = ()
     """Special tokens of a new model, in the order of their ids."""
     warns_truncated: ClassVar[str] = ""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from scfm.train.objective import Outputs
+from scfm.train.start import set_gene_vectors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from scfm.model.recipe import RunOptions
     from scfm.train.config import Pretraining
     from scfm.train.objective import Objective, Term, TrainingBatch
+    from scfm.train.start import Vectors
 
 __all__ = ["PretrainingModule"]
 
@@ -45,6 +47,8 @@ class PretrainingModule(LightningModule):
         Optimiser, schedule and seed.
     cell_types
         Names of the labels of cells.
+    vectors
+        Genes and the vectors from which theirs start.
     """
 
     def __init__(
@@ -55,12 +59,15 @@ class PretrainingModule(LightningModule):
         weights: Mapping[str, float],
         config: Pretraining,
         cell_types: Sequence[str] = (),
+        vectors: Vectors | None = None,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.recipe, self.options, self.config, self.weights = model, options, config, weights
         torch.manual_seed(config.seed)
         self.network = model.training_network()
+        if vectors is not None:
+            set_gene_vectors(self.network, model.vocabulary, *vectors)
         for objective in objectives.values():
             objective.build(model, self.network, cell_types)
         self.objectives = nn.ModuleDict(objectives)

@@ -26,7 +26,7 @@ from scfm.train.masking import Masking
 from scfm.train.module import PretrainingModule
 from scfm.train.objectives import OBJECTIVES
 from scfm.train.result import write_result
-from scfm.train.start import read_vectors, set_gene_vectors, starting_model
+from scfm.train.start import read_vectors, starting_model
 from scfm.train.steps import Steps
 from scfm.train.views import Views
 
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from scfm.model.recipe import RunOptions
     from scfm.train.config import Pretraining
     from scfm.train.objective import Objective
+    from scfm.train.start import Vectors
 
 __all__ = ["Plan"]
 
@@ -69,8 +70,9 @@ class Plan:
         objectives, weights = _objectives(run)
         n_views = max(objective.n_views for objective in objectives.values())
         work.mkdir(parents=True, exist_ok=True)
+        read = _vectors(run, vectors)
         with hold(work / "start.lock"):
-            model = starting_model(run, work / "start", run.name or out.name)
+            model = starting_model(run, work / "start", run.name or out.name, read)
         arguments = Arguments(layer=run.layer, gene_key=run.gene_key, pooling=run.pooling, max_tokens=run.max_tokens)
         options = arguments.resolved(model)
         match = partial(model.match, gene_key=run.gene_key, options=options)
@@ -93,17 +95,10 @@ class Plan:
             run.seed,
         )
         torch.set_num_threads(run.machine.threads or settings.threads)
-        module = PretrainingModule(model, options, objectives, weights, run, cell_types)
+        module = PretrainingModule(model, options, objectives, weights, run, cell_types, read)
         type(model)(
             model.card, model.vocabulary, module.published_tensors()
         ).validate_weights()  # as what is written will be
-        if vectors is not None or run.gene_vectors is not None:
-            genes, values = (
-                (vectors.index.astype(str).tolist(), vectors.to_numpy())
-                if vectors is not None
-                else read_vectors(Path(str(run.gene_vectors)).expanduser())
-            )
-            set_gene_vectors(module.network, model.vocabulary, genes, values)
         return cls(run, out, work, model, corpus, module, CellData(steps, run.steps, held_out), steps)
 
     @property
@@ -176,6 +171,12 @@ class Plan:
             "seconds": float(np.mean(times[1:]) * self.run.steps),
             "bytes": peak + 8 * n_parameters,  # the moments of the optimiser
         }
+
+
+def _vectors(run: Pretraining, given: pd.DataFrame | None) -> Vectors | None:
+    if given is not None:
+        return given.index.astype(str).tolist(), given.to_numpy()
+    return None if run.gene_vectors is None else read_vectors(Path(run.gene_vectors).expanduser())
 
 
 def _objectives(run: Pretraining) -> tuple[dict[str, Objective], dict[str, float]]:
