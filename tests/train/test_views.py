@@ -135,6 +135,11 @@ def test_poor_views_are_not_taken() -> None:
     np.testing.assert_array_equal(view.totals, got.sum(axis=1))
 
 
+def test_panels_that_are_missing(counts: NDArray[np.float32]) -> None:
+    with pytest.raises(ValueError, match=r"foreign=0.5 cuts cells to the genes of other sources, which panels="):
+        Views(foreign=0.5)(block_of(counts), GENES, np.random.default_rng(0))
+
+
 def test_no_cells() -> None:
     view = Views()(block_of(np.zeros((0, N_COLUMNS))), GENES, np.random.default_rng(0))
     assert view.n_cells == 0

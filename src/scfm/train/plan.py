@@ -87,7 +87,7 @@ class Plan:
             model.vocabulary,
             _encoder(model, corpus, options),
             n_views,
-            run.views or (Views() if n_views > 1 else None),
+            run.views or (Views() if any(one.changes_views for one in objectives.values()) else None),
             Masking(model.vocabulary, **run.masking) if masks else None,
             run.sampling.batch_cells,
             run.sampling.batch_tokens,

@@ -48,7 +48,7 @@ class Views:
     ------
     ValueError
         If a share is not between 0 and 1, ``least_depth`` not above 0 and at most 1, or a number below 1; on calling, if
-        the source has a count that is negative or not finite.
+        the source has a count that is negative or not finite, or ``foreign`` has no panels.
 
     Examples
     --------
@@ -101,6 +101,9 @@ class Views:
         -------
         Block of the same cells in the same order, with the totals of the view.
         """
+        if self.foreign and panels is None:
+            msg = f"foreign={self.foreign} cuts cells to the genes of other sources, which panels= has to name."
+            raise ValueError(msg)
         n = block.n_cells
         row, token = np.repeat(np.arange(n), np.diff(block.indptr)), genes[block.indices]
         depths = np.where(rng.random(n) < self.thinned, self.least_depth ** rng.random(n), 1.0)
@@ -123,7 +126,7 @@ class Views:
         measured[genes[genes >= 0]] = True
         allowed = np.tile(measured, (n, 1))
         foreign = np.flatnonzero(rng.random(n) < self.foreign)
-        if len(foreign) and panels is not None:
+        if panels is not None:
             known = panels[rng.integers(len(panels), size=len(foreign)), : len(measured)]
             allowed[foreign, : known.shape[1]] &= known
             allowed[foreign, known.shape[1] :] = False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
 
@@ -14,13 +14,16 @@ from scfm.model.registry import cards, register
 from scfm.weights import ModelCard
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     import torch
 
     from scfm._types import TokenBatch
     from scfm.genes import Vocabulary
     from scfm.model.recipe import RunOptions
+    from scfm.nn import AttentionTile
+    from scfm.nn import TranscriptFormer as Network
+    from scfm.tasks.predict_genes import Predictor
 
 __all__ = ["TranscriptFormer"]
 
@@ -93,11 +96,9 @@ class TranscriptFormer(GeneSequences):
 
     def training_network(self) -> torch.nn.Module:
         """All layers."""
-        from scfm.nn import TranscriptFormer as Network
+        import scfm.nn
 
-        if self.tensors:
-            return self.network(self.n_layers)
-        return Network(self.config)
+        return self.network(self.n_layers) if self.tensors else scfm.nn.TranscriptFormer(self.config)
 
     def training_outputs(
         self, network: torch.nn.Module, batch: TokenBatch, options: RunOptions
@@ -109,6 +110,21 @@ class TranscriptFormer(GeneSequences):
     def published_tensors(self, network: torch.nn.Module) -> dict[str, torch.Tensor]:
         """Weights of the layers, and the vectors of the genes."""
         return network.published()  # type: ignore[operator]
+
+    def predictor(self, options: RunOptions, device: torch.device, dtype: torch.dtype) -> Predictor:
+        """Softmax of the gene head, which reads the state before a gene."""
+        scorer = Scorer(self, self.config, options, device, dtype)
+        return lambda network, states: scorer.heads.gene_log_probabilities(states)
+
+    def attention_tiles(
+        self, network: torch.nn.Module, batch: TokenBatch, options: RunOptions
+    ) -> Iterator[AttentionTile]:
+        """Attention weights of the last of the layers: causal, and with the bias of the counts."""
+        import torch
+
+        assert batch.values is not None
+        tokens, counts = torch.from_numpy(batch.tokens), torch.from_numpy(batch.values)
+        return cast("Network", network).attention_tiles(tokens, counts, batch.lengths)
 
     def scorer(self, options: RunOptions, device: torch.device, dtype: torch.dtype) -> Scorer:
         """Compute log-likelihoods with the heads."""
