@@ -305,7 +305,9 @@ def _read_yaml(path: Path) -> Any:
     import yaml
 
     if not path.is_file():
-        msg = f"There is no file {path}; config= takes a YAML file, such as docs/examples/pretrain.yaml."
+        msg = (
+            f"There is no file {path}; config= takes a YAML file, whose keys help(scfm.train.config.Pretraining) lists."
+        )
         raise FileNotFoundError(msg)
     try:
         return yaml.safe_load(path.read_text(encoding="utf-8")) or {}

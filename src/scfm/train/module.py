@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from functools import partial
@@ -12,6 +13,7 @@ from lightning import LightningModule
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from scfm._settings import settings
 from scfm.train.objective import Outputs
 from scfm.train.start import set_gene_vectors
 
@@ -25,6 +27,11 @@ if TYPE_CHECKING:
     from scfm.train.start import Vectors
 
 __all__ = ["PretrainingModule"]
+
+logger = logging.getLogger("scfm")
+
+SECONDS = 30
+"""Between two lines of the log."""
 
 
 class PretrainingModule(LightningModule):
@@ -76,6 +83,7 @@ class PretrainingModule(LightningModule):
                 layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
         self._judged: dict[str, Tensor] = {}
         self._began: float | None = None
+        self._said = 0.0
 
     def forward(self, batch: TrainingBatch) -> dict[str, Term]:
         """The terms of all objectives that have something to predict in a batch."""
@@ -203,6 +211,15 @@ class PretrainingModule(LightningModule):
         rates = {"learning_rate": schedule.get_last_lr()[-1], "tokens_per_second": n_tokens / max(now - since, 1e-9)}
         self._log_losses("train", losses)
         self.log_dict({**{f"train/{name}": value for name, value in metrics.items()}, **rates}, batch_size=1)
+        self._say(now, losses, n_tokens / max(now - since, 1e-9))
+
+    def _say(self, now: float, losses: Tensor, speed: float) -> None:
+        """A line now and then, where there is no bar."""
+        if self.trainer.progress_bar_callback is not None or settings.progress is False or now - self._said < SECONDS:
+            return
+        self._said = now
+        each = ", ".join(f"{name} {loss:.3f}" for name, loss in zip(self.objectives, losses.tolist(), strict=True))
+        logger.info("step %d of %d: %s; %.0f tokens/s", self.global_step, self.config.steps, each, speed)
 
     def _log_losses(self, name: str, losses: Tensor) -> None:
         each = dict(zip(self.objectives, losses, strict=True))

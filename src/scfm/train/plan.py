@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-import pandas as pd
 import torch
 from lightning import Trainer
 
 from scfm._lock import hold
 from scfm._settings import settings
+from scfm.genes import GeneMap
 from scfm.model.arguments import Arguments
 from scfm.train.cells import Corpus, Draws, Stream
 from scfm.train.checkpoints import WholeCheckpoints, curves, keepers, loggers, newest
@@ -33,6 +33,7 @@ from scfm.train.views import Views
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import pandas as pd
     from numpy.typing import NDArray
 
     from scfm.model import FoundationModel
@@ -84,7 +85,7 @@ class Plan:
             corpus,
             Draws(streams, run.sampling.power, run.sampling.cells_per_file, run.seed),
             model.vocabulary,
-            _encoder(model, options),
+            _encoder(model, corpus, options),
             n_views,
             run.views or (Views() if any(one.changes_views for one in objectives.values()) else None),
             Masking(model.vocabulary, **run.masking) if masks else None,
@@ -113,7 +114,7 @@ class Plan:
         last = newest(checkpoints)
         if last is not None:
             logger.info("going on from %s", last)
-        judged = bool(self.data.judged)
+        judged = self.data.judged
         strategy = (
             "ddp_find_unused_parameters_true"
             if machine.devices > 1 and machine.strategy == "auto"
@@ -127,7 +128,7 @@ class Plan:
             max_steps=self.run.steps,
             max_epochs=-1,
             logger=loggers(logs, last),
-            callbacks=keepers(checkpoints, min(self.run.checkpoint_every, self.run.steps), judged=judged),
+            callbacks=keepers(checkpoints, min(self.run.checkpoint_every, self.run.steps), judged),
             plugins=[WholeCheckpoints()],
             limit_val_batches=1.0 if judged else 0,
             val_check_interval=min(self.run.validation.every, self.run.steps) if judged else None,
@@ -241,11 +242,10 @@ def _held_cells(run: Pretraining, corpus: Corpus, numbers: Sequence[int]) -> dic
     return {number: held[number] for number in numbers}
 
 
-def _encoder(model: FoundationModel, options: RunOptions) -> Any:
+def _encoder(model: FoundationModel, corpus: Corpus, options: RunOptions) -> Any:
     """The step from counts by the position of genes in the vocabulary to tokens."""
-    genes = model.match(pd.DataFrame(index=model.vocabulary.genes), "index", options)
     source: Any = _NoAnnotation()
-    return model.encoder(source, genes, options)
+    return model.encoder(source, GeneMap(model.vocabulary.tokens, corpus.reports[0], sums=False), options)
 
 
 class _NoAnnotation:

@@ -94,6 +94,23 @@ class TranscriptFormer(GeneSequences):
         first = np.concatenate([[0], np.cumsum(batch.lengths)[:-1]])
         return pool_sum(hidden, batch.lengths, batch.tokens[first] >= self.config.vocab_size) / self.config.max_genes
 
+    def training_network(self) -> torch.nn.Module:
+        """All layers."""
+        import scfm.nn
+
+        return self.network(self.n_layers) if self.tensors else scfm.nn.TranscriptFormer(self.config)
+
+    def training_outputs(
+        self, network: torch.nn.Module, batch: TokenBatch, options: RunOptions
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Run all layers, and pool."""
+        hidden = self.forward(network, batch, replace(options, pooling="gene"))
+        return hidden, self._pooled(hidden, batch)
+
+    def published_tensors(self, network: torch.nn.Module) -> dict[str, torch.Tensor]:
+        """Weights of the layers, and the vectors of the genes."""
+        return network.published()  # type: ignore[operator]
+
     def predictor(self, options: RunOptions, device: torch.device, dtype: torch.dtype) -> Predictor:
         """Softmax of the gene head, which reads the state before a gene."""
         scorer = Scorer(self, self.config, options, device, dtype)
@@ -108,25 +125,6 @@ class TranscriptFormer(GeneSequences):
         assert batch.values is not None
         tokens, counts = torch.from_numpy(batch.tokens), torch.from_numpy(batch.values)
         return cast("Network", network).attention_tiles(tokens, counts, batch.lengths)
-
-    def training_network(self) -> torch.nn.Module:
-        """All layers."""
-        from scfm.nn import TranscriptFormer as Network
-
-        if self.tensors:
-            return self.network(self.n_layers)
-        return Network(self.config)
-
-    def training_outputs(
-        self, network: torch.nn.Module, batch: TokenBatch, options: RunOptions
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Run all layers, and pool."""
-        hidden = self.forward(network, batch, replace(options, pooling="gene"))
-        return hidden, self._pooled(hidden, batch)
-
-    def published_tensors(self, network: torch.nn.Module) -> dict[str, torch.Tensor]:
-        """Weights of the layers, and the vectors of the genes."""
-        return network.published()  # type: ignore[operator]
 
     def scorer(self, options: RunOptions, device: torch.device, dtype: torch.dtype) -> Scorer:
         """Compute log-likelihoods with the heads."""
