@@ -192,6 +192,7 @@ CALLS: dict[str, Callable[[World], dict[str, Any]]] = {
         "files": world.path,
         "out": world.new,
         "base": "scfm-mini",
+        "config": {"genes": {"source": "scfm-mini"}},
         "steps": 1,
         "dry_run": True,
     },
