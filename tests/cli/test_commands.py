@@ -36,6 +36,7 @@ COMMANDS = (
     "score",
     "marker-genes",
     "perturb",
+    "perturb-store",
     "annotate",
     "metrics",
     "match",

@@ -9,13 +9,13 @@ import pytest
 
 from scfm._compat import bar_hidden
 from scfm.run import progress
-from scfm.run.progress import cells_bar
+from scfm.run.progress import progress_bar
 
 
 def test_a_log_gets_a_line_now_and_then(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
-    with cells_bar(12_000, None, 2_000) as advance:
+    with progress_bar(12_000, None, 2_000) as advance:
         for _ in range(10):
             now[0] += 10
             advance(1000)
@@ -31,19 +31,19 @@ def test_a_log_gets_a_line_now_and_then(capsys: pytest.CaptureFixture[str], monk
 def test_without_stderr_nothing_is_shown(shown: bool | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "FIRST_SECONDS", 0.0)
     monkeypatch.setattr(sys, "stderr", None)
-    with cells_bar(10, shown) as advance:
+    with progress_bar(10, shown) as advance:
         advance(5)
 
 
 @pytest.mark.parametrize(("total", "shown"), [(0, None), (0, True), (100, False)])
 def test_nothing_is_shown(total: int, shown: bool | None, capsys: pytest.CaptureFixture[str]) -> None:
-    with cells_bar(total, shown) as advance:
+    with progress_bar(total, shown) as advance:
         advance(1)
     assert capsys.readouterr().err == ""
 
 
 def test_a_bar_is_shown_where_it_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
-    with cells_bar(700, True, 100) as advance:
+    with progress_bar(700, True, 100) as advance:
         advance(600)
     assert "embed: 100%" in (shown := capsys.readouterr().err)
     assert "700/700" in shown

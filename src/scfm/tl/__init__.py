@@ -9,8 +9,10 @@ from scfm.tl._embed_store import embed_store
 from scfm.tl._embed_tokenized import embed_tokenized
 from scfm.tl._gene_embeddings import gene_embeddings
 from scfm.tl._marker_genes import marker_genes
+from scfm.tl._merge_store import merge_store
 from scfm.tl._perturb import perturb
 from scfm.tl._perturb_stats import perturb_stats
+from scfm.tl._perturb_store import perturb_store
 from scfm.tl._score import score
 from scfm.tl._tokenize import tokenize
 
@@ -22,8 +24,10 @@ __all__ = [
     "embed_tokenized",
     "gene_embeddings",
     "marker_genes",
+    "merge_store",
     "perturb",
     "perturb_stats",
+    "perturb_store",
     "score",
     "tokenize",
 ]

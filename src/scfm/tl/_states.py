@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from scfm.model.session import CountSession
+    from scfm.model.session import Session
 
 __all__ = ["StateAverage", "States", "average_states", "states_of"]
 
@@ -36,7 +36,7 @@ class States:
 
 
 def states_of(
-    session: CountSession, key: str | None, start: str | None, goal: str | None, alternatives: Sequence[str] | None
+    session: Session, key: str | None, start: str | None, goal: str | None, alternatives: Sequence[str] | None
 ) -> States | None:
     """Read the states of the cells; ``None`` if none are asked for.
 
@@ -74,7 +74,7 @@ def states_of(
     return States(key, names, codes)
 
 
-def average_states(session: CountSession, states: States, average: StateAverage) -> pd.DataFrame:
+def average_states(session: Session, states: States, average: StateAverage) -> pd.DataFrame:
     """Average embedding of the cells of each state, float64, shape ``(n_states, n_features)``.
 
     Raises
