@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
+import scfm
 from scfm._compat import bar_hidden
 from scfm.run import progress
 from scfm.run.progress import progress_bar
@@ -25,6 +26,17 @@ def test_a_log_gets_a_line_now_and_then(capsys: pytest.CaptureFixture[str], monk
         "9,000 of 12,000 cells, 100 cells/s, 0.5 min left",
         "12,000 of 12,000 cells, 100 cells/s, 0.0 min left",
     ]
+
+
+def test_sequences_are_counted_where_a_cell_has_several(capsys: pytest.CaptureFixture[str]) -> None:
+    scfm.settings.progress = True
+    adata = scfm.datasets.pbmc68k()[:3, :60].copy()
+    scfm.tl.perturb(adata, "scfm-mini", device="cpu")
+    scfm.settings.reset()
+    n = int(adata.obs["perturb_n"].sum())
+    assert f"{n}/{n}" in (shown := capsys.readouterr().err)
+    assert "perturb: 100%" in shown
+    assert "sequence/s" in shown
 
 
 @pytest.mark.parametrize("shown", [None, True])

@@ -203,6 +203,8 @@ class ShardStore:
         """
         import zarr
 
+        for stray in (part for chunk in self._chunks(shard) for part in chunk.parent.glob(f"{chunk.name}.*.partial")):
+            stray.unlink()  # of a process that was killed
         for array in self.arrays:
             zarr.open_array(self.path / array.path, mode="r+")[array.rows_of(shard.number)] = values[array.path]
         chunks = self._chunks(shard)
@@ -313,10 +315,11 @@ class ShardStore:
 
         place = f"uns/{self.key}/{PARAMS}"
         root = zarr.open_group(self.path, mode="r+")
-        for name, value in values.items():
-            shutil.rmtree(self.path / place / name, ignore_errors=True)
-            write_elem(root[place], name, value, dataset_kwargs=UNSHARDED)
-        sync(tree(self.path / place))
+        with hold(self._markers / "params.lock"):
+            for name, value in values.items():
+                shutil.rmtree(self.path / place / name, ignore_errors=True)
+                write_elem(root[place], name, value, dataset_kwargs=UNSHARDED)
+            sync(tree(self.path / place))
 
     def n_bytes(self, shards: Sequence[Shard]) -> int:
         """About how many bytes the results of shards take, but for sums over their cells."""
