@@ -67,7 +67,8 @@ def check_output(source: Path, out: Path, *, overwrite: bool) -> None:
     is_store = source.is_dir() and is_anndata_file(source)
     suffix = ".zarr" if is_store else ".h5mu" if source.suffix == ".h5mu" else ".h5ad"
     if out.suffix != suffix:
-        msg = f"Cannot make {out.name} of {source.name}: the name of the file to write must end in {suffix}."
+        hint = " scfm.tl.embed_store and scfm.tl.perturb_store fill zarr stores." if out.suffix == ".zarr" else ""
+        msg = f"Cannot make {out.name} of {source.name}: the name of the file to write must end in {suffix}.{hint}"
         raise ValueError(msg)
     check_new(
         out,
