@@ -87,12 +87,6 @@ def test_the_store_is_an_anndata(source: Path, tmp_path: Path, expected: np.ndar
     assert set(params) == set(adata.uns["scfm_mini"]["params"])
 
 
-def test_shards() -> None:
-    shards = plan_shards(10, 4)
-    assert [(shard.number, shard.start, shard.stop) for shard in shards] == [(0, 0, 4), (1, 4, 8), (2, 8, 10)]
-    assert plan_shards(0, 4) == []
-
-
 @pytest.mark.parametrize("parts", [1, 3, 20])
 def test_parts_make_the_whole(parts: int, source: Path, tmp_path: Path, expected: np.ndarray) -> None:
     out = tmp_path / "emb.zarr"

@@ -183,6 +183,7 @@ class Screen:
         return {"X": vectors, "cells": rows, "perturbation": names.astype(str)}
 
     def task(self, targets: NDArray[np.float64] | None) -> Perturb:
+        """What is computed: effects on each of the states if there are any."""
         model, options = self._session.model, self._session.options
         return Perturb(model, options, self._perturbations, targets, self.gene_effects, embeddings=self._embeddings)
 
