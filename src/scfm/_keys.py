@@ -6,7 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 __all__ = [
+    "ATTENTION",
     "AnnotationKeys",
+    "GENE_CONTEXT",
+    "GROUPS",
     "Keys",
     "MARKER_GENES",
     "PARAMS",
@@ -28,6 +31,9 @@ __all__ = [
 ]
 
 PARAMS = "params"
+GENE_CONTEXT = "gene_context"
+ATTENTION, GROUPS = "attention", "groups"
+"""Default name of attention, and the entry in ``uns`` with that of groups of cells."""
 MARKER_GENES = "marker_genes"
 PERTURB = "perturb"
 STATS, STATS_PARAMS = "stats", "stats_params"

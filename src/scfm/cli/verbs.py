@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "annotate",
+    "attention",
     "cellxgene",
     "embed",
     "gene_embeddings",
@@ -157,6 +158,18 @@ def marker_genes(verb: Callable[..., Path], *, table: Path | None = None, **argu
         ranked = table_of(read_entry(out, modality, f"uns/{arguments['key_added']}"))
         _write_table(ranked.set_index("group"), table)
         print(f"wrote {table}: {ranked['names'].nunique():,} genes of {ranked['group'].nunique()} groups")
+
+
+def attention(verb: Callable[..., Path], *, heads: list[str] | None = None, **arguments: Any) -> None:
+    """Average attention.
+
+    Parameters
+    ----------
+    heads
+        mean or max over all heads, or the numbers of heads to average, from 0 on. By default mean.
+    """
+    words = heads or ["mean"]
+    with_model(verb, heads=words[0] if words[0] in ("mean", "max") else list(map(int, words)), **arguments)
 
 
 def annotate(verb: Callable[..., Path], **arguments: Any) -> None:

@@ -12,7 +12,7 @@ from scfm.encode import RankEncoder
 from scfm.model._base import FoundationModel
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     import torch
     from numpy.typing import NDArray
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from scfm.encode import Depth
     from scfm.genes import GeneMap
     from scfm.model.recipe import RunOptions
-    from scfm.nn import BertConfig, BertEncoder
+    from scfm.nn import AttentionTile, BertConfig, BertEncoder
     from scfm.read import CountSource
 
 __all__ = ["RankBert"]
@@ -132,6 +132,14 @@ class RankBert(FoundationModel):
             first_only=self.reads_first(options.pooling),
             max_tokens=max_tokens,
         )
+
+    def attention_tiles(
+        self, network: torch.nn.Module, batch: TokenBatch, options: RunOptions
+    ) -> Iterator[AttentionTile]:
+        """Attention weights of the last of the layers."""
+        import torch
+
+        return cast("BertEncoder", network).attention_tiles(torch.from_numpy(batch.tokens), batch.lengths)
 
     @staticmethod
     def reads_first(pooling: str) -> bool:

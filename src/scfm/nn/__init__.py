@@ -1,6 +1,6 @@
 """The networks, in plain torch: packed tokens in, hidden states out, pooled to one vector per cell or gene; and losses."""
 
-from scfm.nn.attention import AttentionPath, Lengths, Packing
+from scfm.nn.attention import AttentionPath, AttentionTile, Lengths, Packing
 from scfm.nn.bert import BertEncoder, BertLayer
 from scfm.nn.bert_config import BertConfig
 from scfm.nn.causal import CausalPath
@@ -23,6 +23,7 @@ from scfm.nn.transcriptformer_heads import GeneScores, TranscriptFormerHeads
 
 __all__ = [
     "AttentionPath",
+    "AttentionTile",
     "BertConfig",
     "BertEncoder",
     "BertLayer",
