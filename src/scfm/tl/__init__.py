@@ -15,6 +15,7 @@ from scfm.tl._merge_store import merge_store
 from scfm.tl._perturb import perturb
 from scfm.tl._perturb_stats import perturb_stats
 from scfm.tl._perturb_store import perturb_store
+from scfm.tl._predict_genes import predict_genes
 from scfm.tl._score import score
 from scfm.tl._tokenize import tokenize
 
@@ -32,6 +33,7 @@ __all__ = [
     "perturb",
     "perturb_stats",
     "perturb_store",
+    "predict_genes",
     "score",
     "tokenize",
 ]
