@@ -14,7 +14,7 @@ from scfm._settings import settings
 from scfm.model import load
 from scfm.run.progress import progress_bar
 from scfm.run.store import ShardStore
-from scfm.tl._fill import fill
+from scfm.tl._work import fill
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from scfm.model import FoundationModel
     from scfm.model.arguments import Arguments
     from scfm.run.plan import Shard
-    from scfm.tl._fill import Work
+    from scfm.tl._work import Work
 
 __all__ = ["Job", "fill_with"]
 

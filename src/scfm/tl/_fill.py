@@ -8,7 +8,7 @@ import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any
 
 from scfm._paths import check_new, check_room, check_writable
 from scfm._text import masked
@@ -19,62 +19,26 @@ from scfm.read.paths import is_url
 from scfm.run import RunStats
 from scfm.run.device import env_int
 from scfm.run.plan import CHUNK_ROWS
-from scfm.run.sinks import ShardSink
 from scfm.run.store import COUNTED, ShardStore, fingerprint
 from scfm.tl._merge_store import merge
 from scfm.tl._target import FileTarget
+from scfm.tl._work import fill
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import numpy as np
     from distributed import Client
-    from numpy.typing import NDArray
 
     from scfm.model.arguments import Arguments
     from scfm.model.session import Session
-    from scfm.run.plan import Shard, StorePlan
-    from scfm.run.sinks import Collector
-    from scfm.tasks import Task
+    from scfm.run.plan import Shard
+    from scfm.tl._work import Filler, Work
 
-__all__ = ["Filler", "Filling", "Work", "fill", "fill_store"]
+__all__ = ["Filling", "fill_store"]
 
 logger = logging.getLogger("scfm")
 
 _RANKS = (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS"))
-
-
-class Filler(Protocol):
-    """What it takes to fill a store with results, for the cells of a session."""
-
-    key: str
-    """Key of the results in ``uns``."""
-    places: list[tuple[str, str]]
-    """Slot and key of the other results in an AnnData."""
-    path: str
-    """Place of the first array of the store."""
-    parameters: dict[str, Any]
-    """What the results depend on beside the model and the cells."""
-    row_bytes: int
-    """Bytes that the results of a cell take, as far as that can be foreseen."""
-    cells: NDArray[np.int64] | None
-    """Sorted positions of the cells that are computed; all if ``None``."""
-
-    def plan(self, shard_rows: int | None) -> StorePlan:
-        """Find out what is to be in a new store; this may take a pass over the cells."""
-
-    def task(self, store: ShardStore) -> tuple[Task, Collector]:
-        """What is computed, and what collects it."""
-
-
-class Work(Protocol):
-    """What is computed for the cells of a store; workers of a cluster are sent it."""
-
-    verb: ClassVar[str]
-    """Name of the function of ``scfm.tl`` that does the same in memory."""
-
-    def open(self, session: Session) -> Filler:
-        """Prepare it for the cells of a session."""
 
 
 @dataclass(frozen=True)
@@ -126,27 +90,6 @@ def fill_store(
         for number, path in enumerate(paths):
             merge(store, Path(path), arguments.modality, number=number)
     return out
-
-
-def fill(
-    session: Session, store: ShardStore, filler: Filler, shards: Sequence[Shard], done: int = 0, wait: float = 0
-) -> None:
-    """Compute shards of a store.
-
-    Parameters
-    ----------
-    session, store, filler, shards
-        The cells, where the results go, what is computed, and for which shards.
-    done
-        Further cells or sequences, which an earlier run has done: progress is shown of all of them.
-    wait
-        Seconds to wait for a shard that another process is computing.
-    """
-    task, collector = filler.task(store)
-    with ShardSink(store, shards, collector, filler.cells, wait) as sink:
-        task.sink = sink
-        sequences = sum(shard.work for shard in shards) if store.unit == "sequence" else None
-        session.run(task, sink.spans, done, sequences)
 
 
 def _checked_paths(source: Any, out: Path, verb: str, how: Filling) -> list[str]:
