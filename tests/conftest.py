@@ -72,7 +72,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
             found.setdefault(name, []).append(figures)
     for name, tried in sorted(found.items()):
         sums = {key: [figures[key] for figures in tried] for key in tried[0]}
-        said = (f"{key} {max(values) if isinstance(values[0], float) else sum(values):.4g}" for key, values in sums.items())
+        said = (
+            f"{key} {max(values) if isinstance(values[0], float) else sum(values):.4g}" for key, values in sums.items()
+        )
         terminalreporter.write_line(f"{name}: {len(tried)}; {', '.join(said)}")
 
 

@@ -366,7 +366,13 @@ def _read(reader: str, folder: Path, guard: _Guard) -> dict[str, Any]:
     guard.folder = tempfile.tempdir = None
     resident, now = max(0, _status("VmHWM") - before), resource.getrusage(resource.RUSAGE_SELF)
     spent = now.ru_utime + now.ru_stime - used.ru_utime - used.ru_stime
-    return {"error": name, "message": message[:10_000], "forbidden": guard.found, "resident": resident, "seconds": spent}
+    return {
+        "error": name,
+        "message": message[:10_000],
+        "forbidden": guard.found,
+        "resident": resident,
+        "seconds": spent,
+    }
 
 
 def main() -> None:

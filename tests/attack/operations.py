@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import tarfile
-from functools import partial
-from pathlib import Path
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import anndata as ad
@@ -24,8 +23,9 @@ from ..weights.server import FileServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
-N_OBS, MODEL, FETCHED = 20, "scfm-mini", "geneformer-v1-10m"
+N_OBS, FETCHED = 20, "geneformer-v1-10m"
 HIDDEN = ".scfm-"
 """How names of folders begin in which work goes on."""
 
@@ -39,6 +39,11 @@ class Operation(NamedTuple):
     """Name of what it writes."""
 
 
+@cache
+def model() -> scfm.model.FoundationModel:
+    return scfm.model.load("scfm-mini")
+
+
 def cells(name: str, folder: Path) -> None:
     """Write counts of real cells, with an embedding and labels."""
     adata, path = scfm.datasets.pbmc68k()[:N_OBS].copy(), folder / name
@@ -50,7 +55,7 @@ def cells(name: str, folder: Path) -> None:
 
 
 def store(name: str, folder: Path, **arguments: Any) -> None:
-    scfm.tl.embed_store(folder / name, MODEL, folder / "s.zarr", shard_rows=10, device="cpu", **arguments)
+    scfm.tl.embed_store(folder / name, model(), folder / "s.zarr", shard_rows=10, device="cpu", **arguments)
 
 
 def embedded(name: str, folder: Path) -> None:
@@ -59,7 +64,7 @@ def embedded(name: str, folder: Path) -> None:
 
 
 def embed(name: str, out: str, folder: Path) -> None:
-    scfm.tl.embed(folder / name, MODEL, out=folder / out, overwrite=True, device="cpu")
+    scfm.tl.embed(folder / name, model(), out=folder / out, overwrite=True, device="cpu")
 
 
 def annotate(folder: Path) -> None:
@@ -69,11 +74,11 @@ def annotate(folder: Path) -> None:
 
 def gene_embeddings(folder: Path) -> None:
     path, genes = folder / "a.h5ad", ["CD3D", "LYZ"]
-    scfm.tl.gene_embeddings(path, MODEL, genes=genes, out=folder / "out.zarr", overwrite=True, device="cpu")
+    scfm.tl.gene_embeddings(path, model(), genes=genes, out=folder / "out.zarr", overwrite=True, device="cpu")
 
 
 def tokenize(out: str, folder: Path) -> None:
-    scfm.tl.tokenize(folder / "a.h5ad", MODEL, folder / out, overwrite=True)
+    scfm.tl.tokenize(folder / "a.h5ad", model(), folder / out, overwrite=True)
 
 
 def published(packed: bool, folder: Path) -> None:
@@ -140,16 +145,22 @@ def contents(folder: Path) -> dict[str, str]:
 def _digest(path: Path) -> str:
     if list(path.glob(f"obsm/*/{PLAN_FILE}")):
         filled = EmbeddingStore.open(path)
-        missing = filled.missing() or filled.uns()[PARAMS]["n_cells"] != filled.n_obs
+        missing = filled.missing() or filled.uns()[PARAMS].get("n_cells") != filled.n_obs
         for number in filled.done():
             filled.values(filled.shards[number])  # which compares their hash
         if missing:
             return "not yet complete"
-    if path.suffix in (".h5ad", ".zarr"):
-        read = ad.read_h5ad if path.is_file() else ad.read_zarr
-        return hashlib.sha256("\n".join(sorted(_entries(read(path)))).encode()).hexdigest()
+    if path.suffix == ".h5ad":
+        return hashlib.sha256("\n".join(sorted(_entries(ad.read_h5ad(path)))).encode()).hexdigest()
     files = [path] if path.is_file() else [file for file in sorted(path.rglob("*")) if file.is_file()]
-    kept = [(file.name, file.read_bytes()) for file in files if file.suffix != ".lock"]
+    notes = (".shards", ".merged")  # which hold times and locks
+    kept = [
+        (str(file.relative_to(path)), file.read_bytes())
+        for file in files
+        if not any(
+            part in notes or part.startswith(HIDDEN) and part != PLAN_FILE for part in file.relative_to(path).parts
+        )
+    ]
     return hashlib.sha256(repr(kept).encode()).hexdigest()
 
 

@@ -65,7 +65,7 @@ def serve() -> None:
 
     import scfm
 
-    from . import operations  # noqa: F401
+    from . import operations
 
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:  # everything is compiled once
@@ -116,7 +116,7 @@ def _child(operation: str, folder: Path, answers: Any, at: int = -1, blind: bool
                 os.kill(os.getpid(), signal.SIGKILL)
             steps += 1
 
-    os.fsync = lambda handle: step("open", (os.readlink(f"/proc/self/fd/{handle}"), "r", os.O_RDWR))
+    os.fsync = lambda handle: step("open", (os.readlink(f"/proc/self/fd/{handle}"), "r", os.O_RDWR))  # noqa: PTH115
     if blind:
         shutil.disk_usage = lambda path: shutil._ntuple_diskusage(2**50, 0, 2**50)  # type: ignore[assignment,attr-defined]
     answers.write("\n")
