@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 import zlib
 from functools import cache, partial
+from itertools import product
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import anndata as ad
@@ -86,15 +86,8 @@ def write_bases(top: Path) -> dict[str, str]:
     write_tables(honest / "tables")
     published = write_geneformer(honest / "published", **files.SIZES)
     scfm.model.convert(published, honest / "converted")
-    (honest / "empty").mkdir()
     readers = {name.replace("/", "-"): "counts" for name in WRITERS}
-    return readers | {
-        "tables": "parquet",
-        "published": "model",
-        "converted": "model",
-        "small": "pytorch",
-        "empty": "counts",
-    }
+    return readers | {"tables": "parquet", "published": "model", "converted": "model", "small": "pytorch"}
 
 
 # --- HDF5
@@ -230,10 +223,10 @@ def linked(path: Path, to: Path) -> None:
 
 
 PICKLED = {"id": "pickle", "protocol": 5}
+CODED: tuple[Any, ...] = ({}, PICKLED, [PICKLED], {"name": "numcodecs.pickle"}, "|O", "<U99999999", [["a", "|O"]])
 IN_FILES: dict[str, Callable[[Path, Path], object]] = {
     "link out": linked,
     "link to a folder": lambda path, other: linked(path, other.parent),
-    "pipe": lambda path, other: (path.unlink(), os.mkfifo(path)),
     "empty": lambda path, other: path.write_bytes(b""),
     "cut": lambda path, other: path.write_bytes(path.read_bytes()[:-3]),
     "longer": lambda path, other: path.write_bytes(path.read_bytes() + b"x" * 99),
@@ -250,122 +243,90 @@ def lies_in_zarr(base: str, path: Path, other: Path) -> Iterator[Lie]:
             yield Lie(base, f"{name}: {how}", lambda folder, c=change, n=name, i=inner: c(folder / n, i))
         if file.name.startswith((".z", "zarr.json")):
             for way in leaves(json.loads(file.read_text())):
-                for value in (
-                    *ODD,
-                    {},
-                    PICKLED,
-                    [PICKLED],
-                    {"name": "numcodecs.pickle"},
-                    "|O",
-                    "<U99999999",
-                    [["a", "|O"]],
-                ):
+                for value in (*ODD, *CODED):
                     yield Lie(base, f"{name} says {way}={value!r:.20}", partial(said, name, way, value))
 
 
 # --- text, tables, weights
 
 
+def put_at(name: str, content: bytes) -> Callable[[Path], object]:
+    return lambda folder: (folder / name).write_bytes(content)
+
+
+HEAD = b"%%MatrixMarket matrix coordinate integer general\n"
+SIZES = (
+    b"1000000000000 30 5",
+    b"12 1000000000 5",
+    b"12 30 999999999999",
+    b"-1 30 5",
+    b"12 30",
+    b"1e9 30 5",
+    b"9" * 5000,
+)
+ENTRIES = (
+    b"1 1 99999999999999999999",
+    b"13 1 1",
+    b"0 1 1",
+    b"a b c",
+    b"1 1 nan",
+    b"1 " * 10**6,
+    b"1 1",
+    b"1 1 1.5",
+    b"",
+)
+TABLES = (
+    b"",
+    b"\0" * 99,
+    b"\t" * 10**5,
+    files.PAGE,
+    files.LFS,
+    HEAD * 2,
+    b"x\t1\n" * 10**5,
+    b"\xff" * 99,
+    b"g\t-1\n" * 9,
+)
+KEYS = ("id", "family", "architecture", "special_tokens", "revision", "weights_sha256", "hidden_size", "vocab_size")
+
+
 def lies_elsewhere(canary: Path) -> Iterator[Lie]:
-    head = b"%%MatrixMarket matrix coordinate integer general\n"
-    sizes = (
-        b"1000000000000 30 5",
-        b"12 1000000000 5",
-        b"12 30 999999999999",
-        b"-1 30 5",
-        b"12 30",
-        b"1e9 30 5",
-        b"12 30 " + b"9" * 5000,
-    )
-    bodies = (
-        b"1 1 1\n" * 5,
-        b"1 1 99999999999999999999\n" * 5,
-        b"13 1 1\n" * 5,
-        b"0 1 1\n",
-        b"a b c\n",
-        b"1 1 nan\n" * 5,
-        b"1 " * 10**6,
-    )
-    for size in (*sizes, b"12 30 5"):
-        for body in bodies[: 1 if size in sizes else None]:
-            content = head + size + b"\n" + body
-            yield Lie(
-                "mtx", f"{size[:30]!r} {body[:20]!r}", lambda f, c=content: (f / "mtx" / "matrix.mtx").write_bytes(c)
-            )
+    """About text, tables and weights; those of other tests among them."""
+    attacks = weights.attacks(canary)
+    pickles = attacks | {name: content for name, (content, _) in weights.PICKLES.items()}
+    tensors = {name: content for name, (content, _) in weights.TENSORS.items()}
+    for how in (weights.zipped, weights.legacy):
+        tensors |= {f"{how.__name__} {name}": how(attack) for name, attack in attacks.items()}
+    archives = {name: gzip.compress(content, 1) for name, (content, _) in files.ARCHIVES.items()}
+    matrices = [HEAD + size + b"\n1 1 1\n" for size in SIZES] + [
+        HEAD + b"12 30 5\n" + (line + b"\n") * 5 for line in ENTRIES
+    ]
+    matrix = {repr(content[-40:]): content for content in matrices}
+    table = {repr(content[:40]): content for content in TABLES}
+    for base, reader, file, contents in (
+        ("small", "dictionary", "token_dictionary.pkl", pickles),
+        ("small", "pytorch", "pytorch_model.bin", tensors),
+        ("small", "safetensors", "model.safetensors", weights.SAFETENSORS),
+        ("small", "unpack", "a.tar", archives),
+        ("mtx", "", "mtx/matrix.mtx", matrix | table),
+        ("mtx", "", "mtx/barcodes.tsv", table),
+        ("mtx", "", "mtx/genes.tsv", table),
+        ("converted", "", "vocabulary.tsv", table),
+        ("converted", "", "aliases.tsv", table),
+    ):
+        for name, content in contents.items():
+            yield Lie(base, f"{file}: {name}", put_at(file, content), reader)
+    bomb = gzip.compress(bytes(2**28))
     for name in ("matrix.mtx", "barcodes.tsv", "genes.tsv"):
-        for content in (
-            b"",
-            b"\0" * 99,
-            b"\t" * 10**5,
-            b"<html>",
-            head * 2,
-            b"x\n" * 10**6,
-            gzip.compress(bytes(2**28)),
-        ):
-            yield Lie("mtx", f"{name}={content[:10]!r}", lambda f, n=name, c=content: (f / "mtx" / n).write_bytes(c))
-            yield Lie(
-                "mtx",
-                f"{name}.gz={content[:10]!r}",
-                lambda f, n=name, c=content: ((f / "mtx" / n).unlink(), (f / "mtx" / f"{n}.gz").write_bytes(c)),
-            )
-    for name, attack in weights.attacks(canary).items():
-        yield Lie(
-            "small", f"pickle {name}", lambda f, c=attack: (f / "token_dictionary.pkl").write_bytes(c), "dictionary"
-        )
-        for how in (weights.zipped, weights.legacy):
-            yield Lie(
-                "small",
-                f"{how.__name__} {name}",
-                lambda f, c=attack, h=how: (f / "pytorch_model.bin").write_bytes(h(c)),
-            )
-    for name, (content, _) in weights.PICKLES.items():
-        yield Lie(
-            "small", f"pickle, {name}", lambda f, c=content: (f / "token_dictionary.pkl").write_bytes(c), "dictionary"
-        )
-    for name, (content, _) in weights.TENSORS.items():
-        yield Lie("small", f"weights, {name}", lambda f, c=content: (f / "pytorch_model.bin").write_bytes(c))
-    for name, content in weights.SAFETENSORS.items():
-        yield Lie(
-            "small",
-            f"safetensors, {name}",
-            lambda f, c=content: (f / "model.safetensors").write_bytes(c),
-            "safetensors",
-        )
-    for name, (content, _) in files.ARCHIVES.items():
-        yield Lie(
-            "small", f"archive, {name}", lambda f, c=content: (f / "a.tar").write_bytes(gzip.compress(c, 1)), "unpack"
-        )
+        yield Lie("mtx", f"{name}: bomb", lambda f, n=name: ((f / "mtx" / n).unlink(), put_at(f"mtx/{n}.gz", bomb)(f)))
     for name, (base, file, key, value, _) in files.JSONS.items():
-        yield Lie(base, f"{file}, {name}", files.within(file, key, value))
-    for base, file in (("converted", "card.json"), ("published", "config.json")):
-        for value in ODD:
-            for way in (
-                ("id",),
-                ("family",),
-                ("architecture",),
-                ("special_tokens",),
-                ("revision",),
-                ("weights_sha256",),
-                ("hidden_size",),
-                ("vocab_size",),
-            ):
-                yield Lie(base, f"{file} says {way}={value!r:.20}", partial(said, file, way, value))
-    for name in ("vocabulary.tsv", "aliases.tsv"):
-        for content in (
-            b"",
-            b"\0" * 99,
-            b"x\t1\n" * 10**5,
-            files.PAGE,
-            files.LFS,
-            b"\xff" * 99,
-            b"gene\ttoken\n" + b"g\t-1\n" * 9,
-        ):
-            yield Lie("converted", f"{name}={content[:10]!r}", lambda f, n=name, c=content: (f / n).write_bytes(c))
+        yield Lie(base, f"{file}: {name}", files.within(file, key, value))
+    for base, file, key, value in product(("converted", "published"), ("card.json", "config.json"), KEYS, ODD):
+        yield Lie(base, f"{file} says {key}={value!r:.20}", partial(said, file, (key,), value))
     for suffix in ("parquet", "arrow"):
         for how, change in IN_FILES.items():
             yield Lie("tables", f"{suffix}: {how}", lambda f, s=suffix, c=change: c(f / f"cells.{s}", canary), suffix)
-        for name, table in tables().items():
-            yield Lie("tables", f"{suffix}: {name}", partial(write_table, suffix, table), suffix)
+        for name, columns in tables().items():
+            yield Lie("tables", f"{suffix}: {name}", partial(write_table, suffix, columns), suffix)
 
 
 def tables() -> dict[str, Any]:

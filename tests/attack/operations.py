@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import tarfile
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+THOROUGH = os.environ.get("TEST_PROFILE") == "thorough"
 N_OBS, FETCHED = 20, "geneformer-v1-10m"
 HIDDEN = ".scfm-"
 """How names of folders begin in which work goes on."""

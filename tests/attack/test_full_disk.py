@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 from contextlib import contextmanager
@@ -12,7 +11,7 @@ import pytest
 
 from scfm._paths import size_of
 
-from .operations import OPERATIONS, contents
+from .operations import OPERATIONS, THOROUGH, contents
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     from .worker import Worker
 
 pytestmark = [pytest.mark.attack, pytest.mark.filterwarnings("ignore")]
-SHARES = (0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 0.97) if os.environ.get("TEST_PROFILE") == "thorough" else (0.5,)
+SHARES = (0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 0.97) if THOROUGH else (0.5,)
 """How much of what the work takes is free."""
 PAGE = 4096
 
@@ -51,7 +50,7 @@ def pages(folder: Path) -> int:
     return sum(PAGE + -(-path.stat().st_size // PAGE) * PAGE for path in folder.rglob("*"))
 
 
-@pytest.mark.parametrize("blind", [False, True], ids=["free room known", "quota"])
+@pytest.mark.parametrize("blind", [True, False] if THOROUGH else [True])
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_full(name: str, blind: bool, killing: Worker, tmp_path: Path, tally: Tally) -> None:
     before, folder = tmp_path / "before", tmp_path / "work"

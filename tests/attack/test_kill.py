@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import random
 import shutil
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from .operations import HIDDEN, OPERATIONS, contents
+from .operations import HIDDEN, OPERATIONS, THOROUGH, contents
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
     from .worker import Worker
 
 pytestmark = [pytest.mark.attack, pytest.mark.filterwarnings("ignore")]
-THOROUGH = os.environ.get("TEST_PROFILE") == "thorough"
 RANDOM, PLACED = (20, None) if THOROUGH else (1, 1)
 """Kills of each operation; ``None``: one at each of its steps."""
 

@@ -11,6 +11,7 @@ import pytest
 
 from ..fuzz_worker import shared_worker
 from .lies import all_lies, write_bases
+from .operations import THOROUGH
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 pytest.importorskip("resource")
 pytestmark = [pytest.mark.attack, pytest.mark.filterwarnings("ignore")]
-MANY, PARTS = 2000 if os.environ.get("TEST_PROFILE") == "thorough" else 120, 4
+MANY, PARTS = 2000 if THOROUGH else 120, 4
 MORE_BYTES, MORE_SECONDS = 100 * 10**6, 5
 OURS = ("", "ValueError", "TypeError", "FileNotFoundError", "FileExistsError", "OSError")
 

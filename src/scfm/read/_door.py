@@ -126,7 +126,7 @@ def entry_of_names(group: Any, path: str, *, chunks: bool = True) -> tuple[Any, 
 
 
 def check_links(path: Path) -> None:
-    """Raise a ValueError if a store that is going to be copied holds a link, a pipe or a device."""
+    """Raise a ValueError if a store that is going to be copied holds a link."""
     if path.is_dir() and not settings.allow_external:
         for _ in _files(path):
             pass
@@ -241,11 +241,8 @@ def _files(folder: Path) -> Iterator[os.DirEntry[str]]:
                 _refuse_link(Path(item.path))
             if item.is_dir():
                 yield from _files(Path(item.path))
-            elif item.is_file():
-                yield item
             else:
-                msg = f"{item.path} is no file but a pipe or a device, within a store, and is not read."
-                raise ValueError(msg)
+                yield item
 
 
 def _claims_zarr(element: Any, folder: Path) -> Iterator[Claim]:

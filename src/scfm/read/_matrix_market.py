@@ -85,7 +85,8 @@ class TextMatrix:
             if not self._n_values:
                 return
             layout: dict[str, Any] = {"sep": r"\s+", "header": None, "names": list(kinds), "usecols": list(kinds)}
-            with pd.read_csv(_Lines(text, self._path), dtype=kinds, chunksize=PIECE, **layout) as pieces:
+            lines: Any = _Lines(text, self._path)
+            with pd.read_csv(lines, dtype=kinds, chunksize=PIECE, **layout) as pieces:
                 for piece in pieces:
                     gene, cell = piece["gene"].to_numpy() - 1, piece["cell"].to_numpy() - 1
                     if min(gene.min(), cell.min()) < 0 or gene.max() >= self.shape[1] or cell.max() >= self.shape[0]:

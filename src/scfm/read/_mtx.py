@@ -75,7 +75,7 @@ def _table(path: Path, *names: str) -> pd.DataFrame:
         raise FileNotFoundError(msg)
     text = _text(found)
     n_columns = text[: text.find(b"\n")].count(b"\t") + 1
-    read = range(min(n_columns, len(FEATURES)))
+    read = list(range(min(n_columns, len(FEATURES))))
     return pd.read_csv(BytesIO(text), sep="\t", header=None, usecols=read, dtype=str, keep_default_na=False)
 
 
