@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import stat
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from scfm._paths import atomic, check_new, check_room, link_or_copy, reserve, settle, size_of
 from scfm.read import check_links, entry, inside, is_anndata_file, open_container
 from scfm.read.convert import write_h5ad
+from scfm.read.errors import reading
 from scfm.run.store import fingerprint
 
 if TYPE_CHECKING:
@@ -260,10 +262,15 @@ def _opened(path: Path, mode: Literal["r", "r+"] = "r+") -> Iterator[Any]:
         if mode == "r":
             yield zarr.open_group(path, mode=mode, use_consolidated=False)
             return
-        consolidated = zarr.open_group(path, mode="r").metadata.consolidated_metadata is not None
-        yield zarr.open_group(path, mode="r+", use_consolidated=False)
-        if consolidated:
-            zarr.consolidate_metadata(path)
+        with reading(path.name):
+            root: Any = zarr.open_group(path, mode="r+", use_consolidated=False)
+        yield root
+        metadata = path / "zarr.json"
+        if (path / ".zmetadata").exists() or (
+            metadata.exists() and json.loads(metadata.read_bytes()).get("consolidated_metadata")
+        ):
+            with reading(path.name):
+                zarr.consolidate_metadata(path)
         return
     import h5py
 

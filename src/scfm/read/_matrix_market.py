@@ -22,6 +22,8 @@ __all__ = ["TextMatrix"]
 
 PIECE = 2**20
 """Entries that are handled at a time."""
+LINE = 2**16
+"""Bytes of a line at most."""
 DTYPES = {"integer": np.dtype(np.int32), "real": np.dtype(np.float32)}
 """Of the values, by the word for them in the first line."""
 
@@ -82,8 +84,9 @@ class TextMatrix:
             self._header(text)
             if not self._n_values:
                 return
-            layout: dict[str, Any] = {"sep": r"\s+", "header": None, "names": list(kinds), "dtype": kinds}
-            with pd.read_csv(text, chunksize=PIECE, **layout) as pieces:
+            layout: dict[str, Any] = {"sep": r"\s+", "header": None, "names": list(kinds), "usecols": list(kinds)}
+            lines: Any = _Lines(text, self._path)
+            with pd.read_csv(lines, dtype=kinds, chunksize=PIECE, **layout) as pieces:
                 for piece in pieces:
                     gene, cell = piece["gene"].to_numpy() - 1, piece["cell"].to_numpy() - 1
                     if min(gene.min(), cell.min()) < 0 or gene.max() >= self.shape[1] or cell.max() >= self.shape[0]:
@@ -113,6 +116,23 @@ class TextMatrix:
             size = int(indptr[-1])
             parts = Parts(indptr, _mapped(genes, np.int32, size), _mapped(values, self.dtype, size))
             return parts if sorted_by_cell else _by_cell(parts, _mapped(cells, np.int32, size))
+
+
+class _Lines:
+    """A file of which pandas reads pieces; a line that is longer than a piece would fill its memory."""
+
+    def __init__(self, file: Any, path: Path) -> None:
+        self._file, self._path = file, path
+
+    def read(self, size: int) -> bytes:
+        found: bytes = self._file.read(size)
+        if len(found) > LINE and b"\n" not in found:
+            msg = f"{self._path} is damaged: it has a line of more than {LINE:,} bytes."
+            raise ValueError(msg)
+        return found
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._file)
 
 
 def _mapped(file: Any, dtype: DTypeLike, size: int) -> NDArray[Any]:

@@ -114,7 +114,8 @@ def tokenize(
         compat=compat,
         options=options,
     )
-    check_new(out, overwrite=overwrite, hint="pass overwrite=True", replaces=is_tokenized)
+    is_file = out.suffix in (".arrow", ".parquet")
+    check_new(out, overwrite=overwrite, hint="pass overwrite=True", replaces=None if is_file else is_tokenized)
     if CELL_ID in obs_columns:
         msg = f"obs_columns: {CELL_ID!r} is the column of cell names; rename the column of obs."
         raise ValueError(msg)
