@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from threading import Lock
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,12 +14,12 @@ if TYPE_CHECKING:
 
 __all__ = ["GeneEffects"]
 
-ENTRY_BYTES = 12
-"""Of a sum and a count."""
+ENTRY_BYTES = 20
+"""Of two sums and a count."""
 
 
 class GeneEffects:
-    """Mean over cells of one minus the cosine of the states of a gene in cell and changed copy.
+    """One minus the cosine of the states of a gene in cell and changed copy, over the cells.
 
     Parameters
     ----------
@@ -43,23 +44,32 @@ class GeneEffects:
             raise ValueError(msg)
         self.tags, self.tokens = tags, tokens
         self._sums = np.zeros((len(tags), len(tokens)))
+        self._squares = np.zeros((len(tags), len(tokens)))
         self._counts = np.zeros((len(tags), len(tokens)), np.int32)
+        self._lock = Lock()  # each device has a thread
 
     def __call__(self, tag: int, tokens: NDArray[np.int64], effects: NDArray[np.float64]) -> None:
         """Add the effects of one copy."""
         row, columns = np.searchsorted(self.tags, tag), np.searchsorted(self.tokens, tokens)
-        np.add.at(self._sums[row], columns, effects)
-        np.add.at(self._counts[row], columns, 1)
+        with self._lock:
+            np.add.at(self._sums[row], columns, effects)
+            np.add.at(self._squares[row], columns, effects**2)
+            np.add.at(self._counts[row], columns, 1)
 
-    def matrices(self) -> tuple[sparse.csr_matrix, sparse.csr_matrix]:
-        """Means, float32, and numbers of cells, int32; both of shape ``(n_tags, n_tokens)``, stored where there is any cell."""
+    def matrices(self) -> dict[str, sparse.csr_matrix]:
+        """Means, standard deviations (``"_sd"``) and numbers of cells (``"_n"``), by the ending of their field.
+
+        Shape ``(n_tags, n_tokens)``, float32 and int32, stored where there is any cell.
+        """
         from scipy import sparse
 
         seen = self._counts.nonzero()
         counts = self._counts[seen]
-        means = (self._sums[seen] / counts).astype(np.float32)
+        means = self._sums[seen] / counts
+        sds = np.sqrt(np.maximum(self._squares[seen] / counts - means**2, 0))
+        values = {"": means.astype(np.float32), "_sd": sds.astype(np.float32), "_n": counts}
         shape = self._counts.shape
-        return sparse.csr_matrix((means, seen), shape=shape), sparse.csr_matrix((counts, seen), shape=shape)
+        return {ending: sparse.csr_matrix((one, seen), shape=shape) for ending, one in values.items()}
 
 
 def _memory() -> float:

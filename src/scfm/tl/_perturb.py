@@ -6,7 +6,7 @@ import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from scfm._checks import typed
+from scfm._checks import check_least, typed
 from scfm._docs import with_parameters
 from scfm._keys import EMBEDDINGS, PARAMS, PERTURB, STATES, check_key, state_endings
 from scfm.model import FoundationModel, load
@@ -48,6 +48,7 @@ def perturb(
     goal: str | None = None,
     alternatives: Sequence[str] | None = None,
     state_average: StateAverage = "mean",
+    random_states: int = 0,
     gene_effects: bool = False,
     embeddings: bool = False,
     out: str | Path | None = None,
@@ -104,6 +105,9 @@ def perturb(
         Further states.
     state_average
         ``"mean"`` or ``"median"`` of the embeddings of all cells of a state.
+    random_states
+        Also measure the mean shifts towards that many goals under permuted labels (of start and goal), for
+        ``test="random_states"`` of :func:`scfm.tl.perturb_stats`; 200 are enough.
     gene_effects
         Also measure what happens to the states of the other genes of the cell.
     embeddings
@@ -144,13 +148,15 @@ def perturb(
         states, the same names as for layers.
     ``.obs['perturb_n']`` : int
         Number of perturbations of each cell.
-    ``.varp['perturb' | key_added]``, ``.varp['perturb_n']`` : sparse, shape ``(n_vars, n_vars)``
+    ``.varp['perturb' | key_added]``, ``.varp['perturb_sd']``, ``.varp['perturb_n']`` : sparse, shape ``(n_vars, n_vars)``
         With ``gene_effects``: ``1 − cos`` of the states of a gene (column) in cell and changed cell, mean over the cells in
-        which another gene (row) was changed, and the number of these cells. Of groups and of genes that ``var`` lacks,
-        ``.varm['perturb_effects']``: DataFrame, shape ``(n_vars, n_groups)``.
+        which another gene (row) was changed, standard deviation, and the number of these cells. Of groups and of genes that
+        ``var`` lacks, ``.varm['perturb_effects']``, ``'perturb_effects_sd'`` and ``'perturb_effects_n'``: DataFrames, shape
+        ``(n_vars, n_groups)``. :func:`scfm.get.perturb_df` makes a table of them.
     ``.uns['perturb' | key_added]`` : dict
         ``params``, everything needed to repeat the run; with states, ``states``: their embeddings, a DataFrame; with
-        ``embeddings``, ``embeddings``.
+        ``random_states``, ``random_shifts``: a DataFrame with a row for each gene or group; with ``embeddings``,
+        ``embeddings``.
 
     Raises
     ------
@@ -178,6 +184,10 @@ def perturb(
         options=options,
     )
     check_key(key_added)
+    check_least("random_states", random_states, 0)
+    if random_states and states_key is None:
+        msg = "random_states= takes states (states_key=, start=, goal=): it permutes their labels."
+        raise ValueError(msg)
     loaded = load(model)
     words = "does not read ranked genes; perturbation takes a model of one of these families"
     check_offers(loaded.card, "rank_frame", words)
@@ -188,9 +198,9 @@ def perturb(
     target = target_of(data, "perturb", modality=modality, out=out, overwrite=overwrite, copy=copy)
     n_states = 0 if states_key is None else 2 + len(alternatives or ())
     places = [(slot, key_added + ending) for slot in ("layers", "obsm") for ending in state_endings(n_states)]
-    target.check_free(
-        key_added, *places, ("obs", f"{key_added}_n"), ("varp", key_added), ("varm", f"{key_added}_effects")
-    )
+    places += [("varp", key_added + ending) for ending in ("", "_sd", "_n")]
+    places += [("varm", f"{key_added}_effects{ending}") for ending in ("", "_sd", "_n")]
+    target.check_free(key_added, *places, ("obs", f"{key_added}_n"))
     with loaded.count_session(target.data, arguments) as session:
         states = states_of(session, states_key, start, goal, alternatives)
         screen = Screen(
@@ -205,8 +215,10 @@ def perturb(
             embeddings=embeddings,
         )
         logger.info("perturbing %(cells)d cells: %(sequences)d sequences, about %(seconds).0f s", screen.workload())
-        averages = None if states is None else average_states(session, states, state_average)
-        task, stats = screen.run(None if averages is None else averages.to_numpy())
+        averages, random = None, None
+        if states is not None:
+            averages, random = average_states(session, states, state_average, random_states, seed)
+        task, stats = screen.run(None if averages is None else averages.to_numpy(), random)
         params = session.params(stats) | {"kind": kind, "n_cells_perturbed": len(screen.cells), "seed": seed}
         params |= screen.described()
         stored: dict[str, Any] = {PARAMS: params}
@@ -216,4 +228,4 @@ def perturb(
         if embeddings:
             stored[EMBEDDINGS] = screen.embedded(task)
         results = screen.placed(task, key_added, target.var_names)
-    return target.store(replace(results, uns={key_added: stored}))
+    return target.store(replace(results, uns={key_added: stored | dict(results.uns)}))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from scfm._keys import state_endings
+from scfm._keys import RANDOM_SHIFTS, state_endings
 from scfm._write import Results
 from scfm.batch import ranges_of
 from scfm.genes import first_index
@@ -17,6 +17,7 @@ from scfm.run import ArraySink
 from scfm.tasks import Embed, Perturb, Perturbations
 from scfm.tl._gene_effects import GeneEffects
 from scfm.tl._perturb_genes import ALL, chosen_genes
+from scfm.tl._random_shifts import RandomShifts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -92,8 +93,9 @@ class Screen:
         )
         self.cells = cells_of_groups(of_start, session.source.n_obs, n_cells, seed)
         known = np.unique(session.genes.tokens[session.genes.tokens >= 0]).astype(np.int64)
-        tags = known if groups is None else np.arange(len(groups))
-        self._gene_effects = GeneEffects(tags, known) if gene_effects else None
+        self._tags = known if groups is None else np.arange(len(groups))
+        self._gene_effects = GeneEffects(self._tags, known) if gene_effects else None
+        self._random_shifts: RandomShifts | None = None
 
     def workload(self) -> dict[str, float]:
         """Numbers of cells, sequences and tokens, and the seconds that they will take.
@@ -120,8 +122,9 @@ class Screen:
         )
         return {"anchor": self._anchor, "groups": {name: genes for name, genes in groups.items() if genes != [name]}}
 
-    def run(self, targets: NDArray[np.float64] | None) -> tuple[Perturb, RunStats]:
-        """Compute the effects, on each of the states if there are any."""
+    def run(self, targets: NDArray[np.float64] | None, random: NDArray[np.float64] | None) -> tuple[Perturb, RunStats]:
+        """Compute the effects, on each of the states if there are any, and the mean ones on random states."""
+        self._random_shifts = None if random is None else RandomShifts(self._tags, random)
         task = self._task(targets)
         return task, self._session.run(task, ranges_of(self.cells))
 
@@ -145,9 +148,12 @@ class Screen:
                 table[rows[~by_gene], names.index.get_indexer(pd.Index(tags[~by_gene]))] = values[~by_gene]
                 obsm[key + suffix] = pd.DataFrame(table, index=obs_names, columns=names.to_numpy())
         varm, varp = self._on_genes(key, columns, names, tokens, var_names)
-        return Results(
-            obs={f"{key}_n": np.bincount(rows, minlength=n_obs)}, obsm=obsm, layers=layers, varm=varm, varp=varp
-        )
+        uns = {}
+        if self._random_shifts is not None:
+            called = np.where(columns >= 0, var_names.to_numpy()[columns], names.reindex(columns.index))
+            uns[RANDOM_SHIFTS] = self._random_shifts.table(pd.Series(called, columns.index, dtype=object))
+        n = np.bincount(rows, minlength=n_obs)
+        return Results(obs={f"{key}_n": n}, obsm=obsm, layers=layers, varm=varm, varp=varp, uns=uns)
 
     def _on_genes(
         self, key: str, columns: pd.Series[Any], names: pd.Series[Any], tokens: pd.Index, var_names: pd.Index
@@ -159,20 +165,21 @@ class Screen:
             return {}, {}
         affected = first_index(tokens, pd.Index(self._gene_effects.tokens))
         perturbed = columns.reindex(self._gene_effects.tags, fill_value=-1).to_numpy()
-        n, found, matrices = len(var_names), [], self._gene_effects.matrices()
-        for matrix in matrices:
+        n = len(var_names)
+        varm, varp = {}, {}
+        for ending, matrix in self._gene_effects.matrices().items():
             entries = matrix.tocoo()
             row, column = perturbed[entries.row], affected[entries.col]
             kept = (row >= 0) & (column >= 0)
-            found.append(sparse.csr_matrix((entries.data[kept], (row[kept], column[kept])), shape=(n, n)))
-        varp = {key: found[0], f"{key}_n": found[1]} if (columns >= 0).any() else {}
-        if not len(names):
-            return {}, varp
-        table = np.full((n, len(names)), np.nan, np.float32)
-        entries = matrices[0][np.searchsorted(self._gene_effects.tags, names.index)].tocoo()
-        kept = affected[entries.col] >= 0
-        table[affected[entries.col][kept], entries.row[kept]] = entries.data[kept]
-        return {f"{key}_effects": pd.DataFrame(table, index=var_names, columns=names.to_numpy())}, varp
+            if (columns >= 0).any():
+                varp[key + ending] = sparse.csr_matrix((entries.data[kept], (row[kept], column[kept])), shape=(n, n))
+            if len(names):
+                own = matrix[np.searchsorted(self._gene_effects.tags, names.index)].tocoo()
+                kept = affected[own.col] >= 0
+                table = np.full((n, len(names)), np.nan, np.float32)
+                table[affected[own.col][kept], own.row[kept]] = own.data[kept]
+                varm[f"{key}_effects{ending}"] = pd.DataFrame(table, index=var_names, columns=names.to_numpy())
+        return varm, varp
 
     def embedded(self, task: Perturb) -> dict[str, Any]:
         """Embeddings of cells and copies, with the position of the cell and the name of the perturbation of each."""
@@ -197,7 +204,15 @@ class Screen:
 
     def _task(self, targets: NDArray[np.float64] | None) -> Perturb:
         model, options = self._session.model, self._session.options
-        return Perturb(model, options, self._perturbations, targets, self._gene_effects, embeddings=self._embeddings)
+        return Perturb(
+            model,
+            options,
+            self._perturbations,
+            targets,
+            self._gene_effects,
+            self._random_shifts,
+            embeddings=self._embeddings,
+        )
 
     def _tokens_per_second(self) -> float:
         """How fast the network is, from a small batch."""

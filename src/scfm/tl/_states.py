@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -74,8 +74,12 @@ def states_of(
     return States(key, names, codes)
 
 
-def average_states(session: CountSession, states: States, average: StateAverage) -> pd.DataFrame:
+def average_states(
+    session: CountSession, states: States, average: StateAverage, n_random: int, seed: int
+) -> tuple[pd.DataFrame, NDArray[np.float64] | None]:
     """Average embedding of the cells of each state, float64, shape ``(n_states, n_features)``.
+
+    The second are ``n_random`` of the goal under permuted labels, if any are asked for.
 
     Raises
     ------
@@ -93,4 +97,31 @@ def average_states(session: CountSession, states: States, average: StateAverage)
     if empty:
         msg = f"No cell of the state {empty[0]!r} holds a gene of the model, so the state has no embedding."
         raise ValueError(msg)
-    return averages
+    return averages, _drawn(sink.values[cells], states.codes[cells], average, n_random, seed) if n_random else None
+
+
+def _drawn(
+    vectors: NDArray[Any], codes: NDArray[np.int64], average: StateAverage, n_states: int, seed: int
+) -> NDArray[np.float64]:
+    """Average embeddings of the goal under permuted labels: of as many cells of start and goal as the goal has.
+
+    Parameters
+    ----------
+    vectors
+        Embeddings of the cells, shape ``(n_cells, n_features)``; those without one are left out.
+    codes
+        State of each cell: 0 is the start, 1 the goal.
+    average
+        How a state is averaged.
+    n_states
+        Number of permutations.
+    seed
+        Seed of them.
+    """
+    known = (codes <= 1) & np.isfinite(vectors).all(axis=1)
+    cells, n_goal = np.flatnonzero(known), int((known & (codes == 1)).sum())
+    rng = np.random.default_rng(seed)
+    averaged = np.mean if average == "mean" else np.median
+    return np.stack(
+        [averaged(vectors[rng.permutation(cells)[:n_goal]].astype(np.float64), axis=0) for _ in range(n_states)]
+    )
