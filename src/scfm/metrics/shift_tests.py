@@ -159,11 +159,12 @@ def impact_of(effect: NDArray[np.float64], *, upstream: bool) -> Callable[[NDArr
     effect
         Mean effect of each gene.
     upstream
-        Take the first of the two for the one with the larger mean, whichever it is.
+        Take the first of the two for the one with the larger mean, whichever it is, and fit to the effects in the order in
+        which they are given, on which the fit depends.
     """
     from sklearn.mixture import GaussianMixture
 
-    model = GaussianMixture(n_components=2, random_state=0).fit(1 - effect[:, None])
+    model = GaussianMixture(n_components=2, random_state=0).fit(1 - (effect if upstream else np.sort(effect))[:, None])
     means = model.means_[:, 0]
     large = 0 if upstream else int(np.argmin(means))  # of cosines
 
