@@ -86,10 +86,9 @@ def effects_on_genes(adata: AnnData, key: str, gene: str | None = None) -> pd.Da
     parts = []
     if key in adata.varp:
         chosen = np.arange(adata.n_vars) if gene is None else np.flatnonzero(adata.var_names == gene)
-        n_cells, *measured = (adata.varp[key + ending][chosen] for ending in ("_n", "", "_sd"))
-        row, column = n_cells.nonzero()
-        values = [np.asarray(matrix[row, column]).ravel() for matrix in (*measured, n_cells)]
-        parts.append((adata.var_names[chosen[row]], adata.var_names[column], *values))
+        stored = [adata.varp[key + ending][chosen].tocoo() for ending in ("", "_sd", "_n")]
+        row, column = stored[0].row, stored[0].col
+        parts.append((adata.var_names[chosen[row]], adata.var_names[column], *(one.data for one in stored)))
     if f"{key}_effects" in adata.varm:
         tables = [adata.varm[f"{key}_effects{ending}"] for ending in ("", "_sd", "_n")]
         names = tables[0].columns if gene is None else tables[0].columns.intersection([gene])
