@@ -88,7 +88,7 @@ def paired(shifts: Shifts, donors: NDArray[np.int64] | None) -> tuple[NDArray[np
     """
     genes, cells, values = shifts.genes, shifts.cells, shifts.values
     n = np.bincount(cells)
-    places = (ranks_within(cells, values)[0] - 0.5) / n[cells] - 0.5
+    places = (ranks_within(cells, values) - 0.5) / n[cells] - 0.5
     kept = n[cells] > 1
     if donors is None:
         return signed_rank(genes[kept], places[kept], len(shifts.names))
