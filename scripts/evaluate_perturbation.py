@@ -42,7 +42,8 @@ def mean_effects(raw: pd.DataFrame) -> pd.Series:
 def screen(adata: ad.AnnData, args: argparse.Namespace) -> None:
     """Delete every gene of some cells of the start."""
     states = {"states_key": args.states_key, "start": args.start, "goal": args.goal}
-    scfm.tl.perturb(adata, args.model, n_cells=args.n_cells, random_states=200, **states)
+    limits = {"n_cells": args.n_cells, "max_tokens": args.max_tokens}
+    scfm.tl.perturb(adata, args.model, random_states=200, **limits, **states)
 
 
 def report(adata: ad.AnnData, args: argparse.Namespace) -> None:
@@ -92,7 +93,8 @@ def main() -> None:
     parser.add_argument("--start", default="H1975")
     parser.add_argument("--goal", default="HCC827")
     parser.add_argument("--batch-key", default="batch")
-    parser.add_argument("--n-cells", type=int, default=40)
+    parser.add_argument("--n-cells", type=int, default=24)
+    parser.add_argument("--max-tokens", type=int, default=512, help="genes of a cell, the highest ones")
     parser.add_argument("--out", type=Path, help="folder for the pictures")
     args = parser.parse_args()
     adata = ad.read_h5ad(args.data)

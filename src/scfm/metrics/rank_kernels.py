@@ -114,5 +114,5 @@ def signed_rank_sums(values, starts, n, plus, minus, tied):
             rank, ties = (start + stop + 1) / 2, stop - start
             plus[group] += above * rank
             minus[group] += (ties - above) * rank
-            tied[group] += np.float64(ties) ** 3 - ties
+            tied[group] += float(ties) * ties * ties - ties
             start = stop

@@ -88,11 +88,14 @@ def paired(shifts: Shifts, donors: NDArray[np.int64] | None) -> tuple[NDArray[np
     """
     genes, cells, values = shifts.genes, shifts.cells, shifts.values
     n = np.bincount(cells)
-    places = (ranks_within(cells, values) - 0.5) / n[cells] - 0.5
-    kept = n[cells] > 1
+    of_cell = n[cells]
+    places = (2 * ranks_within(cells, values) - 1 - of_cell) / (2 * of_cell)  # exactly as far above the middle as below
+    if (n == 1).any():
+        kept = n[cells] > 1
+        genes, cells, places = genes[kept], cells[kept], places[kept]
     if donors is None:
-        return signed_rank(genes[kept], places[kept], len(shifts.names))
-    kept &= donors[cells] >= 0
+        return signed_rank(genes, places, len(shifts.names))
+    kept = donors[cells] >= 0
     means = pd.Series(places[kept]).groupby([genes[kept], donors[cells[kept]]]).mean()
     genes = means.index.get_level_values(0).to_numpy(np.int64)
     return signed_rank(genes, np.asarray(means, np.float64), len(shifts.names))
