@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from threading import Lock
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from scfm._checks import check_memory
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -35,13 +36,8 @@ class GeneEffects:
     """
 
     def __init__(self, tags: NDArray[np.int64], tokens: NDArray[np.int64]) -> None:
-        needed, there = ENTRY_BYTES * len(tags) * len(tokens), _memory()
-        if needed > there:
-            msg = (
-                f"gene_effects=True would take {needed / 2**30:.0f} GiB for {len(tags):,} perturbations and {len(tokens):,} "
-                f"genes; there are {there / 2**30:.0f} GiB. Name fewer genes=."
-            )
-            raise ValueError(msg)
+        what = f"gene_effects=True for {len(tags):,} perturbations and {len(tokens):,} genes"
+        check_memory(ENTRY_BYTES * len(tags) * len(tokens), what, "Name fewer genes=.")
         self.tags, self.tokens = tags, tokens
         self._sums = np.zeros((len(tags), len(tokens)))
         self._squares = np.zeros((len(tags), len(tokens)))
@@ -70,10 +66,3 @@ class GeneEffects:
         values = {"": means.astype(np.float32), "_sd": sds.astype(np.float32), "_n": counts}
         shape = self._counts.shape
         return {ending: sparse.csr_matrix((one, seen), shape=shape) for ending, one in values.items()}
-
-
-def _memory() -> float:
-    """Bytes of memory of the machine, as far as it tells."""
-    if not hasattr(os, "sysconf"):
-        return np.inf
-    return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
