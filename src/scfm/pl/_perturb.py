@@ -110,6 +110,7 @@ def _volcano(ax: Axes, table: pd.DataFrame, n_genes: int, alpha: float) -> None:
     ax.scatter(table["effect"], height, s=8, c=_colours(table, alpha), linewidths=0)
     ax.axhline(-np.log10(alpha), color=GREY, linewidth=0.8, linestyle="--")
     ax.set(xlabel="mean effect", ylabel="−log10 adjusted p-value")
+    ax.locator_params(axis="x", nbins=5)  # small effects have long numbers
     named = table.head(n_genes)
     label_points(ax, named["effect"].to_numpy(), height[:n_genes], named["names"].tolist())
 
