@@ -16,6 +16,7 @@ __all__ = [
     "PERTURB",
     "PREDICTED",
     "PREDICT_GENES",
+    "RANDOM_SHIFTS",
     "EMBEDDINGS",
     "STATES",
     "STATS",
@@ -42,8 +43,8 @@ MARKER_GENES = "marker_genes"
 PERTURB = "perturb"
 STATS, STATS_PARAMS = "stats", "stats_params"
 """Entries of a perturbation in ``uns``: what the tests found, and how they were made."""
-STATES, EMBEDDINGS = "states", "embeddings"
-"""Entries of a perturbation in ``uns``: embeddings of the states, and of cells and copies."""
+STATES, EMBEDDINGS, RANDOM_SHIFTS = "states", "embeddings", "random_shifts"
+"""Entries of a perturbation in ``uns``: embeddings of the states, of cells and copies, and mean shifts towards random states."""
 FUNCTION = "function"
 """Entry of ``params`` that names the function whose result it describes."""
 MAX_BYTES = 200

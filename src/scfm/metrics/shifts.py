@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -12,9 +12,11 @@ from anndata import AnnData
 from scfm._keys import PARAMS, STATES, state_endings
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import NDArray
 
-__all__ = ["Shifts", "shifts_of"]
+__all__ = ["Shifts", "effects_on_genes", "shifts_of"]
 
 
 @dataclass(frozen=True)
@@ -42,13 +44,7 @@ def shifts_of(adata: AnnData, key: str, state: str) -> Shifts:
     KeyError
         If there is no such result, or no such state.
     """
-    if not isinstance(adata, AnnData):
-        msg = f"Effects of perturbations are read from an AnnData, got {type(adata).__name__}; of a MuData pass mdata[modality]."
-        raise TypeError(msg)
-    params = adata.uns.get(key, {}).get(PARAMS, {})
-    if "n_cells_perturbed" not in params:
-        msg = f"uns[{key!r}] holds no perturbation; call scfm.tl.perturb(adata, model, key_added={key!r}) first."
-        raise KeyError(msg)
+    params = _params_of(adata, key)
     endings = state_endings(len(params.get(STATES, ())))
     field = f"{key}_{state}" if STATES in params else key
     if field not in [key + ending for ending in endings]:
@@ -67,3 +63,55 @@ def shifts_of(adata: AnnData, key: str, state: str) -> Shifts:
     cells, genes, values = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     kept = np.isfinite(values)
     return Shifts(cells[kept].astype(np.int64), genes[kept].astype(np.int64), values[kept].astype(np.float64), names)
+
+
+def effects_on_genes(adata: AnnData, key: str, gene: str | None = None) -> pd.DataFrame:
+    """Effects of perturbations on the states of other genes: ``names``, ``affected``, ``effect``, ``sd`` and ``n_cells``.
+
+    Parameters
+    ----------
+    adata, key
+        As for :func:`shifts_of`.
+    gene
+        Gene or group of genes whose effects these are; all by default.
+
+    Raises
+    ------
+    TypeError
+        If ``adata`` is no AnnData.
+    KeyError
+        If there is no such result, or ``gene`` was not perturbed.
+    """
+    _params_of(adata, key)
+    parts = []
+    if key in adata.varp:
+        chosen = np.arange(adata.n_vars) if gene is None else np.flatnonzero(adata.var_names == gene)
+        stored = [adata.varp[key + ending][chosen].tocoo() for ending in ("", "_sd", "_n")]
+        row, column = stored[0].row, stored[0].col
+        parts.append((adata.var_names[chosen[row]], adata.var_names[column], *(one.data for one in stored)))
+    if f"{key}_effects" in adata.varm:
+        tables = [adata.varm[f"{key}_effects{ending}"] for ending in ("", "_sd", "_n")]
+        names = tables[0].columns if gene is None else tables[0].columns.intersection([gene])
+        column, row = tables[0][names].notna().to_numpy().T.nonzero()
+        values = [table[names].to_numpy()[row, column] for table in tables]
+        parts.append((names[column], adata.var_names[row], *values))
+    if not parts:
+        msg = f"{key!r} holds no effects on other genes; call scfm.tl.perturb(adata, model, gene_effects=True) first."
+        raise KeyError(msg)
+    columns = ("names", "affected", "effect", "sd", "n_cells")
+    found = pd.concat([pd.DataFrame(dict(zip(columns, part, strict=True))) for part in parts], ignore_index=True)
+    if gene is not None and found.empty:
+        msg = f"gene={gene!r} was not perturbed in any cell."
+        raise KeyError(msg)
+    return found.astype({"n_cells": np.int64})
+
+
+def _params_of(adata: AnnData, key: str) -> Mapping[str, Any]:
+    if not isinstance(adata, AnnData):
+        msg = f"Effects of perturbations are read from an AnnData, got {type(adata).__name__}; of a MuData pass mdata[modality]."
+        raise TypeError(msg)
+    params: Mapping[str, Any] = adata.uns.get(key, {}).get(PARAMS, {})
+    if "n_cells_perturbed" not in params:
+        msg = f"uns[{key!r}] holds no perturbation; call scfm.tl.perturb(adata, model, key_added={key!r}) first."
+        raise KeyError(msg)
+    return params

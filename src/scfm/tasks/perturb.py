@@ -79,6 +79,9 @@ class Perturb(Task):
     gene_effects
         Called for each copy with its tag, the tokens of the genes that were not changed, and one minus the cosine of the
         states of each in cell and copy.
+    moves
+        With targets, called with the tags of some copies and the differences of the unit vectors of copy and cell, shape
+        ``(n_copies, n_features)``.
     embeddings
         Keep the embeddings of cells and copies.
     """
@@ -92,6 +95,7 @@ class Perturb(Task):
         perturbations: Perturbations,
         targets: NDArray[Any] | None = None,
         gene_effects: Callable[[int, NDArray[np.int64], NDArray[np.float64]], None] | None = None,
+        moves: Callable[[list[int], NDArray[np.float64]], None] | None = None,
         *,
         embeddings: bool = False,
     ) -> None:
@@ -101,7 +105,7 @@ class Perturb(Task):
         self._targets = None if targets is None else _unit(np.asarray(targets, np.float64))
         self._mean, self._upstream = options.pooling == "mean", options.compat == "upstream"
         self._mean_of_cosines = self._mean and self._upstream and targets is None
-        self._gene_effects = gene_effects
+        self._gene_effects, self._moves = gene_effects, moves
         self._reads_genes = self._mean or gene_effects is not None
         self._cells: dict[tuple[int, int], _Cell] = {}
         self._frame = [np.asarray([token] if token >= 0 else [], np.int32) for token in recipe.rank_frame()]
@@ -191,6 +195,8 @@ class Perturb(Task):
         after, before = (_unit(_array(vectors)) for vectors in zip(*pairs, strict=True))
         if self._targets is None:
             return 1 - (after * before).sum(axis=1, keepdims=True)
+        if self._moves is not None:
+            self._moves([tag for _, tag in keys], after - before)
         return (after - before) @ self._targets.T
 
     def _means(self, tag: int, cell: _Cell, genes: NDArray[np.int64], output: Tensor) -> tuple[Tensor, Tensor]:

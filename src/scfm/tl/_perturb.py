@@ -6,7 +6,7 @@ import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from scfm._checks import typed
+from scfm._checks import check_least, typed
 from scfm._docs import with_parameters
 from scfm._keys import EMBEDDINGS, PARAMS, PERTURB, STATES, check_key
 from scfm.model import FoundationModel, load
@@ -49,6 +49,7 @@ def perturb(
     goal: str | None = None,
     alternatives: Sequence[str] | None = None,
     state_average: StateAverage = "mean",
+    random_states: int = 0,
     gene_effects: bool = False,
     embeddings: bool = False,
     out: str | Path | None = None,
@@ -87,6 +88,9 @@ def perturb(
     model
         Id, alias, folder, or a loaded model, of a family that reads ranked genes, as Geneformer; others are a TypeError.
     %(perturbations)s
+    random_states
+        Also measure the mean shifts towards that many goals under permuted labels (of start and goal), for
+        ``test="random_states"`` of :func:`scfm.tl.perturb_stats`; 200 are enough.
     gene_effects
         Also measure what happens to the states of the other genes of the cell.
     embeddings
@@ -124,13 +128,15 @@ def perturb(
         states, the same names as for layers.
     ``.obs['perturb_n']`` : int
         Number of perturbations of each cell.
-    ``.varp['perturb' | key_added]``, ``.varp['perturb_n']`` : sparse, shape ``(n_vars, n_vars)``
+    ``.varp['perturb' | key_added]``, ``.varp['perturb_sd']``, ``.varp['perturb_n']`` : sparse, shape ``(n_vars, n_vars)``
         With ``gene_effects``: ``1 − cos`` of the states of a gene (column) in cell and changed cell, mean over the cells in
-        which another gene (row) was changed, and the number of these cells. Of groups and of genes that ``var`` lacks,
-        ``.varm['perturb_effects']``: DataFrame, shape ``(n_vars, n_groups)``.
+        which another gene (row) was changed, standard deviation, and the number of these cells. Of groups and of genes that
+        ``var`` lacks, ``.varm['perturb_effects']``, ``'perturb_effects_sd'`` and ``'perturb_effects_n'``: DataFrames, shape
+        ``(n_vars, n_groups)``. :func:`scfm.get.perturb_df` makes a table of them.
     ``.uns['perturb' | key_added]`` : dict
         ``params``, everything needed to repeat the run; with states, ``states``: their embeddings, a DataFrame; with
-        ``embeddings``, ``embeddings``.
+        ``random_states``, ``random_shifts``: a DataFrame with a row for each gene or group; with ``embeddings``,
+        ``embeddings``.
 
     Raises
     ------
@@ -158,6 +164,10 @@ def perturb(
         options=options,
     )
     check_key(key_added)
+    check_least("random_states", random_states, 0)
+    if random_states and states_key is None:
+        msg = "random_states= takes states (states_key=, start=, goal=): it permutes their labels."
+        raise ValueError(msg)
     loaded = load(model)
     check_offers(loaded.card, "rank_frame", RANKED)
     if dry_run:
@@ -183,12 +193,15 @@ def perturb(
         )
         counts = screen.counts()
         logger.info(WORKLOAD, screen.workload(counts))
-        averages = None if states is None else average_states(session, states, state_average)
-        task, stats = screen.run(None if averages is None else averages.to_numpy(), int(counts[:, 0].sum()))
+        averages, random = None, None
+        if states is not None:
+            averages, random = average_states(session, states, state_average, random_states, seed)
+        targets = None if averages is None else averages.to_numpy()
+        task, stats = screen.run(targets, random, int(counts[:, 0].sum()))
         stored: dict[str, Any] = {PARAMS: session.params(stats) | screen.described(state_average)}
         if states is not None:
             stored[STATES] = averages
         if embeddings:
             stored[EMBEDDINGS] = screen.embedded(task)
         results = screen.placed(task, key_added, target.var_names)
-    return target.store(replace(results, uns={key_added: stored}))
+    return target.store(replace(results, uns={key_added: stored | dict(results.uns)}))

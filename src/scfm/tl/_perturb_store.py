@@ -246,7 +246,7 @@ class ScreenFiller:
         described = self._session.description() | screen.described(work.state_average)
         uns: dict[str, Any] = {PARAMS: made_by("perturb") | described}
         if self._states is not None:
-            uns[STATES] = average_states(self._session, self._states, work.state_average)
+            uns[STATES], _ = average_states(self._session, self._states, work.state_average)
         chunk = min(rows, CHUNK_ROWS)
         arrays = [
             ShardedArray(self.path, (n_obs, width, max(1, self._n_states)), "float32", np.nan, rows, chunk),

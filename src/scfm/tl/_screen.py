@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from scfm._keys import STATES
+from scfm._keys import RANDOM_SHIFTS, STATES
 from scfm.batch import ranges_of
 from scfm.genes import first_index
 from scfm.metrics.ranking import cells_of_groups
@@ -18,6 +18,7 @@ from scfm.tasks import Embed, Perturb, Perturbations
 from scfm.tl._gene_effects import GeneEffects
 from scfm.tl._perturb_genes import ALL, chosen_genes
 from scfm.tl._placing import Placing
+from scfm.tl._random_shifts import RandomShifts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -100,6 +101,7 @@ class Screen:
         self.tags = known if groups is None else np.arange(len(groups))
         """Numbers of the perturbations that there may be."""
         self.gene_effects = GeneEffects(self.tags, known) if gene_effects else None
+        self._random_shifts: RandomShifts | None = None
 
     def workload(self, counts: NDArray[np.int64]) -> dict[str, float]:
         """Numbers of cells, sequences and tokens, given those of each cell, and the seconds that they will take."""
@@ -144,8 +146,11 @@ class Screen:
             found |= {"states_key": self._states.key, STATES: self._states.names, "state_average": state_average}
         return found
 
-    def run(self, targets: NDArray[np.float64] | None, n_sequences: int) -> tuple[Perturb, RunStats]:
-        """Compute the effects, on each of the states if there are any."""
+    def run(
+        self, targets: NDArray[np.float64] | None, random: NDArray[np.float64] | None, n_sequences: int
+    ) -> tuple[Perturb, RunStats]:
+        """Compute the effects, on each of the states if there are any, and the mean ones on random states."""
+        self._random_shifts = None if random is None else RandomShifts(self.tags, random)
         task = self.task(targets)
         return task, self._session.run(task, ranges_of(self.cells), sequences=n_sequences)
 
@@ -155,6 +160,9 @@ class Screen:
         (session,) = self._session.files()
         placing = self.placing(session, key, var_names)
         results = placing.results(table, self._session.source.obs_names)
+        if self._random_shifts is not None:
+            called = np.where(placing.columns >= 0, var_names.astype(str).to_numpy()[placing.columns], placing.names)
+            results = replace(results, uns={RANDOM_SHIFTS: self._random_shifts.table(pd.Series(called, placing.tags))})
         if self.gene_effects is None:
             return results
         varm, varp = placing.on_genes(self.gene_effects, np.unique(table[1]), var_names)
@@ -185,7 +193,15 @@ class Screen:
     def task(self, targets: NDArray[np.float64] | None) -> Perturb:
         """What is computed: effects on each of the states if there are any."""
         model, options = self._session.model, self._session.options
-        return Perturb(model, options, self._perturbations, targets, self.gene_effects, embeddings=self._embeddings)
+        return Perturb(
+            model,
+            options,
+            self._perturbations,
+            targets,
+            self.gene_effects,
+            self._random_shifts,
+            embeddings=self._embeddings,
+        )
 
     def _tokens_per_second(self) -> float:
         """How fast the network is, from a small batch."""
