@@ -90,7 +90,7 @@ COMMANDS = {
         verb="scfm.tl:perturb",
         example="scfm perturb cells.h5ad --model scfm-mini --states-key disease --start dcm --goal nf --out out.h5ad",
         required=(),
-        families="rank_frame",
+        families="perturber",
     ),
     "annotate": Command(
         "Annotate cells from an embedding in the file and labelled cells; writes a copy of the file.",

@@ -49,8 +49,8 @@ def shifts_of(adata: AnnData, key: str, state: str) -> Shifts:
     if "n_cells_perturbed" not in params:
         msg = f"uns[{key!r}] holds no perturbation; call scfm.tl.perturb(adata, model, key_added={key!r}) first."
         raise KeyError(msg)
-    endings = state_endings(len(params.get(STATES, ())))
-    field = f"{key}_{state}" if STATES in params else key
+    endings = state_endings(len(params.get(STATES, ())), params["effect"])
+    field = f"{key}_{state}" if STATES in params else key + endings[0]
     if field not in [key + ending for ending in endings]:
         msg = f"state={state!r} was not computed; found {[ending.removeprefix('_') for ending in endings]}."
         raise KeyError(msg)

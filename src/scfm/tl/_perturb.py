@@ -12,7 +12,7 @@ from scfm._keys import EMBEDDINGS, PARAMS, PERTURB, STATES, check_key, state_end
 from scfm.model import FoundationModel, load
 from scfm.model.arguments import Arguments
 from scfm.model.registry import check_offers
-from scfm.tasks.perturbations import Kind  # noqa: TC001  compared with arguments
+from scfm.tasks import Effect, Kind  # noqa: TC001  compared with arguments
 from scfm.tl._perturb_genes import ALL
 from scfm.tl._screen import Screen
 from scfm.tl._states import StateAverage, average_states, states_of
@@ -43,6 +43,7 @@ def perturb(
     genes: str | Sequence[str | Sequence[str]] | Mapping[str, Sequence[str]] = ALL,
     kind: Kind = "delete",
     anchor: str | None = None,
+    effect: Effect = "embedding",
     states_key: str | None = None,
     start: str | None = None,
     goal: str | None = None,
@@ -75,7 +76,8 @@ def perturb(
     effect is ``1 − cos(e′, e)``, with ``e`` the embedding of the cell and ``e′`` that of the changed cell. With states
     (``states_key``, ``start``, ``goal``), the cells of the start state are changed, and the effect on each state ``s``
     is the shift ``cos(e′, s) − cos(e, s)``, with ``s`` the average embedding of its cells: positive where the change brings
-    the cell closer to the state (Theodoris et al. 2023, doi:10.1038/s41586-023-06139-9).
+    the cell closer to the state (Theodoris et al. 2023, doi:10.1038/s41586-023-06139-9). ``effect="likelihood"`` measures how
+    much more likely the model finds the cell.
 
     It takes one run of the network for every gene of every cell, so choose cells (``n_cells``) or genes (``genes``), or
     ask with ``dry_run=True`` how long it takes.
@@ -84,16 +86,22 @@ def perturb(
     ----------
     %(data)s
     model
-        Id, alias, folder, or a loaded model, of a family that reads ranked genes, as Geneformer; others are a TypeError.
+        Id, alias, folder, or a loaded model, of a family that reads how much each gene is expressed: as ranks, as Geneformer,
+        or as counts, as TranscriptFormer; others are a TypeError.
     genes
         ``"all"``: each gene that a cell expresses, by itself. A list of genes: each by itself. A list of tuples, or a
         dict of a name and genes: those of each group together; a tuple is called ``"A+B"``. Genes go by any of their
         names, as for :func:`scfm.tl.embed`.
     kind
         ``"delete"``; ``"overexpress"``: to the front of the ranks; ``"inhibit"`` or ``"activate"``: a quarter of the ranks
-        down or up. All but ``"overexpress"`` take the cells that express all genes of a group.
+        down or up. Of a model that reads counts, genes keep their places: ``"overexpress"`` gives them the largest count that
+        it reads (``clip_counts``; genes that a cell does not express come first), ``"inhibit"`` half and ``"activate"`` twice
+        their count, up to that. All but ``"overexpress"`` take the cells that express all genes of a group.
     anchor
         Gene that is changed together with each of ``genes``.
+    effect
+        ``"embedding"``, or ``"likelihood"`` for a model that :func:`scfm.tl.score` takes: the log-likelihoods of genes and
+        counts in the changed cell minus those in the cell, summed over the genes that both have and that were not changed.
     states_key
         Column of ``obs`` with the states of the cells.
     start
@@ -117,15 +125,16 @@ def perturb(
         Compute nothing, only say how much there is to compute.
     %(matrix)s
     pooling
-        As for :func:`scfm.tl.embed`, except ``"gene"``. Under ``"mean"``, ``e`` and ``e′`` are means over the genes that
-        both have and that were not changed.
+        As for :func:`scfm.tl.embed`, except ``"gene"``. Under ``"mean"``, and ``"cell"`` of TranscriptFormer, ``e`` and
+        ``e′`` are means over the genes that both have and that were not changed.
     %(hidden_layer)s
     %(max_tokens)s
     %(device)s
     %(dtype)s
     compat
         ``"upstream"``: as Geneformer's ``InSilicoPerturber``, which differs under ``pooling="mean"`` (without states the
-        mean over genes of ``1 − cos`` of their states, with states plain means) and in cells that are too long.
+        mean over genes of ``1 − cos`` of their states, with states plain means) and in cells that are too long. Of other
+        models, with the plain embeddings.
     key_added
         Name of all results.
     %(copy)s
@@ -138,7 +147,8 @@ def perturb(
 
     ``.layers['perturb' | key_added]`` : sparse float32, shape ``(n_obs, n_vars)``
         Effects of single genes. What is stored was computed. Of genes that share a token, the first has it. With states, instead,
-        ``.layers['perturb_start']``, ``'perturb_goal'``, ``'perturb_alternative_1'`` and so on.
+        ``.layers['perturb_start']``, ``'perturb_goal'``, ``'perturb_alternative_1'`` and so on. Changes of likelihood, in
+        nats, are in ``.layers['perturb_llh']``.
     ``.obsm['perturb' | key_added]`` : DataFrame, float32, shape ``(n_obs, n_groups)``
         Effects of groups, of genes with an anchor, and of genes that ``var`` lacks; NaN where nothing was computed. With
         states, the same names as for layers.
@@ -179,15 +189,18 @@ def perturb(
     )
     check_key(key_added)
     loaded = load(model)
-    words = "does not read ranked genes; perturbation takes a model of one of these families"
-    check_offers(loaded.card, "rank_frame", words)
+    words = "does not read how much genes are expressed; perturbation takes a model of one of these families"
+    check_offers(loaded.card, "perturber", words)
+    if effect == "likelihood":
+        check_offers(loaded.card, "scorer", "has no likelihood; models of these families have")
+        arguments = _of_likelihood(arguments, states_key=states_key, gene_effects=gene_effects, embeddings=embeddings)
     if dry_run:
         with loaded.count_session(data, arguments) as session:
             states = states_of(session, states_key, start, goal, alternatives)
-            return Screen(session, genes, kind, anchor, states, n_cells, seed).workload()
+            return Screen(session, genes, kind, anchor, states, n_cells, seed, effect=effect).workload()
     target = target_of(data, "perturb", modality=modality, out=out, overwrite=overwrite, copy=copy)
     n_states = 0 if states_key is None else 2 + len(alternatives or ())
-    places = [(slot, key_added + ending) for slot in ("layers", "obsm") for ending in state_endings(n_states)]
+    places = [(slot, key_added + ending) for slot in ("layers", "obsm") for ending in state_endings(n_states, effect)]
     target.check_free(
         key_added, *places, ("obs", f"{key_added}_n"), ("varp", key_added), ("varm", f"{key_added}_effects")
     )
@@ -201,13 +214,15 @@ def perturb(
             states,
             n_cells,
             seed,
+            effect=effect,
             gene_effects=gene_effects,
             embeddings=embeddings,
         )
         logger.info("perturbing %(cells)d cells: %(sequences)d sequences, about %(seconds).0f s", screen.workload())
         averages = None if states is None else average_states(session, states, state_average)
         task, stats = screen.run(None if averages is None else averages.to_numpy())
-        params = session.params(stats) | {"kind": kind, "n_cells_perturbed": len(screen.cells), "seed": seed}
+        params = session.params(stats) | {"kind": kind, "effect": effect}
+        params |= {"n_cells_perturbed": len(screen.cells), "seed": seed}
         params |= screen.described()
         stored: dict[str, Any] = {PARAMS: params}
         if states is not None:
@@ -217,3 +232,13 @@ def perturb(
             stored[EMBEDDINGS] = screen.embedded(task)
         results = screen.placed(task, key_added, target.var_names)
     return target.store(replace(results, uns={key_added: stored}))
+
+
+def _of_likelihood(arguments: Arguments, **others: Any) -> Arguments:
+    """The last layer and all genes of a cell, which likelihoods are computed from; a ValueError if something else is asked for."""
+    others |= {"pooling": arguments.pooling, "hidden_layer": arguments.hidden_layer}
+    given = [name for name, value in others.items() if value not in (None, False)]
+    if given:
+        msg = f"effect='likelihood' compares no embeddings, so {given[0]}= has no meaning; leave it out."
+        raise ValueError(msg)
+    return replace(arguments, pooling="gene", hidden_layer=0)

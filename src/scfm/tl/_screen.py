@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from scfm.model.session import CountSession
     from scfm.run import RunStats
-    from scfm.tasks import Kind
+    from scfm.tasks import Effect, Kind
     from scfm.tl._states import States
 
 __all__ = ["CONTROL", "Screen"]
@@ -41,7 +41,7 @@ class Screen:
     ----------
     session
         Model and cells.
-    genes, kind, anchor, n_cells, seed, gene_effects, embeddings
+    genes, kind, anchor, n_cells, seed, effect, gene_effects, embeddings
         As for :func:`scfm.tl.perturb`.
     states
         States between which effects are measured; the cells of the first are changed.
@@ -62,16 +62,18 @@ class Screen:
         n_cells: int | None,
         seed: int,
         *,
+        effect: Effect = "embedding",
         gene_effects: bool = False,
         embeddings: bool = False,
     ) -> None:
-        if session.options.pooling == "gene":
+        if session.options.pooling == "gene" and effect == "embedding":
             msg = "pooling='gene' gives no embedding of cells; leave pooling out, or use 'cls' or 'mean'."
             raise ValueError(msg)
-        if gene_effects and session.options.pooling not in ("cls", "mean"):
-            msg = f"gene_effects=True takes pooling='cls' or 'mean', got {session.options.pooling!r}."
+        with_genes = [one for one in session.model.usable_poolings if one in ("cls", *session.model.context_poolings)]
+        if gene_effects and session.options.pooling not in with_genes:
+            msg = f"gene_effects=True takes pooling={' or '.join(map(repr, with_genes))}, got {session.options.pooling!r}."
             raise ValueError(msg)
-        self._session, self._states, self._embeddings = session, states, embeddings
+        self._session, self._states, self._effect, self._embeddings = session, states, effect, embeddings
         self._chosen = None if isinstance(genes, str) and genes == ALL else chosen_genes(genes, session)
         self._anchor = anchor
         if embeddings and self._chosen is None:
@@ -135,7 +137,7 @@ class Screen:
         columns, names = self._places(np.unique(tags), tokens)
         at = columns.reindex(tags).to_numpy()
         by_gene, layers, obsm = at >= 0, {}, {}
-        endings = state_endings(0 if self._states is None else len(self._states.names))
+        endings = state_endings(0 if self._states is None else len(self._states.names), self._effect)
         for suffix, values in zip(endings, effects.T, strict=True):
             if by_gene.any():
                 placed = (values[by_gene], (rows[by_gene], at[by_gene]))
@@ -197,7 +199,15 @@ class Screen:
 
     def _task(self, targets: NDArray[np.float64] | None) -> Perturb:
         model, options = self._session.model, self._session.options
-        return Perturb(model, options, self._perturbations, targets, self._gene_effects, embeddings=self._embeddings)
+        return Perturb(
+            model,
+            options,
+            self._perturbations,
+            targets,
+            self._gene_effects,
+            effect=self._effect,
+            embeddings=self._embeddings,
+        )
 
     def _tokens_per_second(self) -> float:
         """How fast the network is, from a small batch."""

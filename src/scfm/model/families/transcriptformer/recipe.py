@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from scfm.model.families.transcriptformer.score import Scorer
 from scfm.model.families.transcriptformer.sequences import GeneSequences
 from scfm.model.registry import cards, register
+from scfm.tasks import edit_values
 
 if TYPE_CHECKING:
     import torch
 
     from scfm._types import TokenBatch
+    from scfm.model.families.transcriptformer.options import TranscriptFormerOptions
     from scfm.model.recipe import RunOptions
+    from scfm.tasks import Kind, Perturber
 
 __all__ = ["TranscriptFormer"]
 
@@ -28,6 +32,7 @@ class TranscriptFormer(GeneSequences):
     """
 
     family = "transcriptformer"
+    context_poolings: ClassVar[tuple[str, ...]] = ("cell",)
 
     def network(self, n_layers: int) -> torch.nn.Module:
         """The first layers only, without heads."""
@@ -57,3 +62,18 @@ class TranscriptFormer(GeneSequences):
     def scorer(self, options: RunOptions, device: torch.device, dtype: torch.dtype) -> Scorer:
         """Compute log-likelihoods with the heads."""
         return Scorer(self, self.config, options, device, dtype)
+
+    def perturber(self, kind: Kind, options: RunOptions) -> Perturber:
+        """Change the counts of genes, which are at most ``clip_counts``."""
+        family: TranscriptFormerOptions = options.family
+        if not family.filter_to_vocabs:
+            msg = (
+                "filter_to_vocabs=False gives one token to all genes that the model does not know, so they cannot be "
+                "perturbed one by one; leave it out."
+            )
+            raise ValueError(msg)
+        if kind == "overexpress" and family.clip_counts is None:
+            msg = "kind='overexpress' gives genes the count clip_counts=, which is None; give a number, as the default 30."
+            raise ValueError(msg)
+        highest = np.inf if family.clip_counts is None else family.clip_counts
+        return partial(edit_values, kind=kind, max_genes=self.max_genes(options), highest=highest)
