@@ -52,7 +52,14 @@ def shared(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
 def test_equals_copies_one_by_one(n_layers: int, first_only: bool, shared: list[bool]) -> None:
     """Copies in any order, of the first and the last token, among others and sequences that are no such copies."""
     cell, other = torch.randperm(50)[:20] + 4, torch.randperm(50)[:20] + 4
-    copies = [*without(cell, [0, 1, 2, 3]), *without(other, [19, 17, 16]), other[1:], cell[:5], cell[:5], *[cell[:5]] * 3]
+    copies = [
+        *without(cell, [0, 1, 2, 3]),
+        *without(other, [19, 17, 16]),
+        other[1:],
+        cell[:5],
+        cell[:5],
+        *[cell[:5]] * 3,
+    ]
     check(network(n_layers, 3.0), copies, [0] * 4 + [1] * 3 + [2] + [3] * 2 + [4] * 3, first_only=first_only)
     assert shared == [True, True, False, False, False]
 

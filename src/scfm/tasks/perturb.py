@@ -80,7 +80,8 @@ class Perturb(Task):
     counts is that the context changes, not that a gene is missing from a mean. For ``effect="likelihood"`` it is the sum
     over the same genes of their log-likelihoods (of gene and count) in the copy, minus that in the cell.
 
-    Under ``compat="upstream"``, as Geneformer's ``InSilicoPerturber`` has it: means are over the whole sequences;
+    Under ``compat="upstream"``, as Geneformer's ``InSilicoPerturber`` has it (of models with its poolings): means are over the
+    whole sequences;
     without targets, the effect under ``"mean"`` is one minus the mean cosine of the states of the genes that are left; and
     a cell is shortened where its copy is too long.
 
@@ -125,7 +126,8 @@ class Perturb(Task):
         self._edit = recipe.perturber(perturbations.kind, options)
         self._targets = None if targets is None else _unit(np.asarray(targets, np.float64))
         self._likelihood = effect == "likelihood"
-        self._upstream = options.compat == "upstream" and not self._likelihood
+        # what upstream does it does with these poolings
+        self._upstream = options.compat == "upstream" and not self._likelihood and "mean" in recipe.context_poolings
         self._over_genes = self._likelihood or options.pooling in recipe.context_poolings
         self._mean_of_cosines = self._upstream and options.pooling == "mean" and targets is None
         self._gene_effects = gene_effects
@@ -255,7 +257,8 @@ class Perturb(Task):
         own, others = np.flatnonzero(~np.isin(copy.genes, changed)), np.flatnonzero(~np.isin(cell.genes, changed))
         place = np.argsort(cell.genes[others], kind="stable")
         at = others[place[np.searchsorted(cell.genes[others], copy.genes[own], sorter=place)]]
-        assert copy.states is not None and cell.states is not None
+        assert copy.states is not None
+        assert cell.states is not None
         pair = (copy.states[_index(own, copy.states)], cell.states[_index(at, cell.states)].to(copy.states.device))
         cosines = _array([torch.cosine_similarity(pair[0].float(), pair[1].float())])[0]
         if self._gene_effects is not None:

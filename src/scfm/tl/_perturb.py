@@ -133,8 +133,8 @@ def perturb(
     %(dtype)s
     compat
         ``"upstream"``: as Geneformer's ``InSilicoPerturber``, which differs under ``pooling="mean"`` (without states the
-        mean over genes of ``1 − cos`` of their states, with states plain means) and in cells that are too long. Of other
-        models, with the plain embeddings.
+        mean over genes of ``1 − cos`` of their states, with states plain means) and in cells that are too long. Of
+        TranscriptFormer, it changes what it changes for :func:`scfm.tl.embed`.
     key_added
         Name of all results.
     %(copy)s
