@@ -14,7 +14,7 @@ layer whose projections nothing wraps, the CPU, and no gradients; otherwise each
 from __future__ import annotations
 
 from itertools import groupby
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor
@@ -59,31 +59,31 @@ def copies_forward(
     What the network returns, up to rounding.
     """
     layer = shared_layer(network) if network.word_embeddings.weight.device.type == "cpu" else None
-    if layer is None:
-        return network(tokens, lengths, first_only=first_only)
-    inputs, attended, at = [], [], 0
-    for (_, length), run in groupby(zip(cells, lengths, strict=True)):
-        n = len(list(run))
-        part = tokens[at : at + n * length].view(n, length)
-        at += n * length
-        found = _shared(network, layer, part) or _apart(network, layer, part)
-        inputs.append(found[0])
-        attended.append(found[1])
+    runs = [(length, len(list(run))) for (_, length), run in groupby(zip(cells, lengths, strict=True))]
+    parts = tokens.split([length * n for length, n in runs])
+    found = [layer and _shared(network, layer, part.view(n, -1)) for part, (_, n) in zip(parts, runs, strict=True)]
+    if layer is None or not any(found):
+        return cast("Tensor", network(tokens, lengths, first_only=first_only))
+    inputs, attended = [], []
+    for part, (length, n), shared in zip(parts, runs, found, strict=True):
+        x, values = shared or _apart(network, layer, part, [length] * n)
+        inputs.append(x)
+        attended.append(values)
     x = layer._after_attention(torch.cat(attended), torch.cat(inputs))
     return network.after(x, Packing(lengths, x.device, network.attention), 1, first_only=first_only)
 
 
-def _apart(network: BertEncoder, layer: BertLayer, copies: Tensor) -> tuple[Tensor, Tensor]:
-    """Inputs and attended values of the first layer, each ``(n_copies * n_tokens, d)``."""
-    packing = Packing([copies.shape[1]] * len(copies), copies.device, network.attention)
-    x = network._embed(copies.flatten(), packing)
+def _apart(network: BertEncoder, layer: BertLayer, tokens: Tensor, lengths: list[int]) -> tuple[Tensor, Tensor]:
+    """Inputs and attended values of the first layer, each ``(n_tokens, d)``."""
+    packing = Packing(lengths, tokens.device, network.attention)
+    x = network._embed(tokens, packing)
     return x, attend(linear(layer.qkv, x), packing, layer.n_heads)
 
 
 def _shared(network: BertEncoder, layer: BertLayer, copies: Tensor) -> tuple[Tensor, Tensor] | None:
     """The same for copies that lack one token each; ``None`` if that is not so, or would not be accurate."""
     found = _gaps(copies) if len(copies) >= MIN_COPIES else None
-    if found is None:
+    if found is None or len(found[0]) > network.config.max_positions:
         return None
     cell, gaps = found
     n = len(cell)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from scfm.read._arrow import arrow
 from scfm.read._containers import is_anndata_file, open_container
 from scfm.read._door import check_links, entry, inside
 from scfm.read._open import open_counts
@@ -17,6 +18,7 @@ __all__ = [
     "Source",
     "SourceFile",
     "TokenizedSource",
+    "arrow",
     "check_links",
     "entry",
     "expand",

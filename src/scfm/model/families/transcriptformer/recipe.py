@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, cast
 
 import numpy as np
 
@@ -13,12 +13,17 @@ from scfm.model.registry import cards, register
 from scfm.tasks import edit_values
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import torch
 
     from scfm._types import TokenBatch
     from scfm.model.families.transcriptformer.options import TranscriptFormerOptions
     from scfm.model.recipe import RunOptions
+    from scfm.nn import AttentionTile
+    from scfm.nn import TranscriptFormer as Network
     from scfm.tasks import Kind, Perturber
+    from scfm.tasks.predict_genes import Predictor
 
 __all__ = ["TranscriptFormer"]
 
@@ -58,6 +63,21 @@ class TranscriptFormer(GeneSequences):
             return torch.roll(hidden, 1, dims=0) if options.compat else hidden
         first = np.concatenate([[0], np.cumsum(batch.lengths)[:-1]])
         return pool_sum(hidden, batch.lengths, batch.tokens[first] >= self.config.vocab_size) / self.config.max_genes
+
+    def predictor(self, options: RunOptions, device: torch.device, dtype: torch.dtype) -> Predictor:
+        """Softmax of the gene head, which reads the state before a gene."""
+        scorer = Scorer(self, self.config, options, device, dtype)
+        return lambda network, states: scorer.heads.gene_log_probabilities(states)
+
+    def attention_tiles(
+        self, network: torch.nn.Module, batch: TokenBatch, options: RunOptions
+    ) -> Iterator[AttentionTile]:
+        """Attention weights of the last of the layers: causal, and with the bias of the counts."""
+        import torch
+
+        assert batch.values is not None
+        tokens, counts = torch.from_numpy(batch.tokens), torch.from_numpy(batch.values)
+        return cast("Network", network).attention_tiles(tokens, counts, batch.lengths)
 
     def scorer(self, options: RunOptions, device: torch.device, dtype: torch.dtype) -> Scorer:
         """Compute log-likelihoods with the heads."""

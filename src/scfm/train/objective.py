@@ -1,0 +1,85 @@
+"""What a model is trained for: a loss of the hidden states of a batch, with the heads that it needs."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from scfm._types import TokenBatch
+    from scfm.model import FoundationModel
+
+__all__ = ["IGNORED", "Objective", "Outputs", "Term", "TrainingBatch"]
+
+IGNORED = -100
+"""Target of a token that is not predicted."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingBatch:
+    """The sequences of one step, and what the objectives need to know of them."""
+
+    batch: TokenBatch
+    """Sequences as the network reads them, some tokens masked; ``rows`` number the cells of the step, so that views of
+    one cell share a number; ``tags`` are the number of the view."""
+    targets: NDArray[np.int64]
+    """Token that was masked or replaced, or left but is to be predicted; :data:`IGNORED` elsewhere. Shape ``(n_tokens,)``."""
+    labels: NDArray[np.int64] | None = None
+    """Code of the cell type of each sequence, −1 for unknown, shape ``(n_sequences,)``; ``None`` without labels."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """What the network made of a batch."""
+
+    network: nn.Module
+    hidden: Tensor
+    """Last hidden state of each token, shape ``(n_tokens, d)``."""
+    pooled: Tensor
+    """Embedding of each sequence by the pooling of the model, shape ``(n_sequences, d)``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """The loss of one objective in one batch, not yet averaged, so that batches and processes can be added exactly."""
+
+    total: Tensor
+    """Sum over what was predicted, a scalar."""
+    count: int
+    """How much was predicted; 0 adds nothing to the loss."""
+    metrics: dict[str, float]
+    """Further figures for the log, as ``{"accuracy": 0.31}``."""
+
+
+class Objective(nn.Module, ABC):
+    """A loss with its heads; several are added up by their weights.
+
+    Heads are made by :meth:`build`, when the sizes of the model are known.
+    """
+
+    n_views: ClassVar[int] = 1
+    """Views of a cell that the loss compares."""
+    masks: ClassVar[bool] = False
+    """Whether the loss reads masked tokens."""
+
+    @abstractmethod
+    def build(self, model: FoundationModel, network: nn.Module) -> None:
+        """Make the heads for the sizes of a model; ``network`` holds its weights."""
+
+    @abstractmethod
+    def forward(self, outputs: Outputs, batch: TrainingBatch) -> Term:
+        """Loss of a batch."""
+
+    def published_tensors(self) -> dict[str, Tensor]:
+        """Heads that the trained model keeps, by published name; none by default."""
+        return {}
+
+    def state(self) -> dict[str, Any]:
+        """What the card says of the objective: its class and arguments."""
+        return {"name": type(self).__name__}
