@@ -61,7 +61,10 @@ def copies_forward(
     layer = shared_layer(network) if network.word_embeddings.weight.device.type == "cpu" else None
     runs = [(length, len(list(run))) for (_, length), run in groupby(zip(cells, lengths, strict=True))]
     parts = tokens.split([length * n for length, n in runs])
-    found = [layer and _shared(network, layer, part.view(n, -1)) for part, (_, n) in zip(parts, runs, strict=True)]
+    found = [
+        None if layer is None else _shared(network, layer, part.view(n, -1))
+        for part, (_, n) in zip(parts, runs, strict=True)
+    ]
     if layer is None or not any(found):
         return cast("Tensor", network(tokens, lengths, first_only=first_only))
     inputs, attended = [], []

@@ -278,7 +278,8 @@ class Perturb(Task):
 
 def _sequences(many: TokenBlock | TokenBatch, offsets: NDArray[np.int64]) -> Iterator[Genes]:
     """The sequences of a block or batch, special tokens included."""
-    whole = Genes(many.tokens, many.values)
+    tokens: NDArray[Any] = many.tokens
+    whole = Genes(tokens, many.values)
     return (whole.part(slice(*ends)) for ends in pairwise(offsets.tolist()))
 
 
