@@ -197,10 +197,10 @@ def annotation_keys(key_added: str) -> AnnotationKeys:
     )
 
 
-def state_endings(n_states: int) -> list[str]:
+def state_endings(n_states: int, effect: str = "embedding") -> list[str]:
     """Endings of the fields with the effects of a perturbation: a field for each state, or one without any."""
     if not n_states:
-        return [""]
+        return ["_llh" if effect == "likelihood" else ""]
     return ["_start", "_goal", *(f"_alternative_{i}" for i in range(1, n_states - 1))]
 
 

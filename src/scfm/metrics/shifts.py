@@ -45,8 +45,8 @@ def shifts_of(adata: AnnData, key: str, state: str) -> Shifts:
         If there is no such result, or no such state.
     """
     params = _params_of(adata, key)
-    endings = state_endings(len(params.get(STATES, ())))
-    field = f"{key}_{state}" if STATES in params else key
+    endings = state_endings(len(params.get(STATES, ())), params["effect"])
+    field = f"{key}_{state}" if STATES in params else key + endings[0]
     if field not in [key + ending for ending in endings]:
         msg = f"state={state!r} was not computed; found {[ending.removeprefix('_') for ending in endings]}."
         raise KeyError(msg)

@@ -12,10 +12,10 @@ from scfm._keys import EMBEDDINGS, PARAMS, PERTURB, STATES, check_key
 from scfm.model import FoundationModel, load
 from scfm.model.arguments import Arguments
 from scfm.model.registry import check_offers
-from scfm.tasks.perturbations import Kind  # noqa: TC001  compared with arguments
+from scfm.tasks import Effect, Kind  # noqa: TC001  compared with arguments
 from scfm.tl._perturb_genes import ALL
 from scfm.tl._placing import places
-from scfm.tl._screen import RANKED, WORKLOAD, Screen
+from scfm.tl._screen import PERTURBED, WORKLOAD, Screen
 from scfm.tl._states import StateAverage, average_states, states_of
 from scfm.tl._target import target_of
 
@@ -44,6 +44,7 @@ def perturb(
     genes: str | Sequence[str | Sequence[str]] | Mapping[str, Sequence[str]] = ALL,
     kind: Kind = "delete",
     anchor: str | None = None,
+    effect: Effect = "embedding",
     states_key: str | None = None,
     start: str | None = None,
     goal: str | None = None,
@@ -77,7 +78,8 @@ def perturb(
     effect is ``1 − cos(e′, e)``, with ``e`` the embedding of the cell and ``e′`` that of the changed cell. With states
     (``states_key``, ``start``, ``goal``), the cells of the start state are changed, and the effect on each state ``s``
     is the shift ``cos(e′, s) − cos(e, s)``, with ``s`` the average embedding of its cells: positive where the change brings
-    the cell closer to the state (Theodoris et al. 2023, doi:10.1038/s41586-023-06139-9).
+    the cell closer to the state (Theodoris et al. 2023, doi:10.1038/s41586-023-06139-9). ``effect="likelihood"`` measures how
+    much more likely the model finds the cell.
 
     It takes one run of the network for every gene of every cell, so choose cells (``n_cells``) or genes (``genes``), or
     ask with ``dry_run=True`` how long it takes.
@@ -86,8 +88,12 @@ def perturb(
     ----------
     %(data)s
     model
-        Id, alias, folder, or a loaded model, of a family that reads ranked genes, as Geneformer; others are a TypeError.
+        Id, alias, folder, or a loaded model, of a family that reads how much each gene is expressed: as ranks, as Geneformer,
+        or as counts, as TranscriptFormer; others are a TypeError.
     %(perturbations)s
+    effect
+        ``"embedding"``, or ``"likelihood"`` for a model that :func:`scfm.tl.score` takes: the log-likelihoods of genes and
+        counts in the changed cell minus those in the cell, summed over the genes that both have and that were not changed.
     random_states
         Also measure the mean shifts towards that many goals under permuted labels (of start and goal), for
         ``test="random_states"`` of :func:`scfm.tl.perturb_stats`; 200 are enough.
@@ -101,15 +107,16 @@ def perturb(
         Compute nothing, only say how much there is to compute.
     %(matrix)s
     pooling
-        As for :func:`scfm.tl.embed`, except ``"gene"``. Under ``"mean"``, ``e`` and ``e′`` are means over the genes that
-        both have and that were not changed.
+        As for :func:`scfm.tl.embed`, except ``"gene"``. Under ``"mean"``, and ``"cell"`` of TranscriptFormer, ``e`` and
+        ``e′`` are means over the genes that both have and that were not changed.
     %(hidden_layer)s
     %(max_tokens)s
     %(device)s
     %(dtype)s
     compat
         ``"upstream"``: as Geneformer's ``InSilicoPerturber``, which differs under ``pooling="mean"`` (without states the
-        mean over genes of ``1 − cos`` of their states, with states plain means) and in cells that are too long.
+        mean over genes of ``1 − cos`` of their states, with states plain means) and in cells that are too long. Of
+        TranscriptFormer, it changes what it changes for :func:`scfm.tl.embed`.
     key_added
         Name of all results.
     %(copy)s
@@ -122,7 +129,8 @@ def perturb(
 
     ``.layers['perturb' | key_added]`` : sparse float32, shape ``(n_obs, n_vars)``
         Effects of single genes. What is stored was computed. Of genes that share a token, the first has it. With states, instead,
-        ``.layers['perturb_start']``, ``'perturb_goal'``, ``'perturb_alternative_1'`` and so on.
+        ``.layers['perturb_start']``, ``'perturb_goal'``, ``'perturb_alternative_1'`` and so on. Changes of likelihood, in
+        nats, are in ``.layers['perturb_llh']``.
     ``.obsm['perturb' | key_added]`` : DataFrame, float32, shape ``(n_obs, n_groups)``
         Effects of groups, of genes with an anchor, and of genes that ``var`` lacks; NaN where nothing was computed. With
         states, the same names as for layers.
@@ -169,15 +177,18 @@ def perturb(
         msg = "random_states= takes states (states_key=, start=, goal=): it permutes their labels."
         raise ValueError(msg)
     loaded = load(model)
-    check_offers(loaded.card, "rank_frame", RANKED)
+    check_offers(loaded.card, "perturber", PERTURBED)
+    if effect == "likelihood":
+        check_offers(loaded.card, "scorer", "has no likelihood; models of these families have")
+        arguments = _of_likelihood(arguments, states_key=states_key, gene_effects=gene_effects, embeddings=embeddings)
     if dry_run:
         with loaded.count_session(data, arguments) as session:
             states = states_of(session, states_key, start, goal, alternatives)
-            screen = Screen(session, genes, kind, anchor, states, n_cells, seed)
+            screen = Screen(session, genes, kind, anchor, states, n_cells, seed, effect=effect)
             return screen.workload(screen.counts())
     target = target_of(data, "perturb", modality=modality, out=out, overwrite=overwrite, copy=copy)
     n_states = 0 if states_key is None else 2 + len(alternatives or ())
-    target.check_free(key_added, *places(key_added, n_states))
+    target.check_free(key_added, *places(key_added, n_states, effect))
     with loaded.count_session(target.data, arguments) as session:
         states = states_of(session, states_key, start, goal, alternatives)
         screen = Screen(
@@ -188,6 +199,7 @@ def perturb(
             states,
             n_cells,
             seed,
+            effect=effect,
             gene_effects=gene_effects,
             embeddings=embeddings,
         )
@@ -205,3 +217,13 @@ def perturb(
             stored[EMBEDDINGS] = screen.embedded(task)
         results = screen.placed(task, key_added, target.var_names)
     return target.store(replace(results, uns={key_added: stored | dict(results.uns)}))
+
+
+def _of_likelihood(arguments: Arguments, **others: Any) -> Arguments:
+    """The last layer and all genes of a cell, which likelihoods are computed from; a ValueError if something else is asked for."""
+    others |= {"pooling": arguments.pooling, "hidden_layer": arguments.hidden_layer}
+    given = [name for name, value in others.items() if value not in (None, False)]
+    if given:
+        msg = f"effect='likelihood' compares no embeddings, so {given[0]}= has no meaning; leave it out."
+        raise ValueError(msg)
+    return replace(arguments, pooling="gene", hidden_layer=0)

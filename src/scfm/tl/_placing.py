@@ -18,10 +18,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from scipy import sparse
 
+    from scfm.tasks import Effect
     from scfm.tl._gene_effects import GeneEffects
 
     Table = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]
-    """Cell, tag and effects of each perturbation, as :meth:`scfm.tasks.perturb.Effects.table` gives them."""
+    """Cell, tag and effects of each perturbation, as :meth:`scfm.tasks.effects.Effects.table` gives them."""
 
 ON_GENES = ("", "_sd", "_n")
 """Endings of the fields of effects on genes: means, standard deviations, numbers of cells."""
@@ -29,9 +30,9 @@ ON_GENES = ("", "_sd", "_n")
 __all__ = ["Placing", "digest", "places"]
 
 
-def places(key: str, n_states: int) -> list[tuple[str, str]]:
+def places(key: str, n_states: int, effect: Effect = "embedding") -> list[tuple[str, str]]:
     """Slot and key of each field that the effects of a perturbation may have, but for ``uns``."""
-    rows = [(slot, key + ending) for slot in ("layers", "obsm") for ending in state_endings(n_states)]
+    rows = [(slot, key + ending) for slot in ("layers", "obsm") for ending in state_endings(n_states, effect)]
     genes = [
         (slot, f"{key}{name}{ending}") for slot, name in (("varp", ""), ("varm", "_effects")) for ending in ON_GENES
     ]
@@ -50,6 +51,7 @@ class Placing:
     key: str
     n_states: int
     """States that effects are measured on; 0 for none."""
+    effect: Effect
     tokens: NDArray[np.int32]
     """Token of each gene of ``var``, −1 for none."""
     tags: NDArray[np.int64]
@@ -64,7 +66,7 @@ class Placing:
     @property
     def endings(self) -> list[str]:
         """Of the names of the fields, one for each effect."""
-        return state_endings(self.n_states)
+        return state_endings(self.n_states, self.effect)
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Placing:

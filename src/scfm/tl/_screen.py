@@ -28,14 +28,14 @@ if TYPE_CHECKING:
     from scfm._write import Results
     from scfm.model.session import CountSession, Session
     from scfm.run import RunStats
-    from scfm.tasks import Kind
+    from scfm.tasks import Effect, Kind
     from scfm.tl._states import StateAverage, States
 
-__all__ = ["CONTROL", "RANKED", "WORKLOAD", "Screen"]
+__all__ = ["CONTROL", "PERTURBED", "WORKLOAD", "Screen"]
 
 CONTROL = "control"
 """Name of cells as they are among the perturbations."""
-RANKED = "does not read ranked genes; perturbation takes a model of one of these families"
+PERTURBED = "does not read how much genes are expressed; perturbation takes a model of one of these families"
 WORKLOAD = "perturbing %(cells)d cells: %(sequences)d sequences, about %(seconds).0f s"
 
 
@@ -46,7 +46,7 @@ class Screen:
     ----------
     session
         Model and cells.
-    genes, kind, anchor, n_cells, seed, gene_effects, embeddings
+    genes, kind, anchor, n_cells, seed, effect, gene_effects, embeddings
         As for :func:`scfm.tl.perturb`.
     states
         States between which effects are measured; the cells of the first are changed.
@@ -67,16 +67,18 @@ class Screen:
         n_cells: int | None,
         seed: int,
         *,
+        effect: Effect = "embedding",
         gene_effects: bool = False,
         embeddings: bool = False,
     ) -> None:
-        if session.options.pooling == "gene":
+        if session.options.pooling == "gene" and effect == "embedding":
             msg = "pooling='gene' gives no embedding of cells; leave pooling out, or use 'cls' or 'mean'."
             raise ValueError(msg)
-        if gene_effects and session.options.pooling not in ("cls", "mean"):
-            msg = f"gene_effects=True takes pooling='cls' or 'mean', got {session.options.pooling!r}."
+        with_genes = [one for one in session.model.usable_poolings if one in ("cls", *session.model.context_poolings)]
+        if gene_effects and session.options.pooling not in with_genes:
+            msg = f"gene_effects=True takes pooling={' or '.join(map(repr, with_genes))}, got {session.options.pooling!r}."
             raise ValueError(msg)
-        self._session, self._states, self._embeddings = session, states, embeddings
+        self._session, self._states, self._effect, self._embeddings = session, states, effect, embeddings
         self._chosen = None if isinstance(genes, str) and genes == ALL else chosen_genes(genes, session)
         self._anchor, self._seed = anchor, seed
         if embeddings and self._chosen is None:
@@ -137,6 +139,7 @@ class Screen:
         called = self.called or {}
         found: dict[str, Any] = {
             "kind": self._perturbations.kind,
+            "effect": self._effect,
             "n_cells_perturbed": len(self.cells),
             "seed": self._seed,
             "anchor": self._anchor,
@@ -181,7 +184,7 @@ class Screen:
             single = np.full_like(single, -1)
         n_states = 0 if self._states is None else len(self._states.names)
         tokens = session.tokens_for(var_names)
-        return Placing(key, n_states, tokens, self.tags, names, single, self._chosen is not None)
+        return Placing(key, n_states, self._effect, tokens, self.tags, names, single, self._chosen is not None)
 
     def embedded(self, task: Perturb) -> dict[str, Any]:
         """Embeddings of cells and copies, with the position of the cell and the name of the perturbation of each."""
@@ -200,6 +203,7 @@ class Screen:
             targets,
             self.gene_effects,
             self._random_shifts,
+            effect=self._effect,
             embeddings=self._embeddings,
         )
 
