@@ -145,14 +145,19 @@ def _labelled(path: str | Path, labels_key: str, layer: str | None) -> tuple[Ann
 
 
 def _with_random_weights(model: FoundationModel, seed: int) -> FoundationModel:
-    """The same model before any training."""
+    """The same model before any training; vectors of proteins, which it is given, stay."""
     import torch
+
+    from scfm.nn.gene_rows import GENE_VECTORS
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         fresh = type(model)(model.card, model.vocabulary, {})
         tensors = fresh.published_tensors(fresh.training_network())
-    return type(model)(model.card, model.vocabulary, {name: tensor.clone() for name, tensor in tensors.items()})
+    tensors = {
+        name: model.tensors[name] if name == GENE_VECTORS else tensor.clone() for name, tensor in tensors.items()
+    }
+    return type(model)(model.card, model.vocabulary, tensors)
 
 
 def _components(adata: AnnData) -> NDArray[np.float32]:
