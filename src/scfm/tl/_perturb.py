@@ -189,7 +189,11 @@ def perturb(
     n_states = 0 if states_key is None else 2 + len(alternatives or ())
     places = [(slot, key_added + ending) for slot in ("layers", "obsm") for ending in state_endings(n_states)]
     target.check_free(
-        key_added, *places, ("obs", f"{key_added}_n"), ("varp", key_added), ("varm", f"{key_added}_effects")
+        key_added,
+        *places,
+        ("obs", f"{key_added}_n"),
+        *(("varp", name) for name in (key_added, f"{key_added}_n")),
+        ("varm", f"{key_added}_effects"),
     )
     with loaded.count_session(target.data, arguments) as session:
         states = states_of(session, states_key, start, goal, alternatives)
