@@ -112,9 +112,18 @@ def mixture(
         Mean effect of each gene, NaN for none, shape ``(n_names,)``.
     upstream
         Take the first of two components for the one with larger effects, whichever it is.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two genes.
     """
     from sklearn.mixture import GaussianMixture
 
+    n_genes = int(np.isfinite(effect).sum())
+    if n_genes < 2:
+        msg = f"test='mixture' fits two distributions to the effects of genes, of which there {'is 1' if n_genes else 'are none'}."
+        raise ValueError(msg)
     model = GaussianMixture(n_components=2, random_state=0).fit(1 - effect[np.isfinite(effect)][:, None])
     means = model.means_[:, 0]
     large = 0 if upstream else int(np.argmin(means))  # of cosines

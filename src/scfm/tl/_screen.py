@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from scfm._keys import state_endings
+from scfm._keys import CONTROL, state_endings
 from scfm._write import Results
 from scfm.batch import ranges_of
 from scfm.genes import first_index
@@ -28,10 +28,7 @@ if TYPE_CHECKING:
     from scfm.tasks import Kind
     from scfm.tl._states import States
 
-__all__ = ["CONTROL", "Screen"]
-
-CONTROL = "control"
-"""Name of cells as they are among the perturbations."""
+__all__ = ["Screen"]
 
 
 class Screen:
@@ -175,11 +172,12 @@ class Screen:
         return {f"{key}_effects": pd.DataFrame(table, index=var_names, columns=names.to_numpy())}, varp
 
     def embedded(self, task: Perturb) -> dict[str, Any]:
-        """Embeddings of cells and copies, with the position of the cell and the name of the perturbation of each."""
+        """Embeddings of cells and copies, with the position and the name of the cell, and the name of the perturbation, of each."""
         rows, tags, vectors = task.effects.embeddings()
         assert self._chosen is not None
         names = np.asarray([*self._chosen.names, CONTROL], dtype=object)[tags]  # cells as they are have the tag -1
-        return {"X": vectors, "cells": rows, "perturbation": names.astype(str)}
+        cells = self._session.source.obs_names.to_numpy()[rows].astype(str)
+        return {"X": vectors, "cells": rows, "obs_names": cells, "perturbation": names.astype(str)}
 
     def _places(self, tags: NDArray[np.int64], tokens: pd.Index) -> tuple[pd.Series[Any], pd.Series[Any]]:
         """Column in which each tag is stored, −1 for those that have one of their own; and the names of these, by tag."""
