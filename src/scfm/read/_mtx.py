@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import csv
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -66,4 +67,6 @@ def _table(path: Path, *names: str) -> pd.DataFrame:
     if found is None:
         msg = f"{path} needs a table beside it: {' or '.join(place.name for place in places)}."
         raise FileNotFoundError(msg)
-    return pd.read_csv(found, sep="\t", header=None, dtype=str, keep_default_na=False)
+    layout: dict[str, Any] = {"sep": "\t", "header": None, "dtype": str, "keep_default_na": False}
+    table = pd.read_csv(found, quoting=csv.QUOTE_NONE, **layout)  # a quote in a name would swallow the lines after it
+    return table.apply(lambda column: column.str.strip('"'))
