@@ -15,6 +15,8 @@ __all__ = [
     "MARKER_GENES",
     "PARAMS",
     "PERTURB",
+    "PREDICTED",
+    "PREDICT_GENES",
     "EMBEDDINGS",
     "STATES",
     "STATS",
@@ -34,6 +36,8 @@ __all__ = [
 
 PARAMS = "params"
 GENE_CONTEXT = "gene_context"
+PREDICT_GENES, PREDICTED = "predict_genes", "predicted"
+"""Default name of predictions, and the table of the most probable genes in ``uns``."""
 ATTENTION, GROUPS = "attention", "groups"
 """Default name of attention, and the entry in ``uns`` with that of groups of cells."""
 MARKER_GENES = "marker_genes"

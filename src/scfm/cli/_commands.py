@@ -99,6 +99,13 @@ COMMANDS = {
         hidden=("copy",),
         families="attention_tiles",
     ),
+    "predict-genes": Command(
+        "Compute how probable genes are to the model, and what it would put in their place; writes a copy of the file.",
+        run="scfm.cli.verbs:predict_genes",
+        verb="scfm.tl:predict_genes",
+        example="scfm predict-genes cells.h5ad --model geneformer-v2-104m --mask 0.15 --out out.h5ad",
+        families="predictor",
+    ),
     "perturb": Command(
         "Delete, overexpress, inhibit or activate genes in silico and write a copy of the file with the effects.",
         run="scfm.cli.verbs:perturb",

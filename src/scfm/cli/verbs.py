@@ -22,6 +22,7 @@ __all__ = [
     "metrics",
     "model_of",
     "perturb",
+    "predict_genes",
     "with_model",
     "written",
 ]
@@ -165,6 +166,22 @@ def attention(verb: Callable[..., Path], *, heads: list[str] | None = None, **ar
     """
     words = heads or ["mean"]
     with_model(verb, heads=words[0] if words[0] in ("mean", "max") else list(map(int, words)), **arguments)
+
+
+def predict_genes(verb: Callable[..., Path], *, mask: str = "each", **arguments: Any) -> None:
+    """Predict genes.
+
+    Parameters
+    ----------
+    mask
+        each: one gene at a time; given: all --genes together; a share such as 0.15: so many genes of a cell together.
+    """
+    try:
+        share = None if mask in ("each", "given") else float(mask)
+    except ValueError:
+        msg = f"--mask {mask} is not accepted; expected each, given, or a share such as 0.15."
+        raise ValueError(msg) from None
+    with_model(verb, mask=mask if share is None else share, **arguments)
 
 
 def annotate(verb: Callable[..., Path], **arguments: Any) -> None:

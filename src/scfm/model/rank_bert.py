@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from scfm.model.recipe import RunOptions
     from scfm.nn import AttentionTile, BertConfig, BertEncoder
     from scfm.read import CountSource
+    from scfm.tasks.predict_genes import Predictor
 
 __all__ = ["RankBert"]
 
@@ -132,6 +133,23 @@ class RankBert(FoundationModel):
             first_only=self.reads_first(options.pooling),
             max_tokens=max_tokens,
         )
+
+    def predictor(self, options: RunOptions, device: torch.device, dtype: torch.dtype) -> Predictor:
+        """Softmax of the published head of masked genes, whose output weights are the word embeddings."""
+        import torch
+
+        from scfm.nn import MaskedLMHead
+
+        with torch.device("meta"):
+            head = MaskedLMHead(self.config)
+        head.load_published(self.tensors)
+        head.to(device=device, dtype=dtype).eval()
+
+        def predict(network: torch.nn.Module, states: torch.Tensor) -> torch.Tensor:
+            logits = head(states, cast("BertEncoder", network).word_embeddings.weight)
+            return torch.log_softmax(logits.float(), dim=-1)
+
+        return predict
 
     def attention_tiles(
         self, network: torch.nn.Module, batch: TokenBatch, options: RunOptions

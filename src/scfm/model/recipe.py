@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from scfm.nn import AttentionTile
     from scfm.read import CountSource
     from scfm.tasks import Scorer
+    from scfm.tasks.predict_genes import Predictor
     from scfm.weights import ModelCard
 
     Matcher = Callable[..., GeneMap]
@@ -70,7 +71,7 @@ class Recipe(ABC):
 
     An author names the family and its poolings, and writes :attr:`config_class`, :meth:`encoder`, :meth:`network` and
     :meth:`forward`. Everything else has a default. What a family can do beyond embeddings follows from the methods it has:
-    :meth:`scorer` for log-likelihoods, :meth:`masked_outputs` for marker genes, :meth:`attention_tiles` for attention, :meth:`rank_frame` for cells that were
+    :meth:`scorer` for log-likelihoods, :meth:`masked_outputs` for marker genes, :meth:`predictor` for predicted genes, :meth:`attention_tiles` for attention, :meth:`rank_frame` for cells that were
     tokenised elsewhere.
 
     Parameters
@@ -213,6 +214,15 @@ class Recipe(ABC):
         For each cell the embeddings of its copies, shape ``(n_positions, n_features)``.
         """
         msg = f"The family {self.family!r} was not trained with masked genes."
+        raise TypeError(msg)
+
+    def predictor(self, options: RunOptions, device: torch.device, dtype: torch.dtype) -> Predictor:
+        """Make the step from hidden states to log-probabilities of all tokens, float32, for a family with a head for it.
+
+        States of the last layer, shape ``(n, n_features)``, are those of masked positions; or, for a family without masks,
+        those before the genes that are predicted.
+        """
+        msg = f"The family {self.family!r} predicts no genes."
         raise TypeError(msg)
 
     def attention_tiles(

@@ -16,7 +16,7 @@ from scfm.nn.losses import (
 )
 from scfm.nn.pooling import GeneMeans, pool_mean, pool_sum
 from scfm.nn.published import check_shapes, published_keys
-from scfm.nn.sccello import ProjectionHead, ScCelloConfig, ScCelloNetwork, check_sccello, has_cell_head
+from scfm.nn.sccello import ProjectionHead, ScCelloConfig, ScCelloNetwork, check_sccello, gene_head, has_cell_head
 from scfm.nn.transcriptformer import TranscriptFormer
 from scfm.nn.transcriptformer_config import TranscriptFormerConfig
 from scfm.nn.transcriptformer_heads import GeneScores, TranscriptFormerHeads
@@ -49,6 +49,7 @@ __all__ = [
     "cell_representation",
     "check_sccello",
     "check_shapes",
+    "gene_head",
     "has_cell_head",
     "pool_mean",
     "pool_sum",

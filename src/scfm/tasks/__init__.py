@@ -10,6 +10,7 @@ from scfm.tasks.gene_states import GeneStates
 from scfm.tasks.masked_genes import MaskedGenes
 from scfm.tasks.perturb import Perturb
 from scfm.tasks.perturbations import Kind, Perturbations
+from scfm.tasks.predict_genes import PredictGenes
 from scfm.tasks.scores import Scorer, Scores
 from scfm.tasks.task import SupportsForward, Task
 
@@ -24,6 +25,7 @@ __all__ = [
     "PairMeans",
     "Perturb",
     "Perturbations",
+    "PredictGenes",
     "Scorer",
     "Scores",
     "SupportsForward",

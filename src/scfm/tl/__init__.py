@@ -13,6 +13,7 @@ from scfm.tl._gene_embeddings import gene_embeddings
 from scfm.tl._marker_genes import marker_genes
 from scfm.tl._perturb import perturb
 from scfm.tl._perturb_stats import perturb_stats
+from scfm.tl._predict_genes import predict_genes
 from scfm.tl._score import score
 from scfm.tl._tokenize import tokenize
 
@@ -28,6 +29,7 @@ __all__ = [
     "marker_genes",
     "perturb",
     "perturb_stats",
+    "predict_genes",
     "score",
     "tokenize",
 ]

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from scfm.model.recipe import RunOptions
     from scfm.nn import AttentionTile
     from scfm.nn import TranscriptFormer as Network
+    from scfm.tasks.predict_genes import Predictor
 
 __all__ = ["TranscriptFormer"]
 
@@ -57,6 +58,11 @@ class TranscriptFormer(GeneSequences):
             return torch.roll(hidden, 1, dims=0) if options.compat else hidden
         first = np.concatenate([[0], np.cumsum(batch.lengths)[:-1]])
         return pool_sum(hidden, batch.lengths, batch.tokens[first] >= self.config.vocab_size) / self.config.max_genes
+
+    def predictor(self, options: RunOptions, device: torch.device, dtype: torch.dtype) -> Predictor:
+        """Softmax of the gene head, which reads the state before a gene."""
+        scorer = Scorer(self, self.config, options, device, dtype)
+        return lambda network, states: scorer.heads.gene_log_probabilities(states)
 
     def attention_tiles(
         self, network: torch.nn.Module, batch: TokenBatch, options: RunOptions
