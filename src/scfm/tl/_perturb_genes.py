@@ -54,8 +54,8 @@ def chosen_genes(
     if not named or not all(named.values()):
         msg = "genes is empty or holds an empty group, so there is nothing to perturb; leave it out to perturb every gene."
         raise ValueError(msg)
-    for name, group in named.items():
-        if group != (name,):
+    for name, called in named.items():
+        if called != (name,):
             check_key(name, "name of a group of genes")
     if CONTROL in named:
         msg = f"A group of genes cannot be called {CONTROL!r}, which are the cells as they are; choose another name."
