@@ -18,6 +18,7 @@ NAMES = (
     "marker_genes",
     "perturb",
     "inter_loss",
+    "pretrain",
 )
 
 

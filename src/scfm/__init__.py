@@ -9,7 +9,7 @@ from scfm import accessor as _accessor
 from scfm._package import version_of as _version_of
 
 if TYPE_CHECKING:
-    from scfm import datasets, get, metrics, model, nn, ontology, pl, pp, testing, tl
+    from scfm import datasets, get, metrics, model, nn, ontology, pl, pp, testing, tl, train
     from scfm._settings import settings
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "settings",
     "testing",
     "tl",
+    "train",
 ]
 
 __version__ = _version_of("scfm")

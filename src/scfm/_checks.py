@@ -18,7 +18,7 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["check_fields", "check_least", "check_memory", "entry_of", "is_int", "is_number", "typed"]
+__all__ = ["check_fields", "check_least", "check_memory", "check_share", "entry_of", "is_int", "is_number", "typed"]
 
 Function = TypeVar("Function", bound="Callable[..., Any]")
 
@@ -54,6 +54,13 @@ def entry_of(table: Any, key: str, where: str) -> Any:
         msg = f"{where} has {found.shape[1]} columns named {key!r}, which differ; rename or drop all but one of them."
         raise ValueError(msg)
     return first
+
+
+def check_share(name: str, value: float, *, above: bool = False) -> None:
+    """Raise a ValueError unless a number is between 0 and 1; with ``above``, 0 is too little."""
+    if not (0 < value <= 1 if above else 0 <= value <= 1):
+        msg = f"{name} must be {'above 0 and at most' if above else 'between 0 and'} 1, got {value}."
+        raise ValueError(msg)
 
 
 def check_memory(n_bytes: int, what: str, remedy: str) -> None:
@@ -150,7 +157,19 @@ SIMPLE: dict[str, Callable[[object], bool]] = {
 }
 HINTS = {"MuData": " Of a MuData pass mdata[modality].", "ndarray": " Wrap a matrix in an AnnData, with genes in var."}
 """What to do with something else where an AnnData is taken."""
-CLASSES = ("AnnData", "MuData", "Axes", "FoundationModel", "CellOntology", "DataFrame", "Client", "dtype", "device")
+CLASSES = (
+    "AnnData",
+    "MuData",
+    "Axes",
+    "FoundationModel",
+    "Vocabulary",
+    "CellOntology",
+    "DataFrame",
+    "Client",
+    "Pretraining",
+    "dtype",
+    "device",
+)
 
 
 def kinds_of(annotation: str, names: Mapping[str, Any]) -> tuple[Kind, ...]:

@@ -33,7 +33,7 @@ def run(*words: object) -> None:
     fixed = ("--labels-key", HOW["labels_key"], "--use-rep", HOW["use_rep"])
     words = tuple(known_words([str(word) for word in (*words, *fixed)], command.flags()))
     values = vars(command.parser().parse_args(words))
-    command.call(**{name: value for name, value in values.items() if name != "config"})
+    command.call(**command.values(values))
 
 
 def written(adata: ad.AnnData, path: Path) -> Path:

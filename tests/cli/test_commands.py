@@ -39,9 +39,12 @@ COMMANDS = (
     "attention",
     "predict-genes",
     "perturb",
+    "perturb-store",
     "annotate",
     "metrics",
+    "evaluate",
     "match",
+    "pretrain",
     "models",
     "fetch",
     "convert",
@@ -181,6 +184,7 @@ FAILURES = [
     ["convert", "no", "--out", "out"],
     ["embed", "no.h5ad", "--model", "scfm-mini", "--out", "b.h5ad"],
     ["embed-store", "no.h5ad", "--model", "scfm-mini", "--out", "b"],
+    ["evaluate", "no.h5ad", "--models", "scfm-mini"],
     ["fetch"],
     ["fetch", "--dataset", "no-corpus"],
     ["fetch", "geneformer-v2-104m"],
@@ -390,3 +394,16 @@ def test_metrics_equal_the_python_api(tmp_path: Path, capsys: pytest.CaptureFixt
         np.testing.assert_allclose(table[name], scores, rtol=1e-6)
     assert main([*command, "--use_rep", "X_none"]) == 1
     assert "There is no obsm['X_none']" in capsys.readouterr().err
+
+
+def test_evaluate_equals_the_python_api(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    adata = scfm.datasets.pbmc68k()
+    paths = [tmp_path / "a.h5ad", tmp_path / "b.h5ad"]
+    for number, path in enumerate(paths):
+        adata[number * 80 : number * 80 + 80].write_h5ad(path)
+    out = tmp_path / "out.csv"
+    command = ["evaluate", *map(str, paths), "--models", "scfm-mini", "--labels-key", "bulk_labels", "--out", str(out)]
+    assert main([*command, "--random-weights", "false"]) == 0
+    assert "PCA" in capsys.readouterr().out
+    expected = scfm.tl.evaluate(paths, "scfm-mini", labels_key="bulk_labels", random_weights=False)
+    pd.testing.assert_frame_equal(pd.read_csv(out, index_col="file"), expected)

@@ -26,7 +26,7 @@ from scfm.testing import write_transcriptformer
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-MODULES = ("pp", "tl", "get", "pl", "metrics", "datasets", "datasets.cellxgene", "ontology", "model")
+MODULES = ("pp", "tl", "get", "pl", "metrics", "datasets", "datasets.cellxgene", "ontology", "model", "train")
 FUNCTIONS = {
     f"{module}.{name}": function
     for module in MODULES
@@ -114,12 +114,21 @@ CALLS: dict[str, Callable[[World], dict[str, Any]]] = {
     "tl.embed": _models,
     "tl.embed_store": lambda world: {"source": world.path, "model": world.mini, "out": world.new},
     "tl.embed_tokenized": lambda world: {"data": world.folder / "no.parquet", "model": world.mini, "out": world.new},
+    "tl.evaluate": lambda world: {"files": world.path, "models": world.mini, "labels_key": "half"},
     "tl.gene_embeddings": lambda world: _models(world, genes=world.adata.var_names[:3].tolist()),
     "tl.marker_genes": lambda world: _models(world, groupby="half", genes=world.adata.var_names[:3].tolist()),
     "tl.gene_context": lambda world: _models(world, groupby="half"),
     "tl.attention": lambda world: _models(world, groupby="half", genes=world.adata.var_names[:3].tolist()),
     "tl.predict_genes": lambda world: _models(world, genes=world.adata.var_names[:3].tolist()),
     "tl.perturb": lambda world: _models(world, genes=world.adata.var_names[:2].tolist(), n_cells=2),
+    "tl.perturb_store": lambda world: {
+        "source": world.path,
+        "model": world.mini,
+        "out": world.new,
+        "genes": world.adata.var_names[:2].tolist(),
+        "n_cells": 2,
+    },
+    "tl.merge_store": lambda world: {"store": world.folder / "no.zarr", "target": world.path},
     "tl.perturb_stats": lambda world: {"adata": world.adata},
     "tl.tokenize": lambda world: {"data": world.path, "model": world.mini, "out": world.new},
     "tl.score": lambda world: {"data": world.tf_adata, "model": world.tf, "clip_counts": 9},
@@ -134,6 +143,7 @@ CALLS: dict[str, Callable[[World], dict[str, Any]]] = {
     "pl.perturb_cells": lambda world: {"adata": world.adata, "perturbation": "x", "show": False},
     "pl.marker_genes": lambda world: {"adata": world.adata, "n_genes": 2, "show": False},
     "metrics.graph_connectivity": lambda world: POINTS,
+    "metrics.knn_accuracy": lambda world: POINTS,
     "metrics.marker_auroc": lambda world: {
         "scores": np.eye(3),
         "markers": {"a": ["g0"]},
@@ -180,6 +190,20 @@ CALLS: dict[str, Callable[[World], dict[str, Any]]] = {
     "model.prune_cache": lambda world: {},
     "model.register": lambda world: {},
     "model.verify_cached": lambda world: {},
+    "train.linear_projection": lambda world: {
+        "files": world.path,
+        "vocabulary": world.mini.vocabulary,
+        "n_features": 3,
+        "n_iter": 1,
+    },
+    "train.pretrain": lambda world: {
+        "files": world.path,
+        "out": world.new,
+        "base": "scfm-mini",
+        "config": {"genes": {"source": "scfm-mini"}},
+        "steps": 1,
+        "dry_run": True,
+    },
     "model.FoundationModel.embed": lambda world: {"self": world.mini, "data": world.adata},
 }
 POINTS: dict[str, Any] = {

@@ -6,8 +6,10 @@ handed over as cells of the padded length.
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from scfm._types import TokenBatch
 from scfm.nn import (
     BertConfig,
     CellTypeCoherenceLoss,
@@ -24,6 +27,8 @@ from scfm.nn import (
     ScCelloNetwork,
     cell_representation,
 )
+from scfm.train.objective import Outputs, TrainingBatch
+from scfm.train.objectives import ScCello
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -217,3 +222,29 @@ def test_gradients(gradients: dict[str, torch.Tensor], expected: dict[str, np.nd
     wanted = expected[f"grad_{array}"]
     ours = gradients[name][: len(wanted)].numpy()
     assert np.linalg.norm(ours - wanted) <= 1e-3 * np.linalg.norm(wanted)
+
+
+def test_the_objective_is_their_sum(folder: Path, training: Pretraining, expected: dict[str, np.ndarray]) -> None:
+    """Two passes of a cell in one batch give upstream's loss, and the gradients of the losses one by one."""
+    training = copy.deepcopy(training)
+    network, objective = training.network, ScCello()
+    cells, targets, types = batch(expected)
+    config = SimpleNamespace(config=SimpleNamespace(hidden_size=network.config.hidden_size, tau=training.tau))
+    with pytest.warns(UserWarning, match="dropout"):
+        objective.build(config, network, ["T cell"])
+    for name in ("coherence", "regularisation", "alignment"):
+        setattr(objective, name, getattr(training, name))
+    n, length = cells.shape
+    twice = cells.repeat(2, 1).flatten().numpy()
+    tokens = TokenBatch(np.tile(np.arange(n), 2), twice, np.full(2 * n, length), tags=np.repeat([0, 1], n))
+    wanted = TrainingBatch(tokens, targets.repeat(2, 1).flatten().numpy(), types.repeat(2).numpy())
+    step = training(cells, targets, types, masked=False)
+    names = dict(training.named_parameters())
+    gradients = torch.autograd.grad(step.total, list(names.values()))
+    hidden = network(torch.from_numpy(tokens.tokens), tokens.lengths)
+    term = objective(Outputs(network, hidden, hidden), wanted)
+    assert objective.count(wanted) == n
+    assert term.total.item() / n == pytest.approx(float(expected["loss_total"]), rel=2e-5)
+    ours = torch.autograd.grad(term.total / n, list(names.values()))
+    for name, one, other in zip(names, ours, gradients, strict=True):
+        assert (one - other).norm() <= 1e-4 * other.norm() + 1e-6, name

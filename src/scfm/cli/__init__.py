@@ -43,8 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     command = COMMANDS[name or "models"]
     chosen = parser.parse_args([*before, *([name] if name else []), *known_words(after, command.flags())])
-    values = {name: value for name, value in vars(chosen[chosen.subcommand]).items() if name != "config"}
-    return _run(command, values, debug=chosen.debug)
+    return _run(command, command.values(vars(chosen[chosen.subcommand])), debug=chosen.debug)
 
 
 def _run(command: Command, values: dict[str, object], *, debug: bool) -> int:

@@ -40,6 +40,9 @@ SHELL: dict[str, tuple[Any, str]] = {
         "with --method ontology: types to choose from, as names or ids such as CL:0000084",
     ),
     "ontology": (str | None, "Cell Ontology to find the labels in: an .obo or .owl file, or bundled"),
+    "config": (str | None, "YAML file of the run"),
+    "base": (str | None, "name or folder of a model whose training goes on"),
+    "gene_vectors": (str | None, "file of vectors from which those of genes start, .npz or HDF5"),
     "shared_with": (list[str] | None, "files of cells to compare with; only genes that match in all of them are used"),
     "source": (str, "folder or archive of published weights"),
     "family": (str | None, "family of the weights, where their folder does not tell: transcriptformer or esm2ce"),
@@ -188,6 +191,11 @@ class Command:
         """Everything it takes."""
         return [*self.options(), *(option for _, option in self.family_options())]
 
+    def values(self, parsed: Mapping[str, Any]) -> dict[str, Any]:
+        """Values of the options out of everything that was parsed."""
+        names = {option.name for option in self.all_options()}
+        return {name: value for name, value in parsed.items() if name in names}
+
     def flags(self) -> set[str]:
         """Names of the options that may be given without a value."""
         return {option.name for option in self.all_options() if option.is_flag}
@@ -208,7 +216,10 @@ class Command:
         first = [*needed, *(one for one in by_need if one not in needed and one.name in FIRST)]
         for option in first:
             option.add_to(parser, positional=False, required=option in needed)
-        parser.add_argument("--config", action="config", metavar="PATH", help="YAML file with options of this command")
+        if "config" not in options:
+            parser.add_argument(
+                "--config", action="config", metavar="PATH", help="YAML file with options of this command"
+            )
         for action in parser._actions:
             if "--print-config" in action.option_strings:
                 action.help = "print the options as YAML, for --config, and exit"

@@ -16,13 +16,16 @@ __all__ = [
     "attention",
     "cellxgene",
     "embed",
+    "evaluate",
     "gene_embeddings",
+    "genes_of",
     "marker_genes",
     "match",
     "metrics",
     "model_of",
     "perturb",
     "predict_genes",
+    "pretrain",
     "with_model",
     "written",
 ]
@@ -103,6 +106,11 @@ def gene_embeddings(
     print(f"In Python, anndata.read_zarr({str(out)!r}) reads it: a row for each gene of each cell.")
 
 
+def genes_of(names: list[str] | None) -> Any:
+    """What a verb takes as genes to perturb: of A+B a group."""
+    return "all" if names is None else [tuple(name.split("+")) for name in names]
+
+
 def perturb(
     verb: Callable[..., Any],
     *,
@@ -122,11 +130,23 @@ def perturb(
     """
     from scfm.model import load
 
-    chosen = "all" if genes is None else [tuple(name.split("+")) for name in genes]
     loaded = load(model, family=family, dictionaries=dictionaries)
-    found = verb(model=loaded, genes=chosen, out=out, **arguments)
+    found = verb(model=loaded, genes=genes_of(genes), out=out, **arguments)
     if arguments["dry_run"]:
         print("{cells:,} cells, {sequences:,} sequences, {tokens:,} tokens, about {seconds:,.0f} s".format(**found))
+    else:
+        print(f"wrote {found}")
+
+
+def pretrain(verb: Callable[..., Any], *, files: list[str] | None = None, **arguments: Any) -> None:
+    """Train a model."""
+    found = verb(files or None, **arguments)
+    if arguments["dry_run"]:
+        text = (
+            "{files} files, {cells:,} cells, {genes:,} genes, {parameters:,} parameters; {steps:,} steps of {tokens_per_step:,} "
+            "tokens, {tokens:,} in all; about {minutes:,.0f} min and {gigabytes:.1f} GB"
+        )
+        print(text.format(**found, minutes=found["seconds"] / 60, gigabytes=found["bytes"] / 1e9))
     else:
         print(f"wrote {found}")
 
@@ -223,6 +243,32 @@ def metrics(
     if out is not None:
         _write_table(table, out)
     print(table.round(4).to_string())
+
+
+def evaluate(
+    verb: Callable[..., pd.DataFrame],
+    *,
+    models: list[str],
+    corpus: list[str] | None = None,
+    out: Path | None = None,
+    overwrite: bool = False,
+    **arguments: Any,
+) -> None:
+    """Score models.
+
+    Parameters
+    ----------
+    models
+        Models: names or folders.
+    corpus
+        Files on which the linear projection is made: those that the first model was trained on, and none that is scored.
+    """
+    if out is not None:
+        _check_table(out, "--out", overwrite=overwrite)
+    table = verb(models=models, corpus=corpus, **arguments)
+    if out is not None:
+        _write_table(table, out)
+    print(table.round(3).to_string())
 
 
 def match(verb: Callable[..., Any], **arguments: Any) -> None:

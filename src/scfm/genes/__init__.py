@@ -9,6 +9,7 @@ from scfm.genes.names import columns_of, find_columns
 from scfm.genes.panel import Overlap, overlap, panels_in
 from scfm.genes.report import GeneMap, MatchReport
 from scfm.genes.species import OtherSpeciesError, is_species
+from scfm.genes.union import union_of
 from scfm.genes.upstream import match_column, match_exact, match_upstream
 from scfm.genes.vocabulary import Vocabulary
 
@@ -30,4 +31,5 @@ __all__ = [
     "match_upstream",
     "overlap",
     "panels_in",
+    "union_of",
 ]

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 from scfm._checks import typed
 from scfm._lock import hold
 from scfm._paths import atomic, check_new, link_or_copy
-from scfm.genes.vocabulary import vocabulary_files
 from scfm.model._cache import lock_path, models_folder
 from scfm.model._published_folder import WEIGHTS_FILE, PublishedFolder
+from scfm.model.saved import finish_folder
 from scfm.weights.archive import unpack
 from scfm.weights.card import CARD_FILE
-from scfm.weights.tensors import check_finite, save_tensors, sha256
+from scfm.weights.tensors import check_finite, save_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -124,7 +124,4 @@ def _write(
             save_tensors(checkpoint.network, work / WEIGHTS_FILE)
         if checkpoint.head:
             save_tensors(checkpoint.head, work / HEAD_FILE)
-        model.vocabulary.save(work)
-        hashes = {"weights_sha256": sha256(work / WEIGHTS_FILE), "vocabulary_sha256": sha256(*vocabulary_files(work))}
-        model.card.with_(**hashes, id=model.card.id if name is None else name).write(work)
-        work.chmod(0o755)
+        finish_folder(work, model.card.with_(id=model.card.id if name is None else name), model.vocabulary)

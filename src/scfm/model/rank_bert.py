@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from scfm._settings import settings
 from scfm.encode import RankEncoder
 from scfm.model._base import FoundationModel
+from scfm.weights import ModelCard
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     import torch
     from numpy.typing import NDArray
 
     from scfm._types import CountBlock, TokenBatch, TokenBlock
     from scfm.encode import Depth
-    from scfm.genes import GeneMap
+    from scfm.genes import GeneMap, Vocabulary
     from scfm.model.recipe import RunOptions
     from scfm.nn import AttentionTile, BertConfig, BertEncoder
     from scfm.read import CountSource
@@ -109,6 +110,46 @@ class RankBert(FoundationModel):
         tokens = torch.from_numpy(batch.tokens)
         hidden: torch.Tensor = network(tokens, batch.lengths, first_only=self.reads_first(options.pooling))
         return self.pool(network, hidden, batch.lengths, options.pooling)
+
+    @classmethod
+    def new_card(cls, name: str, architecture: Mapping[str, Any], vocabulary: Vocabulary) -> ModelCard:
+        """A card with the sizes given; pooled at ``<cls>`` where the vocabulary has it."""
+        specials = dict(vocabulary.special_tokens)
+        return ModelCard(
+            id=name,
+            family=cls.family,
+            architecture={**architecture, "vocab_size": vocabulary.size},
+            pooling="cls" if "<cls>" in specials else "mean",
+            max_tokens=architecture.get("max_positions"),
+            special_tokens=specials,
+            species=vocabulary.species,
+        )
+
+    def training_network(self) -> BertEncoder:
+        """The network with all layers."""
+        network = self.new_network(self.n_layers)
+        if self.tensors:
+            network.load_published(self.tensors)
+        return network
+
+    def training_outputs(
+        self, network: torch.nn.Module, batch: TokenBatch, options: RunOptions
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Run all layers on all tokens, and pool."""
+        import torch
+
+        hidden: torch.Tensor = network(torch.from_numpy(batch.tokens), batch.lengths)
+        read = hidden
+        if self.reads_first(options.pooling):
+            first = np.cumsum(batch.lengths) - batch.lengths
+            read = hidden[torch.from_numpy(first).to(hidden.device)]
+        return hidden, self.pool(network, read, batch.lengths, options.pooling)
+
+    def published_tensors(self, network: torch.nn.Module) -> dict[str, torch.Tensor]:
+        """Weights of the encoder."""
+        from scfm.nn.bert import encoder_targets
+
+        return {name: tensor.detach() for name, tensor in encoder_targets(cast("BertEncoder", network)).items()}
 
     def masked_outputs(
         self,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import UserDict
 from dataclasses import dataclass, fields
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from scfm._checks import check_fields
@@ -71,8 +72,9 @@ class Recipe(ABC):
 
     An author names the family and its poolings, and writes :attr:`config_class`, :meth:`encoder`, :meth:`network` and
     :meth:`forward`. Everything else has a default. What a family can do beyond embeddings follows from the methods it has:
-    :meth:`scorer` for log-likelihoods, :meth:`masked_outputs` for marker genes, :meth:`predictor` for predicted genes, :meth:`attention_tiles` for attention, :meth:`rank_frame` for cells that were
-    tokenised elsewhere.
+    :meth:`scorer` for log-likelihoods, :meth:`masked_outputs` for marker genes, :meth:`predictor` for predicted genes,
+    :meth:`attention_tiles` for attention, :meth:`rank_frame` for cells that were tokenised elsewhere,
+    :meth:`published_tensors` for training.
 
     Parameters
     ----------
@@ -99,6 +101,10 @@ class Recipe(ABC):
     """Whether the family's own code takes ``raw`` where there is one (``compat="upstream"``)."""
     weights_family: ClassVar[str | None] = None
     """Family whose converted weights this one takes, where it has none of its own."""
+    initial_architecture: ClassVar[Mapping[str, Any]] = MappingProxyType({})
+    """Sizes of a new network, where pretraining names no others. A ``gene_vector_size`` is that of the vectors that it is given."""
+    initial_tokens: ClassVar[tuple[str, ...]] = ()
+    """Special tokens of a new model, in the order of their ids."""
     warns_truncated: ClassVar[str] = ""
     """What a cell with too many genes loses, where that deserves a warning."""
 
@@ -214,6 +220,32 @@ class Recipe(ABC):
         For each cell the embeddings of its copies, shape ``(n_positions, n_features)``.
         """
         msg = f"The family {self.family!r} was not trained with masked genes."
+        raise TypeError(msg)
+
+    @classmethod
+    def new_card(cls, name: str, architecture: Mapping[str, Any], vocabulary: Vocabulary) -> ModelCard:
+        """The card of a model that is trained from new weights, for a family that can be trained."""
+        msg = f"The family {cls.family!r} cannot be trained."
+        raise TypeError(msg)
+
+    def training_network(self) -> torch.nn.Module:
+        """All layers, and what only training reads, float32 on the CPU: with new weights where the model has none."""
+        msg = f"The family {self.family!r} cannot be trained."
+        raise TypeError(msg)
+
+    def training_outputs(
+        self, network: torch.nn.Module, batch: TokenBatch, options: RunOptions
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Last hidden state of each token, and the embedding of each sequence, with gradients."""
+        msg = f"The family {self.family!r} cannot be trained."
+        raise TypeError(msg)
+
+    def published_tensors(self, network: torch.nn.Module) -> dict[str, torch.Tensor]:
+        """The weights of a network of :meth:`training_network` by published name, without gradients.
+
+        A family that has this method can be trained, and has the other three as well.
+        """
+        msg = f"The family {self.family!r} cannot be trained."
         raise TypeError(msg)
 
     def predictor(self, options: RunOptions, device: torch.device, dtype: torch.dtype) -> Predictor:

@@ -5,7 +5,7 @@ from scfm.nn.bert import BertEncoder, BertLayer
 from scfm.nn.bert_config import BertConfig
 from scfm.nn.causal import CausalPath
 from scfm.nn.gene_rows import GeneRows, GeneVectors
-from scfm.nn.heads import MaskedLMHead
+from scfm.nn.heads import MaskedLMHead, head_targets
 from scfm.nn.losses import (
     CellTypeCoherenceLoss,
     LossAndAccuracy,
@@ -13,13 +13,14 @@ from scfm.nn.losses import (
     OntologyAlignmentLoss,
     RegularisationLoss,
     cell_representation,
+    summed_cross_entropy,
 )
 from scfm.nn.pooling import GeneMeans, pool_mean, pool_sum
 from scfm.nn.published import check_shapes, published_keys
 from scfm.nn.sccello import ProjectionHead, ScCelloConfig, ScCelloNetwork, check_sccello, gene_head, has_cell_head
 from scfm.nn.transcriptformer import TranscriptFormer
 from scfm.nn.transcriptformer_config import TranscriptFormerConfig
-from scfm.nn.transcriptformer_heads import GeneScores, TranscriptFormerHeads
+from scfm.nn.transcriptformer_heads import GeneScores, TranscriptFormerHeads, likelihood_targets
 
 __all__ = [
     "AttentionPath",
@@ -51,7 +52,10 @@ __all__ = [
     "check_shapes",
     "gene_head",
     "has_cell_head",
+    "head_targets",
+    "likelihood_targets",
     "pool_mean",
     "pool_sum",
     "published_keys",
+    "summed_cross_entropy",
 ]

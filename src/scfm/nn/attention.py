@@ -142,9 +142,10 @@ def attend(qkv: Tensor, packing: Packing, n_heads: int, dropout: float = 0.0) ->
     if qkv.dtype == torch.bfloat16 and qkv.device.type == "cpu" and not qkv.requires_grad and not dropout:
         cells = [cell for cell in qkv.split(packing.lengths) if len(cell)]
         return torch.cat([_attend_tiles(cell, n_heads) for cell in cells])
-    parts = []
-    for start, n_cells, length in packing.runs():
-        q, k, v = _heads(qkv[start : start + n_cells * length], (n_cells, length), 3, n_heads)
+    parts, runs = [], packing.runs()
+    # split, not sliced: the gradient of each slice would be as large as all of qkv
+    for (_, n_cells, length), run in zip(runs, qkv.split([n * length for _, n, length in runs]), strict=True):
+        q, k, v = _heads(run, (n_cells, length), 3, n_heads)
         out = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
         parts.append(out.transpose(1, 2).reshape(n_cells * length, -1))
     return parts[0] if len(parts) == 1 else torch.cat(parts)

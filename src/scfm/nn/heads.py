@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
@@ -53,9 +53,12 @@ class MaskedLMHead(nn.Module):
         -------
         Logits, shape ``(..., vocab_size)``.
         """
+        return F.linear(self.queries(hidden), word_embeddings, self.bias)
+
+    def queries(self, hidden: Tensor) -> Tensor:
+        """``LayerNorm(act(dense(x)))``, which is compared with the word embeddings; shape of ``hidden``."""
         x = self.dense(hidden)
-        x = F.relu(x) if self.config.hidden_act == "relu" else F.gelu(x)
-        return F.linear(self.norm(x), word_embeddings, self.bias)
+        return cast("Tensor", self.norm(F.relu(x) if self.config.hidden_act == "relu" else F.gelu(x)))
 
     def load_published(self, tensors: Mapping[str, Tensor]) -> None:
         """Copy the head of a published ``BertForMaskedLM`` state dict.

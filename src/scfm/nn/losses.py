@@ -27,6 +27,7 @@ __all__ = [
     "OntologyAlignmentLoss",
     "RegularisationLoss",
     "cell_representation",
+    "summed_cross_entropy",
 ]
 
 IGNORED = -100
@@ -42,6 +43,45 @@ class LossAndAccuracy(NamedTuple):
     """Mean cross-entropy in nats, a scalar."""
     accuracy: Tensor
     """Share of correct predictions, a scalar without gradient; NaN if nothing is predicted."""
+
+
+def summed_cross_entropy(
+    queries: Tensor, labels: Tensor, table: Tensor, bias: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Cross-entropy of many classes, whose logits never exist at once.
+
+    Logits are computed in chunks and recomputed in the backward pass, so memory does not grow with the batch. The
+    logarithm is taken in float32, also under autocast.
+
+    Parameters
+    ----------
+    queries
+        What is classified, shape ``(n, d)``.
+    labels
+        Class of each, int64, shape ``(n,)``.
+    table, bias
+        Weights and bias of the classes, shapes ``(n_classes, d)`` and ``(n_classes,)``.
+
+    Returns
+    -------
+    total
+        Sum of ``−log softmax(queries · tableᵀ + bias)`` at the labels, a scalar.
+    right
+        Number of correct predictions, a scalar without gradient.
+    """
+    chunks = list(zip(queries.split(ROWS), labels.split(ROWS), strict=True))
+    if len(chunks) <= 1:
+        return _summed(queries, labels, table, bias)
+    parts = [
+        checkpoint(_summed, *chunk, table, bias, use_reentrant=False, preserve_rng_state=False) for chunk in chunks
+    ]
+    losses, right = zip(*parts, strict=True)
+    return torch.stack(losses).sum(), torch.stack(right).sum()
+
+
+def _summed(queries: Tensor, labels: Tensor, table: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+    logits = _precise(F.linear(queries, table, bias))
+    return F.cross_entropy(logits, labels, reduction="sum"), (logits.detach().argmax(dim=1) == labels).sum()
 
 
 def cell_representation(projected: Tensor, tau: float) -> Tensor:
@@ -129,13 +169,8 @@ class MaskedGeneLoss(nn.Module):
         queries = cell_representation(head(hidden[masked]), self.tau)
         genes = cell_representation(head(word_embeddings), self.tau)
         with _no_autocast(hidden):
-            parts = [
-                checkpoint(_summed, *part, genes, use_reentrant=False, preserve_rng_state=False)
-                for part in zip(queries.split(ROWS), labels.split(ROWS), strict=True)
-            ]
-        losses, right = zip(*parts, strict=True)
-        n_masked = max(1, len(labels))
-        return LossAndAccuracy(torch.stack(losses).sum() / n_masked, torch.stack(right).sum() / len(labels))
+            total, right = summed_cross_entropy(queries, labels, genes)
+        return LossAndAccuracy(total / max(1, len(labels)), right / len(labels))
 
 
 class CellTypeCoherenceLoss(nn.Module):
@@ -305,12 +340,6 @@ class OntologyAlignmentLoss(nn.Module):
             negatives = torch.where(below & unrelated[anchor], scores, torch.finfo(scores.dtype).min)
             terms = F.logsigmoid(scores - negatives.logsumexp(dim=1, keepdim=True))
             return -terms.masked_fill(below, 0).sum() / (~below).sum().clamp(min=1)
-
-
-def _summed(queries: Tensor, labels: Tensor, genes: Tensor) -> tuple[Tensor, Tensor]:
-    """Sum of the cross-entropies of some masked tokens, and the number of correct predictions."""
-    logits = queries @ genes.T
-    return F.cross_entropy(logits, labels, reduction="sum"), (logits.detach().argmax(dim=1) == labels).sum()
 
 
 def _temperature(tau: float) -> float:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import accumulate
-
 import torch
 from torch import Tensor
 
@@ -35,11 +33,10 @@ def pool_mean(hidden: Tensor, lengths: Lengths, *, skip_first: int = 0, skip_las
     """
     packing = Packing(lengths, hidden.device, "cells")
     _check_sum(hidden, packing)
-    ends = accumulate(packing.lengths)
-    rows = []
-    for start, end in zip(packing.starts, ends, strict=True):
-        left = start + skip_first
-        rows.append(hidden[left : max(left, end - skip_last)].mean(dim=0, dtype=torch.float32))
+    rows = [
+        cell[skip_first : max(skip_first, len(cell) - skip_last)].mean(dim=0, dtype=torch.float32)
+        for cell in hidden.split(packing.lengths)
+    ]
     return torch.stack(rows) if rows else hidden.new_empty(0, hidden.shape[1], dtype=torch.float32)
 
 

@@ -21,7 +21,15 @@ from scfm.nn.state_dict import Shapes, check_layers, compare_names, compare_shap
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-__all__ = ["ProjectionHead", "ScCelloConfig", "ScCelloNetwork", "check_sccello", "has_cell_head", "sccello_keys"]
+__all__ = [
+    "ProjectionHead",
+    "ScCelloConfig",
+    "ScCelloNetwork",
+    "check_sccello",
+    "has_cell_head",
+    "heads_in",
+    "sccello_keys",
+]
 
 CELL_HEAD, GENE_HEAD = "cell_cls", "cls"
 ONTOLOGY = ("cell_type_ancestor_mask", "ctgraph_sim")
@@ -139,6 +147,29 @@ class ScCelloNetwork(BertEncoder):
         with torch.no_grad():
             token_type.copy_(parts.sum(dim=0))
 
+    def add_heads(self) -> None:
+        """Draw the projections that are not there, for training."""
+        sizes = self.config.hidden_size, self.config.layer_norm_eps
+        self.cell_head = self.cell_head or ProjectionHead(*sizes)
+        self.gene_head = self.gene_head or ProjectionHead(*sizes)
+
+    def published(self) -> dict[str, Tensor]:
+        """What is built by published name, sharing memory; the token type is in the first of upstream's three tables."""
+        targets = {name: tensor.detach() for name, tensor in encoder_targets(self).items()}
+        token_type = targets.pop(_TOKEN_TYPE)
+        rest = torch.zeros_like(token_type)
+        targets |= {name: rest if i else token_type for i, name in enumerate(_EVERYWHERE)}
+        for name, head in ((CELL_HEAD, self.cell_head), (GENE_HEAD, self.gene_head)):
+            if head is not None:
+                targets |= _head_targets(name, head, dict.fromkeys(_bias_names(name)[:1], rest))
+        return targets
+
+
+def heads_in(names: Iterable[str]) -> tuple[bool, bool]:
+    """Whether a state dict with these names holds the projection of cells, and that of genes, or a part of it."""
+    found = {name.partition(".")[0] for name in names}
+    return CELL_HEAD in found, GENE_HEAD in found
+
 
 def gene_head(config: BertConfig, tensors: Mapping[str, Tensor]) -> ProjectionHead:
     """The projection of genes with its published weights; a ValueError if they are not there."""
@@ -149,7 +180,7 @@ def gene_head(config: BertConfig, tensors: Mapping[str, Tensor]) -> ProjectionHe
 
 def has_cell_head(names: Iterable[str]) -> bool:
     """Whether a state dict with these names holds the projection of cells, or a part of it."""
-    return any(name.startswith(f"{CELL_HEAD}.") for name in names)
+    return heads_in(names)[0]
 
 
 def check_sccello(shapes: Mapping[str, tuple[int, ...]], config: BertConfig) -> None:

@@ -209,6 +209,10 @@ class TranscriptFormer(nn.Module):
         copy_into(_targets(self), tensors)
         self.gene_vectors = gene_vectors(tensors)
 
+    def published(self) -> dict[str, Tensor]:
+        """What is built by published name, sharing memory, with the vectors of genes."""
+        return {**_targets(self), GENE_VECTORS: self.gene_vectors}
+
     def _input_states(self, tokens: Tensor) -> Tensor:
         weight = self.assays.weight
         is_gene = tokens < self.config.vocab_size

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from scfm.nn.linear import affine, is_plain
 from scfm.nn.state_dict import copy_into
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 
     from scfm.nn.transcriptformer_config import TranscriptFormerConfig
 
-__all__ = ["GeneScores", "TranscriptFormerHeads"]
+__all__ = ["GeneScores", "TranscriptFormerHeads", "likelihood_targets"]
 
 VOCABULARY_CHUNK = 16_384
 TOKEN_CHUNK = 1024
@@ -93,7 +95,7 @@ class TranscriptFormerHeads(nn.Module):
     def gene_log_likelihood(self, states: Tensor, genes: Tensor) -> Tensor:
         """Log-probability of each gene, from the hidden state before it was read; shape ``(n,)``.
 
-        Logits are computed in chunks of tokens and of the vocabulary and never kept. Where something wraps the gene
+        Logits are computed in chunks of tokens and of the vocabulary and never kept; a backward pass computes them again. Where something wraps the gene
         head, it is called for whole vocabularies, with fewer tokens at a time.
         """
         down = self.gene_mlp.down
@@ -102,6 +104,8 @@ class TranscriptFormerHeads(nn.Module):
         if not splits:
             step = self._gene_tokens
             size = min(TOKEN_CHUNK, max(1, TOKEN_CHUNK * VOCABULARY_CHUNK // self.config.vocab_size))
+        if torch.is_grad_enabled():
+            step = partial(checkpoint, step, use_reentrant=False)
         parts = zip(states.split(size), genes.split(size), strict=True)
         return torch.cat([step(*part) for part in parts]) if len(states) else states.new_empty(0).float()
 
@@ -130,10 +134,15 @@ class TranscriptFormerHeads(nn.Module):
 
     def load_published(self, tensors: Mapping[str, Tensor]) -> None:
         """Load the weights of a published state dict."""
-        self.to_empty(device="cpu")
-        targets = {
-            "mu.gene_embedding.weight": self.count_bias.weight.detach(),
-            **mlp_targets("mu.mlp", self.count_mlp),
-            **mlp_targets("gene_id_head", self.gene_mlp),
-        }
-        copy_into(targets, tensors)
+        if self.count_bias.weight.is_meta:
+            self.to_empty(device="cpu")
+        copy_into(likelihood_targets(self), tensors)
+
+
+def likelihood_targets(heads: TranscriptFormerHeads) -> dict[str, Tensor]:
+    """The parameters of the heads by published name."""
+    return {
+        "mu.gene_embedding.weight": heads.count_bias.weight.detach(),
+        **mlp_targets("mu.mlp", heads.count_mlp),
+        **mlp_targets("gene_id_head", heads.gene_mlp),
+    }

@@ -8,7 +8,7 @@ from scfm.read._door import check_links, entry, inside
 from scfm.read._open import open_counts
 from scfm.read.counts import CountSource
 from scfm.read.joined import JoinedSource
-from scfm.read.paths import expand
+from scfm.read.paths import expand, paths_of
 from scfm.read.source import Source, SourceFile
 from scfm.read.tokenized import TokenizedSource, is_tokenized, open_tokenized
 
@@ -28,4 +28,5 @@ __all__ = [
     "open_container",
     "open_counts",
     "open_tokenized",
+    "paths_of",
 ]

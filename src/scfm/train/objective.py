@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
     from numpy.typing import NDArray
 
@@ -32,6 +34,8 @@ class TrainingBatch:
     """Token that was masked or replaced, or left but is to be predicted; :data:`IGNORED` elsewhere. Shape ``(n_tokens,)``."""
     labels: NDArray[np.int64] | None = None
     """Code of the cell type of each sequence, −1 for unknown, shape ``(n_sequences,)``; ``None`` without labels."""
+    sources: NDArray[np.int64] | None = None
+    """Number of the source of each sequence, shape ``(n_sequences,)``; ``None`` if nobody asks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +54,9 @@ class Term:
     """The loss of one objective in one batch, not yet averaged, so that batches and processes can be added exactly."""
 
     total: Tensor
-    """Sum over what was predicted, a scalar."""
-    count: int
-    """How much was predicted; 0 adds nothing to the loss."""
-    metrics: dict[str, float]
-    """Further figures for the log, as ``{"accuracy": 0.31}``."""
+    """Sum over what was predicted, a scalar; of :meth:`Objective.count` things."""
+    metrics: dict[str, Tensor]
+    """Further figures for the log, sums likewise, as ``{"accuracy": tensor(31)}``; without gradient."""
 
 
 class Objective(nn.Module, ABC):
@@ -65,12 +67,31 @@ class Objective(nn.Module, ABC):
 
     n_views: ClassVar[int] = 1
     """Views of a cell that the loss compares."""
+    changes_views: ClassVar[bool] = False
+    """Whether the views are to differ in depth and genes, unless the run says otherwise."""
     masks: ClassVar[bool] = False
     """Whether the loss reads masked tokens."""
 
     @abstractmethod
-    def build(self, model: FoundationModel, network: nn.Module) -> None:
-        """Make the heads for the sizes of a model; ``network`` holds its weights."""
+    def build(self, model: FoundationModel, network: nn.Module, cell_types: Sequence[str] = ()) -> None:
+        """Make the heads for the sizes of a model.
+
+        Parameters
+        ----------
+        model
+            Card and vocabulary; its ``tensors`` are those that training starts from, empty for new weights.
+        network
+            Holds the weights.
+        cell_types
+            Names of the codes in :attr:`TrainingBatch.labels`.
+        """
+
+    @abstractmethod
+    def count(self, batch: TrainingBatch) -> int:
+        """How much the loss predicts in a batch, known before the network has run; 0 adds nothing to the loss.
+
+        The total of a step is divided by the sum of these over its batches and over all processes.
+        """
 
     @abstractmethod
     def forward(self, outputs: Outputs, batch: TrainingBatch) -> Term:

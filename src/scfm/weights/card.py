@@ -96,6 +96,8 @@ class ModelCard:
     """For a fine-tuned model: class of the model that its ``head.safetensors`` belongs to, as its ``config.json`` says."""
     labels: dict[str, list[str]] = field(default_factory=dict)
     """Labels of each output of that head, in order, by the name of its layer."""
+    training: dict[str, Any] = field(default_factory=dict)
+    """For a model that :func:`scfm.train.pretrain` made: its data with their terms and hashes, the run, and loss curves."""
     weights_sha256: str | None = None
     """Hash of the ``model.safetensors`` beside a ``card.json``."""
     vocabulary_sha256: str | None = None
@@ -184,7 +186,7 @@ def read_cards(path: Path, family: str) -> tuple[ModelCard, ...]:
 
 _TEXT = ("id", "family", "pooling", "species", "source", "source_file", "license", "paper", "description", "head")
 _TEXT_OR_NONE = ("revision", "source_sha256", "weights_sha256", "vocabulary_sha256")
-_TABLES = ("architecture", "special_tokens", "dictionaries", "aux_tokens", "labels")
+_TABLES = ("architecture", "special_tokens", "dictionaries", "aux_tokens", "labels", "training")
 
 
 def _check_types(values: dict[str, Any], path: Path, remedy: str) -> None:

@@ -42,6 +42,14 @@ class Geneformer(RankBert):
     poolings: ClassVar[tuple[str, ...]] = ("cls", "mean", "gene")
     published: ClassVar[Published | None] = GeneformerFolders("geneformer", hidden_layer=-1)
     matchers = (align, match_upstream)
+    initial_architecture = {
+        "hidden_size": 256,
+        "n_layers": 6,
+        "n_heads": 4,
+        "intermediate_size": 512,
+        "max_positions": 2048,
+    }
+    initial_tokens: ClassVar[tuple[str, ...]] = ("<pad>", "<mask>", "<cls>", "<eos>")
 
     def validate_weights(self) -> None:
         """As of every BERT, and ``<cls>`` and ``<eos>`` come together."""

@@ -83,6 +83,17 @@ class ScCello(RankBert):
     published = ScCelloFolders("sccello", appended=("<cls>",))
     matchers = (align, match_exact)
     upstream_prefers_raw = True
+    initial_architecture = {
+        "hidden_size": 256,
+        "n_layers": 6,
+        "n_heads": 4,
+        "intermediate_size": 512,
+        "max_positions": 2048,
+        "type_vocab_size": 1,
+        "tau": 0.01,
+        "dropout": 0.02,
+    }
+    initial_tokens = ("<pad>", "<mask>", "<cls>")
 
     @property
     def config_class(self) -> type[ScCelloConfig]:
@@ -141,6 +152,22 @@ class ScCello(RankBert):
         from scfm.nn import ScCelloNetwork
 
         return ScCelloNetwork(self.config, n_layers, cell_head=self.has_cell_head)
+
+    def training_network(self) -> ScCelloNetwork:
+        """All layers with both projections, new where the weights lack them."""
+        from scfm.nn import ScCelloNetwork
+        from scfm.nn.sccello import heads_in
+
+        there = heads_in(self.tensors)
+        network = ScCelloNetwork(self.config, cell_head=there[0], gene_head=there[1])
+        if self.tensors:
+            network.load_published(self.tensors)
+        network.add_heads()
+        return network
+
+    def published_tensors(self, network: torch.nn.Module) -> dict[str, torch.Tensor]:
+        """Weights of the encoder and the projections."""
+        return network.published()  # type: ignore[operator]
 
     def predictor(self, options: RunOptions, device: torch.device, dtype: torch.dtype) -> Predictor:
         """Softmax of cosines over the temperature: of projected states and projected word embeddings, as in training."""

@@ -23,6 +23,14 @@ class ScfmMini(Geneformer):
 
     family = "scfm_mini"
     published = None
+    initial_architecture = {
+        "hidden_size": 128,
+        "n_layers": 2,
+        "n_heads": 2,
+        "intermediate_size": 256,
+        "max_positions": 1024,
+    }
+    initial_tokens = ("<pad>", "<mask>")
 
     @classmethod
     def local_folder(cls, card: ModelCard) -> Path:
