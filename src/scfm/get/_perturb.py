@@ -9,8 +9,8 @@ import pandas as pd
 from anndata import AnnData
 
 from scfm._checks import typed
-from scfm._keys import EMBEDDINGS, PERTURB, STATS
-from scfm.metrics.shifts import effects_on_genes, shifts_of
+from scfm._keys import PERTURB, STATS, stored_under
+from scfm.metrics.shifts import effects_on_genes, embeddings_of, shifts_of
 
 __all__ = ["perturb_df", "perturbed"]
 
@@ -75,11 +75,11 @@ def perturb_df(
         found = effects_on_genes(adata, key, gene)
         place = found.groupby("names", sort=False).ngroup()
         return found.iloc[np.lexsort((-found["effect"], place))].reset_index(drop=True)
-    found = adata.uns.get(key, {}).get(STATS)
-    if found is None:
+    tested = stored_under(adata.uns, key).get(STATS)
+    if tested is None:
         msg = f"uns[{key!r}] holds no statistics; call scfm.tl.perturb_stats(adata, {key!r}) first."
         raise KeyError(msg)
-    found = _of_gene(found, gene)
+    found = _of_gene(tested, gene)
     if group is None:
         return found.copy()
     known = list(found["group"].cat.categories)
@@ -112,13 +112,16 @@ def perturbed(adata: AnnData, key: str = PERTURB) -> AnnData:
 
     Returns
     -------
-    AnnData of (cell, perturbation) × features: ``X`` are the embeddings, float32; ``obs`` are those of the cells with
+    AnnData of (cell, perturbation) × features: ``X`` are the embeddings, float32, of the cells that are still in ``adata``,
+    found by their names; ``obs`` are those of the cells with
     ``obs["perturbation"]``, which is ``"control"`` for the cells as they are.
 
     Raises
     ------
     KeyError
-        If there are no such embeddings.
+        If there are no such embeddings, or none of their cells is left.
+    ValueError
+        If cells were moved, and their names repeat.
 
     Examples
     --------
@@ -128,13 +131,8 @@ def perturbed(adata: AnnData, key: str = PERTURB) -> AnnData:
     >>> scfm.get.perturbed(adata).obs["perturbation"].cat.categories.tolist()
     ['CD74', 'HLA-DRA', 'control']
     """
-    stored = adata.uns.get(key, {}).get(EMBEDDINGS)
-    if stored is None:
-        msg = (
-            f"uns[{key!r}] holds no embeddings; call scfm.tl.perturb(adata, model, genes=[...], embeddings=True) first."
-        )
-        raise KeyError(msg)
-    obs = adata.obs.iloc[np.asarray(stored["cells"])].copy()
-    obs["perturbation"] = pd.Categorical(np.asarray(stored["perturbation"]).astype(str))
+    vectors, cells, names = embeddings_of(adata, key)
+    obs = adata.obs.iloc[cells].copy()
+    obs["perturbation"] = pd.Categorical(names)
     obs.index = obs.index.astype(str) + "_" + obs["perturbation"].astype(str)
-    return AnnData(np.asarray(stored["X"]), obs=obs)
+    return AnnData(vectors, obs=obs)

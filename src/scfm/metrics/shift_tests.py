@@ -164,9 +164,18 @@ def impact_of(effect: NDArray[np.float64], *, upstream: bool) -> Callable[[NDArr
     upstream
         Take the first of the two for the one with the larger mean, whichever it is, and fit to the effects in the order in
         which they are given, on which the fit depends.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two genes.
     """
     from sklearn.mixture import GaussianMixture
 
+    effect = effect[np.isfinite(effect)]
+    if len(effect) < 2:
+        msg = f"test='mixture' fits two distributions to the effects of genes, of which there {'is 1' if len(effect) else 'are none'}."
+        raise ValueError(msg)
     model = GaussianMixture(n_components=2, random_state=0).fit(1 - (effect if upstream else np.sort(effect))[:, None])
     means = model.means_[:, 0]
     large = 0 if upstream else int(np.argmin(means))  # of cosines

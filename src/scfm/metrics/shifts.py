@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 from anndata import AnnData
+from scipy import sparse
 
-from scfm._keys import PARAMS, STATES, state_endings
+from scfm._keys import EMBEDDINGS, PARAMS, STATES, state_endings, stored_under
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from numpy.typing import NDArray
 
-__all__ = ["Shifts", "effects_on_genes", "shifts_of"]
+__all__ = ["Shifts", "effects_on_genes", "embeddings_of", "shifts_of"]
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def shifts_of(adata: AnnData, key: str, state: str) -> Shifts:
         raise KeyError(msg)
     parts, names = [], pd.Index([], dtype=object)
     if field in adata.layers:
-        matrix = adata.layers[field].tocoo()
+        matrix = sparse.coo_matrix(adata.layers[field])
         parts.append((matrix.row, matrix.col, matrix.data))
         names = adata.var_names
     if field in adata.obsm:
@@ -110,8 +111,40 @@ def _params_of(adata: AnnData, key: str) -> Mapping[str, Any]:
     if not isinstance(adata, AnnData):
         msg = f"Effects of perturbations are read from an AnnData, got {type(adata).__name__}; of a MuData pass mdata[modality]."
         raise TypeError(msg)
-    params: Mapping[str, Any] = adata.uns.get(key, {}).get(PARAMS, {})
+    params: Mapping[str, Any] = stored_under(stored_under(adata.uns, key), PARAMS)
     if "n_cells_perturbed" not in params:
         msg = f"uns[{key!r}] holds no perturbation; call scfm.tl.perturb(adata, model, key_added={key!r}) first."
         raise KeyError(msg)
     return params
+
+
+def embeddings_of(adata: AnnData, key: str) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.str_]]:
+    """Embeddings of cells and their copies that :func:`scfm.tl.perturb` stored, the row of each cell, and the perturbation.
+
+    Cells may have been left out, sorted or joined with others since then; those that are still there are found by name.
+
+    Raises
+    ------
+    KeyError
+        If there are none, or none of their cells is left.
+    ValueError
+        If cells were moved, and their names repeat.
+    """
+    stored = stored_under(adata.uns, key).get(EMBEDDINGS)
+    if stored is None:
+        msg = (
+            f"uns[{key!r}] holds no embeddings; call scfm.tl.perturb(adata, model, genes=[...], embeddings=True) first."
+        )
+        raise KeyError(msg)
+    names, rows = np.asarray(stored["obs_names"]).astype(str), np.asarray(stored["cells"])
+    there = adata.obs_names.astype(str)
+    if len(rows) and (rows.max() >= len(there) or (there[rows] != names).any()):
+        if not there.is_unique:
+            msg = f"The cells of uns[{key!r}] are not where they were, and names of cells repeat, so that they cannot be found."
+            raise ValueError(msg)
+        rows = there.get_indexer(pd.Index(names))
+    kept = rows >= 0
+    if not kept.any():
+        msg = f"None of the cells of uns[{key!r}] is in adata."
+        raise KeyError(msg)
+    return np.asarray(stored["X"])[kept], rows[kept], np.asarray(stored["perturbation"]).astype(str)[kept]

@@ -279,4 +279,4 @@ def _column(adata: AnnData, name: str | None, argument: str) -> pd.Categorical |
     if name not in adata.obs:
         msg = f"{argument}={name!r} is not a column of obs; found {list(adata.obs.columns)}."
         raise KeyError(msg)
-    return pd.Categorical(adata.obs[name])
+    return pd.Categorical(adata.obs[name]).remove_unused_categories()

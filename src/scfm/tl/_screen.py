@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from scfm._keys import RANDOM_SHIFTS, STATES
+from scfm._keys import CONTROL, RANDOM_SHIFTS, STATES
 from scfm.batch import ranges_of
 from scfm.genes import first_index
 from scfm.metrics.ranking import cells_of_groups
@@ -31,10 +31,8 @@ if TYPE_CHECKING:
     from scfm.tasks import Effect, Kind
     from scfm.tl._states import StateAverage, States
 
-__all__ = ["CONTROL", "PERTURBED", "WORKLOAD", "Screen"]
+__all__ = ["PERTURBED", "WORKLOAD", "Screen"]
 
-CONTROL = "control"
-"""Name of cells as they are among the perturbations."""
 PERTURBED = "does not read how much genes are expressed; perturbation takes a model of one of these families"
 WORKLOAD = "perturbing %(cells)d cells: %(sequences)d sequences, about %(seconds).0f s"
 
@@ -187,11 +185,12 @@ class Screen:
         return Placing(key, n_states, self._effect, tokens, self.tags, names, single, self._chosen is not None)
 
     def embedded(self, task: Perturb) -> dict[str, Any]:
-        """Embeddings of cells and copies, with the position of the cell and the name of the perturbation of each."""
+        """Embeddings of cells and copies, with the position and the name of the cell, and the name of the perturbation, of each."""
         rows, tags, vectors = task.effects.embeddings()
         assert self._chosen is not None
         names = np.asarray([*self._chosen.names, CONTROL], dtype=object)[tags]  # cells as they are have the tag -1
-        return {"X": vectors, "cells": rows, "perturbation": names.astype(str)}
+        cells = self._session.source.obs_names.to_numpy()[rows].astype(str)
+        return {"X": vectors, "cells": rows, "obs_names": cells, "perturbation": names.astype(str)}
 
     def task(self, targets: NDArray[np.float64] | None) -> Perturb:
         """What is computed: effects on each of the states if there are any."""
