@@ -119,6 +119,7 @@ CALLS: dict[str, Callable[[World], dict[str, Any]]] = {
     "tl.marker_genes": lambda world: _models(world, groupby="half", genes=world.adata.var_names[:3].tolist()),
     "tl.gene_context": lambda world: _models(world, groupby="half"),
     "tl.attention": lambda world: _models(world, groupby="half", genes=world.adata.var_names[:3].tolist()),
+    "tl.prompt_genes": lambda world: {"model": world.tf, "prompts": world.tf.vocabulary.genes[:2].tolist()},
     "tl.predict_genes": lambda world: _models(world, genes=world.adata.var_names[:3].tolist()),
     "tl.perturb": lambda world: _models(world, genes=world.adata.var_names[:2].tolist(), n_cells=2),
     "tl.perturb_store": lambda world: {

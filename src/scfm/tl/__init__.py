@@ -17,6 +17,7 @@ from scfm.tl._perturb import perturb
 from scfm.tl._perturb_stats import perturb_stats
 from scfm.tl._perturb_store import perturb_store
 from scfm.tl._predict_genes import predict_genes
+from scfm.tl._prompt_genes import prompt_genes
 from scfm.tl._score import score
 from scfm.tl._tokenize import tokenize
 
@@ -36,6 +37,7 @@ __all__ = [
     "perturb_stats",
     "perturb_store",
     "predict_genes",
+    "prompt_genes",
     "score",
     "tokenize",
 ]
