@@ -29,6 +29,8 @@ class Genes:
     ----------
     source
         Folder or name of a model whose vocabulary is taken as it is. By default the genes are those of the corpus.
+    medians
+        With ``source``: medians of the corpus; a gene that it does not express keeps its own.
     append
         With ``base``: add genes of the corpus that the base does not know, behind its own.
     names
@@ -40,6 +42,7 @@ class Genes:
     """
 
     source: str | None = None
+    medians: bool = False
     append: bool = False
     names: str | None = None
     species: str = "human"
@@ -97,6 +100,8 @@ class Optimiser:
         Largest learning rate.
     embedding_rate
         That of the vectors of genes; as the others by default.
+    head_rate
+        That of the heads of objectives; as the others by default.
     weight_decay
         Of matrices; biases, norms and the vectors of genes have none.
     betas, eps
@@ -111,6 +116,7 @@ class Optimiser:
 
     learning_rate: float = 1e-3
     embedding_rate: float | None = None
+    head_rate: float | None = None
     weight_decay: float = 0.01
     betas: tuple[float, float] = (0.9, 0.98)
     eps: float = 1e-8
@@ -120,7 +126,7 @@ class Optimiser:
     final: float = 0.05
 
     def __post_init__(self) -> None:
-        rates = {"learning_rate": self.learning_rate, "embedding_rate": self.embedding_rate, "eps": self.eps}
+        rates = {"learning_rate": self.learning_rate, "embedding_rate": self.embedding_rate, "head_rate": self.head_rate, "eps": self.eps}
         for name, value in rates.items():
             if value is not None and not 0 < value < 1:
                 msg = f"optimiser.{name} must be between 0 and 1, got {value}."
@@ -206,6 +212,9 @@ class Pretraining:
         only ``dropout``.
     pooling, max_tokens
         How a cell is pooled, and its longest sequence; defaults of the model that is trained.
+    start
+        Weights that training starts from without ``base``: ``"random"``, or those of a ``"projection"`` of the corpus
+        (:mod:`scfm.train.rank_start`).
     gene_vectors
         File of vectors from which those of genes start: ``.npz`` with ``genes`` and ``vectors``, or HDF5 as
         TranscriptFormer's.
@@ -236,6 +245,7 @@ class Pretraining:
     architecture: dict[str, int | float | str] = field(default_factory=dict)
     pooling: str | None = None
     max_tokens: int | None = None
+    start: Literal["random", "projection"] = "random"
     gene_vectors: str | None = None
     layer: str | None = None
     gene_key: str | None = None
