@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from scfm.train.config import read_config
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 pytest.importorskip("lightning")
 
@@ -27,7 +27,8 @@ def plan_of(config: Callable[..., dict[str, Any]], tmp_path: Path) -> Callable[.
 
         sizes = {"layer_norm_eps": 1e-5, "n_layers": 2}
         run = read_config(
-            config(start="projection", objectives=OBJECTIVES, architecture=sizes, **changes), out=str(tmp_path / "model")
+            config(start="projection", objectives=OBJECTIVES, architecture=sizes, **changes),
+            out=str(tmp_path / "model"),
         )
         return Plan.of(run, tmp_path / "model", tmp_path / "work")
 

@@ -114,7 +114,8 @@ def test_cells_share_a_panel(counts: NDArray[np.float32]) -> None:
 def test_views_without_a_gene_in_common(counts: NDArray[np.float32]) -> None:
     views, block = Views(thinned=0, cut=0, disjoint=1, cells_per_panel=150), block_of(counts)
     one, other = (
-        dense(views(block, GENES, np.random.default_rng(view), half=(view, np.random.default_rng(9)))) for view in (0, 1)
+        dense(views(block, GENES, np.random.default_rng(view), half=(view, np.random.default_rng(9))))
+        for view in (0, 1)
     )
     np.testing.assert_array_equal(one + other, plain(counts))
     seen = (one.reshape(2, 150, -1) > 0).any(axis=1)
@@ -125,9 +126,9 @@ def test_views_without_a_gene_in_common(counts: NDArray[np.float32]) -> None:
 
 def test_cells_of_a_panel_share_efficiencies() -> None:
     block = block_of(np.full((400, N_COLUMNS), 100))
-    got = dense(
-        Views(thinned=0, cut=0, efficiency=1, cells_per_panel=200)(block, GENES, np.random.default_rng(1))
-    )[:, GENES >= 0].reshape(2, 200, -1)
+    got = dense(Views(thinned=0, cut=0, efficiency=1, cells_per_panel=200)(block, GENES, np.random.default_rng(1)))[
+        :, GENES >= 0
+    ].reshape(2, 200, -1)
     by_gene = got.mean(axis=1) / 100
     assert (by_gene == 1).mean() == pytest.approx(0.5, abs=0.1)  # none is counted more often than it was
     assert by_gene.min() < 0.7

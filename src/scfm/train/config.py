@@ -126,7 +126,12 @@ class Optimiser:
     final: float = 0.05
 
     def __post_init__(self) -> None:
-        rates = {"learning_rate": self.learning_rate, "embedding_rate": self.embedding_rate, "head_rate": self.head_rate, "eps": self.eps}
+        rates = {
+            "learning_rate": self.learning_rate,
+            "embedding_rate": self.embedding_rate,
+            "head_rate": self.head_rate,
+            "eps": self.eps,
+        }
         for name, value in rates.items():
             if value is not None and not 0 < value < 1:
                 msg = f"optimiser.{name} must be between 0 and 1, got {value}."

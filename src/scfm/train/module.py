@@ -140,7 +140,9 @@ class PretrainingModule(LightningModule):
         groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
         for parameter in self.parameters():
             if parameter.requires_grad:
-                kind = "embeddings" if id(parameter) in vectors else "heads" if id(parameter) in heads else "learning_rate"
+                kind = (
+                    "embeddings" if id(parameter) in vectors else "heads" if id(parameter) in heads else "learning_rate"
+                )
                 decays = kind != "embeddings" and parameter.ndim > 1
                 groups.setdefault((rates[kind] or config.learning_rate, decays), []).append(parameter)
         optimiser = torch.optim.AdamW(

@@ -86,7 +86,13 @@ def projecting_tensors(model: FoundationModel, steps: Steps, options: RunOptions
     size, d, n_positions = model.vocabulary.size, network.config.hidden_size, network.config.max_positions
     weights = 1 - np.log1p(np.arange(n_positions)) / math.log(4 * n_positions)
     cells, files = _ranked(whole, CELLS, size, weights)
-    vectors, n_compared = _vectors(cells, files, replace(steps, views=replace(steps.views or Views(), disjoint=1.0), masking=None, n_views=2), weights, d - 2)
+    vectors, n_compared = _vectors(
+        cells,
+        files,
+        replace(steps, views=replace(steps.views or Views(), disjoint=1.0), masking=None, n_views=2),
+        weights,
+        d - 2,
+    )
     words = np.zeros((size, d))
     words[:, 1:-1] = vectors - vectors.mean(axis=1, keepdims=True)
     lengths = np.linalg.norm(words, axis=1)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 import torch
 
-from scfm._types import TokenBatch
 from scfm.train.objective import IGNORED, Outputs
 from scfm.train.objectives import Anchor
 
 from .batches import training_batch
+
+if TYPE_CHECKING:
+    from scfm._types import TokenBatch
 
 
 def test_distance_from_the_first_weights_without_masks() -> None:
