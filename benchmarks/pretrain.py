@@ -9,7 +9,6 @@ cells is in both.
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import sys
@@ -17,11 +16,14 @@ import tempfile
 from pathlib import Path
 from statistics import median
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import synthetic_files
 from .rss import peak
 from .synthetic_files import counts_of, positive
+
+if TYPE_CHECKING:
+    import argparse
 
 N_GENES = 25_424
 SIZES = {"hidden_size": 256, "n_layers": 6, "n_heads": 4, "intermediate_size": 512, "max_positions": 2048}

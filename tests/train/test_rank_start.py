@@ -52,19 +52,20 @@ def test_the_first_embedding_is_a_weighted_sum_of_vectors_of_genes(plan_of: Call
     assert compared.tolist() == [False] + [True] * 14 + [False]
     linear = np.array(found)[:, 1:8]
     for feature, value in zip(linear.T, pooled[:, 1:8].T, strict=True):
-        assert np.corrcoef(feature, value)[0, 1] > 0.95
+        assert np.corrcoef(feature, value)[0, 1] > 0.9
     assert (pooled[:, ~compared] == 0).all()
 
 
 def test_features_are_centred_and_of_one_scale(plan_of: Callable[..., Any]) -> None:
     plan = plan_of()
     whole = plan.steps.__class__(**{**plan.steps.__dict__, "views": None, "masking": None, "n_views": 1})
-    with torch.no_grad():
-        pooled = np.concatenate(
-            [plan.module._embed(plan.module.network, one.batch).numpy() for s in range(8) for one in whole.batches(s)]
-        )[:, 1:9]
-    assert np.abs(pooled.mean(axis=0)).max() < 0.5
-    assert pooled.std() == pytest.approx(1, abs=0.4)
+    found = [
+        (plan.module._embed(plan.module.network, one.batch), one.sources) for s in range(8) for one in whole.batches(s)
+    ]
+    pooled, files = torch.cat([cells for cells, _ in found]).detach().numpy(), np.concatenate([of for _, of in found])
+    compared = [pooled[files == file, 1:8] for file in (0, 1)]
+    assert np.abs(np.mean([cells.mean(axis=0) for cells in compared], axis=0)).max() < 0.3
+    assert np.sqrt(np.mean([cells.var(axis=0) for cells in compared])) == pytest.approx(1, abs=0.2)
 
 
 def test_weights_are_made_once_and_trained_on(plan_of: Callable[..., Any], tmp_path: Path) -> None:
@@ -88,12 +89,9 @@ def test_training_goes_on_from_it(config: Callable[..., dict[str, Any]], tmp_pat
     assert model.card.training["run"]["start"] == "projection"
 
 
-def test_a_base_has_weights(plan_of: Callable[..., Any], tmp_path: Path) -> None:
-    from scfm.testing import write_geneformer
-
-    base = scfm.model.convert(write_geneformer(tmp_path / "published", n_genes=30), tmp_path / "base")
+def test_a_base_has_weights(config: Callable[..., dict[str, Any]]) -> None:
     with pytest.raises(ValueError, match="start='projection' makes new weights"):
-        plan_of(base=str(base))
+        read_config(config(start="projection", base="scfm-mini"))
 
 
 def test_medians_of_the_corpus(config: Callable[..., dict[str, Any]], corpus: Path, tmp_path: Path) -> None:

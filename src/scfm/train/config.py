@@ -275,6 +275,9 @@ class Pretraining:
         check_least("steps", self.steps)
         check_least("checkpoint_every", self.checkpoint_every)
         check_least("seed", self.seed, 0)
+        if self.start == "projection" and self.base is not None:
+            msg = "start='projection' makes new weights, but base= has some; leave one of the two out."
+            raise ValueError(msg)
         if not self.objectives:
             msg = "objectives is empty: name at least one loss, as {'masked_genes': {}}."
             raise ValueError(msg)

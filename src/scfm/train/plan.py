@@ -208,9 +208,6 @@ def _projected(
     model: FoundationModel, steps: Steps, options: RunOptions, run: Pretraining, path: Path
 ) -> FoundationModel:
     """The model with weights that embed cells by a projection, which are made once."""
-    if run.base is not None:
-        msg = "start='projection' makes new weights, but base= has some; leave one of the two out."
-        raise ValueError(msg)
     with hold(path.with_name("start.lock")):
         if not path.exists():
             tensors = projecting_tensors(model, steps, options, run.seed)

@@ -112,8 +112,8 @@ def projecting_tensors(model: FoundationModel, steps: Steps, options: RunOptions
 
 
 def _sequences(steps: Steps, n: int) -> Iterator[Any]:
-    """Batches of the first steps, with ``n`` cells or a few more."""
-    for step in range(-(-n // steps.batch_cells)):
+    """Batches of the first steps, with ``n`` cells or a few more; no more than there are."""
+    for step in range(-(-min(n, sum(steps.corpus.sizes)) // steps.batch_cells)):
         yield from steps.batches(step)
 
 
