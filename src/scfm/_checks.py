@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import sys
 from collections.abc import Collection, Iterable, Mapping
@@ -17,7 +18,7 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["check_fields", "check_least", "entry_of", "is_int", "is_number", "typed"]
+__all__ = ["check_fields", "check_least", "check_memory", "check_share", "entry_of", "is_int", "is_number", "typed"]
 
 Function = TypeVar("Function", bound="Callable[..., Any]")
 
@@ -53,6 +54,23 @@ def entry_of(table: Any, key: str, where: str) -> Any:
         msg = f"{where} has {found.shape[1]} columns named {key!r}, which differ; rename or drop all but one of them."
         raise ValueError(msg)
     return first
+
+
+def check_share(name: str, value: float, *, above: bool = False) -> None:
+    """Raise a ValueError unless a number is between 0 and 1; with ``above``, 0 is too little."""
+    if not (0 < value <= 1 if above else 0 <= value <= 1):
+        msg = f"{name} must be {'above 0 and at most' if above else 'between 0 and'} 1, got {value}."
+        raise ValueError(msg)
+
+
+def check_memory(n_bytes: int, what: str, remedy: str) -> None:
+    """Raise a ValueError if something would not fit into the memory of the machine, as far as it tells how much it has."""
+    if not hasattr(os, "sysconf"):
+        return
+    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if n_bytes > there:
+        msg = f"{what} would take {n_bytes / 2**30:.0f} GiB; there are {there / 2**30:.0f} GiB. {remedy}"
+        raise ValueError(msg)
 
 
 def check_least(name: str, value: int, least: int = 1) -> None:
@@ -144,6 +162,7 @@ CLASSES = (
     "MuData",
     "Axes",
     "FoundationModel",
+    "Vocabulary",
     "CellOntology",
     "DataFrame",
     "Client",

@@ -6,11 +6,16 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 __all__ = [
+    "ATTENTION",
     "AnnotationKeys",
+    "GENE_CONTEXT",
+    "GROUPS",
     "Keys",
     "MARKER_GENES",
     "PARAMS",
     "PERTURB",
+    "PREDICTED",
+    "PREDICT_GENES",
     "EMBEDDINGS",
     "STATES",
     "STATS",
@@ -28,6 +33,11 @@ __all__ = [
 ]
 
 PARAMS = "params"
+GENE_CONTEXT = "gene_context"
+PREDICT_GENES, PREDICTED = "predict_genes", "predicted"
+"""Default name of predictions, and the table of the most probable genes in ``uns``."""
+ATTENTION, GROUPS = "attention", "groups"
+"""Default name of attention, and the entry in ``uns`` with that of groups of cells."""
 MARKER_GENES = "marker_genes"
 PERTURB = "perturb"
 STATS, STATS_PARAMS = "stats", "stats_params"

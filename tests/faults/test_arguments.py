@@ -65,6 +65,8 @@ class World:
         adata.obsm["X_own"] = rng.normal(size=(24, 4)).astype(np.float32)
         adata.obsm["ic50"] = pd.DataFrame(rng.normal(size=(24, 2)), adata.obs_names, ["drug A", "drug B"])
         scfm.tl.marker_genes(adata, self.mini, groupby="half", genes=list(adata.var_names[:20]))
+        scfm.tl.attention(adata, self.mini, groupby="half", genes=list(adata.var_names[:20]))
+        scfm.tl.gene_context(adata, self.mini)
         scfm.tl.embed(adata, self.mini, pooling="gene")
         scfm.tl.perturb(adata, self.mini, genes=list(adata.var_names[:3]), embeddings=True)
         scfm.tl.perturb_stats(adata)
@@ -115,14 +117,20 @@ CALLS: dict[str, Callable[[World], dict[str, Any]]] = {
     "tl.evaluate": lambda world: {"files": world.path, "models": world.mini, "labels_key": "half"},
     "tl.gene_embeddings": lambda world: _models(world, genes=world.adata.var_names[:3].tolist()),
     "tl.marker_genes": lambda world: _models(world, groupby="half", genes=world.adata.var_names[:3].tolist()),
+    "tl.gene_context": lambda world: _models(world, groupby="half"),
+    "tl.attention": lambda world: _models(world, groupby="half", genes=world.adata.var_names[:3].tolist()),
+    "tl.predict_genes": lambda world: _models(world, genes=world.adata.var_names[:3].tolist()),
     "tl.perturb": lambda world: _models(world, genes=world.adata.var_names[:2].tolist(), n_cells=2),
     "tl.perturb_stats": lambda world: {"adata": world.adata},
     "tl.tokenize": lambda world: {"data": world.path, "model": world.mini, "out": world.new},
     "tl.score": lambda world: {"data": world.tf_adata, "model": world.tf, "clip_counts": 9},
     "get.gene_adata": lambda world: {"adata": world.adata, "key": "X_scfm_mini"},
+    "get.attention_df": lambda world: {"adata": world.adata},
     "get.marker_genes_df": lambda world: {"adata": world.adata},
     "get.perturb_df": lambda world: {"adata": world.adata},
     "get.perturbed": lambda world: {"adata": world.adata},
+    "pl.gene_context": lambda world: {"adata": world.adata, "least": 1, "show": False},
+    "pl.attention": lambda world: {"adata": world.adata, "show": False},
     "pl.perturb": lambda world: {"adata": world.adata, "kind": "bar", "show": False},
     "pl.perturb_cells": lambda world: {"adata": world.adata, "perturbation": "x", "show": False},
     "pl.marker_genes": lambda world: {"adata": world.adata, "n_genes": 2, "show": False},
@@ -154,6 +162,7 @@ CALLS: dict[str, Callable[[World], dict[str, Any]]] = {
         "datasets": "00000000-0000-0000-0000-000000000000",
         "folder": world.new,
     },
+    "datasets.tokenized": lambda world: {"name": "sccello-celltype-1"},
     "datasets.cellxgene.list_datasets": lambda world: {},
     "ontology.bundled": lambda world: {},
     "ontology.novel_type_scores": lambda world: {

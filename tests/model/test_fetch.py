@@ -323,8 +323,9 @@ def test_files_that_other_tools_have_fetched(
     card = publish(server, V2, tmp_path / "made", monkeypatch)
     asked = []
 
-    def cached(repository: str, path: str, *, revision: str) -> str | None:
+    def cached(repository: str, path: str, *, revision: str, repo_type: str) -> str | None:
         asked.append((repository, path, revision))
+        assert repo_type == "model"
         file = tmp_path / "made" / path.rpartition("/")[2].replace("_gc104M", "_gctiny")
         return str(tmp_path / "made" / "config.json") if "mapping" in path else str(file)
 

@@ -75,7 +75,7 @@ def test_equal_to_dense(path: CausalPath, softcap: float, lengths: list[int]) ->
 @pytest.mark.parametrize("tile", [1, 2 * 100 * 40, 2 * 100 * 64])
 @pytest.mark.parametrize("length", [1, 31, 32, 33, 64, 65, 100])
 def test_size_of_tiles_plays_no_part(monkeypatch: pytest.MonkeyPatch, tile: int, length: int, softcap: float) -> None:
-    monkeypatch.setattr(causal, "TILE_VALUES", tile)
+    monkeypatch.setattr(causal, "TILE_WEIGHTS", tile)
     qkv, bias = draw(length + 3)
     assert_close(run(qkv, bias, [length, 3], softcap, "tiles"), dense(qkv, bias, [length, 3], softcap))
 

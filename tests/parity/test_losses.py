@@ -230,7 +230,8 @@ def test_the_objective_is_their_sum(folder: Path, training: Pretraining, expecte
     network, objective = training.network, ScCello()
     cells, targets, types = batch(expected)
     config = SimpleNamespace(config=SimpleNamespace(hidden_size=network.config.hidden_size, tau=training.tau))
-    objective.build(config, network, ["T cell"])
+    with pytest.warns(UserWarning, match="dropout"):
+        objective.build(config, network, ["T cell"])
     for name in ("coherence", "regularisation", "alignment"):
         setattr(objective, name, getattr(training, name))
     n, length = cells.shape

@@ -63,6 +63,16 @@ def test_random_weights_depend_on_the_seed_alone() -> None:
     np.testing.assert_array_equal(mini.embed(adata), trained)
 
 
+def test_random_weights_keep_the_vectors_of_proteins(tmp_path: Path) -> None:
+    model = scfm.model.load(write_transcriptformer(tmp_path / "tf", n_genes=60), family="transcriptformer")
+    adata = scfm.datasets.synthetic(9, 60, genes_per_cell=5)
+    adata.var_names = model.vocabulary.genes
+    new = _with_random_weights(model, 0)
+    assert new.embed(adata).std(axis=0).min() > 0
+    name = "gene_embeddings.embedding.weight"
+    np.testing.assert_array_equal(new.tensors[name][:], model.tensors[name][:])
+
+
 def test_models_that_cannot_be_trained_have_no_random_weights(files: Path, tmp_path: Path) -> None:
     folder = write_transcriptformer(tmp_path / "tf", n_genes=60)
     model = scfm.model.load(folder, family="esm2ce")

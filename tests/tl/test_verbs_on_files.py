@@ -53,6 +53,9 @@ VERBS: dict[str, tuple[Callable[..., Any], str, dict[str, Any]]] = {
     "embed": (scfm.tl.embed, "g", {}),
     "embed genes": (scfm.tl.embed, "g", {"pooling": "gene", "groupby": "type", "key_added": "genes"}),
     "score": (scfm.tl.score, "t", {"clip_counts": 9}),
+    "predict genes": (scfm.tl.predict_genes, "g", {"mask": 0.5, "n_top": 3}),
+    "gene context": (scfm.tl.gene_context, "g", {"groupby": "half"}),
+    "attention": (scfm.tl.attention, "g", {"groupby": "half", "n_top": 3}),
     "marker genes": (scfm.tl.marker_genes, "g", {"groupby": "half", "n_cells": 5}),
     "perturb": (
         scfm.tl.perturb,

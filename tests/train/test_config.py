@@ -49,7 +49,7 @@ def test_files_mappings_and_objects(tmp_path: Path) -> None:
         ({"sampling": {"memory_gb": 0.0}}, "sampling.memory_gb must be above 0"),
         ({"sampling": {"batch_cells": 9}, "machine": {"devices": 2}}, "batch_cells=9 must be a multiple of"),
         ({"sampling": {"cells_per_file": 5}}, "batch_cells=64 must be a multiple of"),
-        ({"views": {"cut": 3.0}}, "cut=3.0 is a share of the cells"),
+        ({"views": {"cut": 3.0}}, "cut must be between 0 and 1, got 3.0"),
         ({"validation": {"cells": -1}}, "validation.cells must be at least 0"),
         ({"machine": {"threads": 0}}, "machine.threads must be at least 1"),
         ({"genes": {"min_share": 1.5}}, "genes.min_share must be between 0 and 1"),

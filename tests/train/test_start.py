@@ -183,3 +183,23 @@ def test_no_gene_in_common(plan_of: Callable[..., Any], tmp_path: Path) -> None:
     adata.write_h5ad(tmp_path / "a.h5ad")
     with pytest.raises(ValueError, match=r"a\.h5ad[\s\S]*No gene of the data is known to the model"):
         plan_of(files=[str(tmp_path / "a.h5ad")])
+
+
+def test_transcriptformer(config: Make, corpus: Path, tmp_path: Path) -> None:
+    vectors = pd.DataFrame(np.random.default_rng(0).normal(size=(60, 7)).astype(np.float32), index=GENES)
+    run = config(family="transcriptformer", objectives={"likelihood": {}}, genes={"min_cells": 1, "min_share": 0.0})
+    run |= {"steps": 30, "optimiser": {"warmup": 0, "learning_rate": 3e-3}, "validation": {"cells": 20, "every": 5}}
+    run["architecture"] = {
+        "n_layers": 1, "hidden_size": 16, "n_heads": 2, "intermediate_size": 32, "max_genes": 40, "gene_head_size": 8
+    }  # fmt: skip
+    with pytest.raises(ValueError, match="'transcriptformer' reads vectors of the proteins of genes"):
+        scfm.train.pretrain(config=run, out=tmp_path / "without")
+    folder = scfm.train.pretrain(config=run, gene_vectors=vectors, out=tmp_path / "model")
+    model = scfm.model.load(folder)  # type: ignore[arg-type]
+    assert np.isfinite(model.embed(corpus / "one.h5ad")).all()
+    adata = ad.read_h5ad(corpus / "one.h5ad")
+    scfm.tl.score(adata, model)
+    losses = [loss for _, loss in model.card.training["curves"]["validation/likelihood"]]
+    assert losses[-1] < losses[0] - 0.1
+    stored = model.tensors["gene_embeddings.embedding.weight"].numpy()[model.vocabulary.tokens]
+    np.testing.assert_array_equal(stored, vectors.loc[model.vocabulary.genes].to_numpy())

@@ -160,6 +160,11 @@ def test_poor_views_are_not_taken() -> None:
     np.testing.assert_array_equal(view.totals, got.sum(axis=1))
 
 
+def test_panels_that_are_missing(counts: NDArray[np.float32]) -> None:
+    with pytest.raises(ValueError, match=r"foreign=0.5 cuts cells to the genes of other sources, which panels="):
+        Views(foreign=0.5)(block_of(counts), GENES, np.random.default_rng(0))
+
+
 def test_no_cells() -> None:
     view = Views()(block_of(np.zeros((0, N_COLUMNS))), GENES, np.random.default_rng(0))
     assert view.n_cells == 0
@@ -168,11 +173,11 @@ def test_no_cells() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"thinned": 1.5}, "thinned=1.5 is a share of the cells"),
-        ({"foreign": -0.1}, "foreign=-0.1 is a share of the cells"),
-        ({"disjoint": 2.0}, "disjoint=2.0 is a share of the cells"),
-        ({"efficiency": -1.0}, "efficiency=-1.0 is a standard deviation"),
-        ({"least_depth": 0.0}, "least_depth=0.0 is the smallest share of the molecules"),
+        ({"thinned": 1.5}, "thinned must be between 0 and 1, got 1.5"),
+        ({"foreign": -0.1}, "foreign must be between 0 and 1"),
+        ({"least_depth": 0.0}, "least_depth must be above 0 and at most 1"),
+        ({"disjoint": 2.0}, "disjoint must be between 0 and 1, got 2.0"),
+        ({"efficiency": -1.0}, "efficiency must not be negative, got -1.0"),
         ({"least_genes": 0}, "least_genes"),
     ],
 )

@@ -70,6 +70,13 @@ COMMANDS = {
             "overwrite": "replace OUT if it exists",
         },
     ),
+    "gene-context": Command(
+        "Measure how much the state of each gene depends on the cell and write a copy of the file with the variances.",
+        run="scfm.cli.verbs:with_model",
+        verb="scfm.tl:gene_context",
+        example="scfm gene-context cells.h5ad --model geneformer-v2-104m --groupby cell_type --out out.h5ad",
+        families="all",
+    ),
     "score": Command(
         "Score how likely cells are under a model and write a copy of the file with the scores.",
         run="scfm.cli.verbs:with_model",
@@ -83,6 +90,21 @@ COMMANDS = {
         verb="scfm.tl:marker_genes",
         example="scfm marker-genes cells.h5ad --model scfm-mini --groupby cell_type --n-cells 20 --out out.h5ad --table m.csv",
         hidden=("copy",),
+    ),
+    "attention": Command(
+        "Average how much genes attend to each other and write a copy of the file with the pairs.",
+        run="scfm.cli.verbs:attention",
+        verb="scfm.tl:attention",
+        example="scfm attention cells.h5ad --model scfm-mini --groupby cell_type --genes LYZ --out out.h5ad",
+        hidden=("copy",),
+        families="attention_tiles",
+    ),
+    "predict-genes": Command(
+        "Compute how probable genes are to the model, and what it would put in their place; writes a copy of the file.",
+        run="scfm.cli.verbs:predict_genes",
+        verb="scfm.tl:predict_genes",
+        example="scfm predict-genes cells.h5ad --model geneformer-v2-104m --mask 0.15 --out out.h5ad",
+        families="predictor",
     ),
     "perturb": Command(
         "Delete, overexpress, inhibit or activate genes in silico and write a copy of the file with the effects.",

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "annotate",
+    "attention",
     "cellxgene",
     "embed",
     "evaluate",
@@ -22,6 +23,7 @@ __all__ = [
     "metrics",
     "model_of",
     "perturb",
+    "predict_genes",
     "pretrain",
     "with_model",
     "written",
@@ -167,6 +169,34 @@ def marker_genes(verb: Callable[..., Path], *, table: Path | None = None, **argu
         ranked = table_of(read_entry(out, modality, f"uns/{arguments['key_added']}"))
         _write_table(ranked.set_index("group"), table)
         print(f"wrote {table}: {ranked['names'].nunique():,} genes of {ranked['group'].nunique()} groups")
+
+
+def attention(verb: Callable[..., Path], *, heads: list[str] | None = None, **arguments: Any) -> None:
+    """Average attention.
+
+    Parameters
+    ----------
+    heads
+        mean or max over all heads, or the numbers of heads to average, from 0 on. By default mean.
+    """
+    words = heads or ["mean"]
+    with_model(verb, heads=words[0] if words[0] in ("mean", "max") else list(map(int, words)), **arguments)
+
+
+def predict_genes(verb: Callable[..., Path], *, mask: str = "each", **arguments: Any) -> None:
+    """Predict genes.
+
+    Parameters
+    ----------
+    mask
+        each: one gene at a time; given: all --genes together; a share such as 0.15: so many genes of a cell together.
+    """
+    try:
+        share = None if mask in ("each", "given") else float(mask)
+    except ValueError:
+        msg = f"--mask {mask} is not accepted; expected each, given, or a share such as 0.15."
+        raise ValueError(msg) from None
+    with_model(verb, mask=mask if share is None else share, **arguments)
 
 
 def annotate(verb: Callable[..., Path], **arguments: Any) -> None:

@@ -19,18 +19,28 @@ def models() -> None:
     print(list_models()[columns].to_string())
 
 
-def fetch(verb: Callable[..., Path], models: list[str], **arguments: Any) -> None:
-    """Fetch weights.
+def fetch(
+    verb: Callable[..., Path], models: list[str] | None = None, dataset: list[str] | None = None, **arguments: Any
+) -> None:
+    """Fetch weights and corpora.
 
     Parameters
     ----------
     models
         Names of models, which `scfm models` lists; all: every one of them; all-embeddings: the gene vectors of 24 species
         that come with TranscriptFormer.
+    dataset
+        Names of corpora of tokenised cells, as sccello-celltype-1 or genecorpus-30m.
     """
+    from scfm.datasets import tokenized
     from scfm.model import fetch_gene_vectors, list_models
 
-    for name in models:
+    if not (models or dataset):
+        msg = "Name the models to fetch, which `scfm models` lists, or corpora with --dataset."
+        raise ValueError(msg)
+    for name in dataset or ():
+        print(*tokenized(name, **arguments), sep="\n")
+    for name in models or ():
         if name.replace("_", "-") == "all-embeddings":
             print(fetch_gene_vectors())
             continue

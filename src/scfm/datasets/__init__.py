@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 from scfm.datasets._drug_response import drug_response
 from scfm.datasets._pbmc68k import pbmc68k
 from scfm.datasets._synthetic import synthetic
+from scfm.datasets._tokenized import tokenized
 
 if TYPE_CHECKING:
     from scfm.datasets import cellxgene
 
-__all__ = ["cellxgene", "drug_response", "pbmc68k", "synthetic"]
+__all__ = ["cellxgene", "drug_response", "pbmc68k", "synthetic", "tokenized"]
 
 
 def __getattr__(name: str) -> Any:

@@ -17,7 +17,7 @@ from scfm.model._matching import Matching
 from scfm.model._tokenized import tokenized_session
 from scfm.model.arguments import Arguments
 from scfm.model.recipe import Recipe
-from scfm.model.session import CountSession, Session
+from scfm.model.session import CellAttention, CountSession, Session
 from scfm.read import JoinedSource, expand, is_tokenized, open_tokenized
 from scfm.run import ArraySink
 from scfm.run.device import resolve_devices, resolve_dtype
@@ -76,6 +76,7 @@ class FoundationModel(Recipe):
     def __dir__(self) -> list[str]:
         """What a user asks of a model; authors of families find the rest in :class:`scfm.model.recipe.Recipe`."""
         return [
+            "attention",
             "card",
             "cite",
             "config",
@@ -158,6 +159,71 @@ class FoundationModel(Recipe):
             options=options,
         )
         return self.run(data, arguments, groupby=groupby).values
+
+    @typed
+    @with_parameters
+    def attention(
+        self,
+        data: AnnData | MuData | str | Path,
+        *,
+        modality: str | None = None,
+        layer: str | None = None,
+        use_raw: bool | None = None,
+        gene_key: str | None = None,
+        hidden_layer: int = 0,
+        max_tokens: int | None = None,
+        device: Device | Sequence[Device] | None = None,
+        dtype: str | torch.dtype | None = None,
+        compat: Compat | None = None,
+        **options: Any,
+    ) -> list[CellAttention]:
+        """Attention weights of each cell; all are kept in memory, so choose cells.
+
+        :func:`scfm.tl.attention` averages them over cells.
+
+        Parameters
+        ----------
+        data
+            A few cells, as for :func:`scfm.tl.embed`.
+        %(matrix)s
+        hidden_layer
+            Layer whose attention is read: 0 is the last, −1 the one before it.
+        %(max_tokens)s
+        %(device)s
+        %(dtype)s
+        %(compat)s
+        %(options)s
+
+        Returns
+        -------
+        For each cell the names of its tokens, in the order in which the model reads them, and the weights.
+
+        Raises
+        ------
+        %(errors)s
+
+        Examples
+        --------
+        >>> import scfm
+        >>> first = scfm.model.load("scfm-mini").attention(scfm.datasets.pbmc68k()[:5])[0]
+        >>> first.weights.shape[1:] == (len(first.names), len(first.names))
+        True
+        """
+        arguments = Arguments(
+            modality=modality,
+            layer=layer,
+            use_raw=use_raw,
+            gene_key=gene_key,
+            pooling="gene",
+            hidden_layer=hidden_layer,
+            max_tokens=max_tokens,
+            device=device,
+            dtype=dtype,
+            compat=compat,
+            options=options,
+        )
+        with self.count_session(data, arguments) as session:
+            return list(session.attention())
 
     def run(self, data: Data, arguments: Arguments = DEFAULTS, *, groupby: str | None = None) -> Embedding:
         """As :meth:`embed`, with names and provenance beside the array."""

@@ -29,8 +29,6 @@ OTHER_NAMES = {"model.safetensors": "pytorch_model.bin"}
 """How the hub calls weights that are not where they were expected."""
 GENE_VECTORS = "weights/all_embeddings.tar.gz"
 """Beside the weights of TranscriptFormer: gene vectors of all species."""
-HUB_HOSTS = (".huggingface.co", ".hf.co", ".xethub.hf.co")
-"""Where the Hugging Face hub keeps its files."""
 
 
 @typed
@@ -143,7 +141,7 @@ def remote_files(card: ModelCard) -> dict[str, RemoteFile]:
     ValueError
         If the card names no repository.
     """
-    from scfm.weights.transport import HubPlace, RemoteFile
+    from scfm.weights.transport import HubPlace, RemoteFile, hub_file
 
     if not card.source or not card.source_file:
         msg = f"The card of {card.id} says neither where its weights are nor how the file is called (source, source_file)."
@@ -153,12 +151,8 @@ def remote_files(card: ModelCard) -> dict[str, RemoteFile]:
         return {card.source_file: RemoteFile(f"{base.rstrip('/')}/{card.source_file}", card.source_sha256)}
     config = str(Path(card.source_file).parent / "config.json")
     hashes = {card.source_file: card.source_sha256, config: None, **card.dictionaries}
-    found = {}
-    for name, sha256 in hashes.items():
-        hub = HubPlace(*_place(card, name), settings.hub_endpoint.rstrip("/"))
-        address = f"{hub.endpoint}/{hub.repository}/resolve/{hub.revision or 'main'}/{hub.path}"
-        found[name] = RemoteFile(address, sha256 or None, HUB_HOSTS, hub)
-    return found
+    endpoint = settings.hub_endpoint.rstrip("/")
+    return {name: hub_file(HubPlace(*_place(card, name), endpoint), sha256) for name, sha256 in hashes.items()}
 
 
 def _place(card: ModelCard, name: str) -> tuple[str, str | None, str]:

@@ -13,7 +13,7 @@ from scfm.model._base import FoundationModel
 from scfm.weights import ModelCard
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     import torch
     from numpy.typing import NDArray
@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from scfm.encode import Depth
     from scfm.genes import GeneMap, Vocabulary
     from scfm.model.recipe import RunOptions
-    from scfm.nn import BertConfig, BertEncoder
+    from scfm.nn import AttentionTile, BertConfig, BertEncoder
     from scfm.read import CountSource
+    from scfm.tasks.predict_genes import Predictor
 
 __all__ = ["RankBert"]
 
@@ -173,6 +174,31 @@ class RankBert(FoundationModel):
             first_only=self.reads_first(options.pooling),
             max_tokens=max_tokens,
         )
+
+    def predictor(self, options: RunOptions, device: torch.device, dtype: torch.dtype) -> Predictor:
+        """Softmax of the published head of masked genes, whose output weights are the word embeddings."""
+        import torch
+
+        from scfm.nn import MaskedLMHead
+
+        with torch.device("meta"):
+            head = MaskedLMHead(self.config)
+        head.load_published(self.tensors)
+        head.to(device=device, dtype=dtype).eval()
+
+        def predict(network: torch.nn.Module, states: torch.Tensor) -> torch.Tensor:
+            logits = head(states, cast("BertEncoder", network).word_embeddings.weight)
+            return torch.log_softmax(logits.float(), dim=-1)
+
+        return predict
+
+    def attention_tiles(
+        self, network: torch.nn.Module, batch: TokenBatch, options: RunOptions
+    ) -> Iterator[AttentionTile]:
+        """Attention weights of the last of the layers."""
+        import torch
+
+        return cast("BertEncoder", network).attention_tiles(torch.from_numpy(batch.tokens), batch.lengths)
 
     @staticmethod
     def reads_first(pooling: str) -> bool:

@@ -15,7 +15,7 @@ from scfm.genes import align
 from scfm.weights.tensors import shapes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     import pandas as pd
@@ -24,8 +24,10 @@ if TYPE_CHECKING:
     from scfm._types import Compat, CountBlock, TokenBatch, TokenBlock
     from scfm.genes import GeneMap, Vocabulary
     from scfm.model.published import Published
+    from scfm.nn import AttentionTile
     from scfm.read import CountSource
     from scfm.tasks import Scorer
+    from scfm.tasks.predict_genes import Predictor
     from scfm.weights import ModelCard
 
     Matcher = Callable[..., GeneMap]
@@ -70,8 +72,9 @@ class Recipe(ABC):
 
     An author names the family and its poolings, and writes :attr:`config_class`, :meth:`encoder`, :meth:`network` and
     :meth:`forward`. Everything else has a default. What a family can do beyond embeddings follows from the methods it has:
-    :meth:`scorer` for log-likelihoods, :meth:`masked_outputs` for marker genes, :meth:`rank_frame` for cells that were
-    tokenised elsewhere, :meth:`published_tensors` for training.
+    :meth:`scorer` for log-likelihoods, :meth:`masked_outputs` for marker genes, :meth:`predictor` for predicted genes,
+    :meth:`attention_tiles` for attention, :meth:`rank_frame` for cells that were tokenised elsewhere,
+    :meth:`published_tensors` for training.
 
     Parameters
     ----------
@@ -99,7 +102,7 @@ class Recipe(ABC):
     weights_family: ClassVar[str | None] = None
     """Family whose converted weights this one takes, where it has none of its own."""
     initial_architecture: ClassVar[Mapping[str, Any]] = MappingProxyType({})
-    """Sizes of a new network, where pretraining names no others."""
+    """Sizes of a new network, where pretraining names no others. A ``gene_vector_size`` is that of the vectors that it is given."""
     initial_tokens: ClassVar[tuple[str, ...]] = ()
     """Special tokens of a new model, in the order of their ids."""
     warns_truncated: ClassVar[str] = ""
@@ -243,6 +246,22 @@ class Recipe(ABC):
         A family that has this method can be trained, and has the other three as well.
         """
         msg = f"The family {self.family!r} cannot be trained."
+        raise TypeError(msg)
+
+    def predictor(self, options: RunOptions, device: torch.device, dtype: torch.dtype) -> Predictor:
+        """Make the step from hidden states to log-probabilities of all tokens, float32, for a family with a head for it.
+
+        States of the last layer, shape ``(n, n_features)``, are those of masked positions; or, for a family without masks,
+        those before the genes that are predicted.
+        """
+        msg = f"The family {self.family!r} predicts no genes."
+        raise TypeError(msg)
+
+    def attention_tiles(
+        self, network: torch.nn.Module, batch: TokenBatch, options: RunOptions
+    ) -> Iterator[AttentionTile]:
+        """Attention weights of the last of the layers, tile by tile, for a family that has attention."""
+        msg = f"The family {self.family!r} has no attention."
         raise TypeError(msg)
 
     def rank_frame(self) -> tuple[int, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from scfm.genes import columns_of, find_columns
 from scfm.read.kernels import count_fractional
 from scfm.run import RunPlan, run
 from scfm.run.device import default_batch_tokens
+from scfm.tasks import cell_weights
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from scfm.run import RunStats
     from scfm.tasks import Task
 
-__all__ = ["CountSession", "Session", "counting_fractional", "counts_of"]
+__all__ = ["CellAttention", "CountSession", "Session", "counting_fractional", "counts_of"]
 
 logger = logging.getLogger("scfm")
 
@@ -59,6 +60,15 @@ def counting_fractional(encode: Callable[[CountBlock], TokenBlock]) -> Callable[
         return replace(tokens, n_fractional=int(count_fractional(block.indptr, block.data)))
 
     return counted
+
+
+class CellAttention(NamedTuple):
+    """Attention weights of one cell."""
+
+    names: NDArray[np.str_]
+    """Genes, by their names in ``var_names``, and special tokens, shape ``(n_tokens,)``."""
+    weights: NDArray[np.float32]
+    """From each token (second axis) to each token (third axis), shape ``(n_heads, n_tokens, n_tokens)``; rows add up to 1."""
 
 
 @dataclass(frozen=True)
@@ -279,6 +289,18 @@ class CountSession(Session):
         """Token of each gene of the object, −1 for none; found and warned about as :meth:`columns_for` does."""
         columns = self.columns_for(names)
         return np.where(columns >= 0, self.genes.tokens[columns], -1).astype(np.int32)
+
+    def attention(self) -> Iterator[CellAttention]:
+        """Attention weights of each cell in the last of the layers."""
+        names = {token: name for name, token in self.model.vocabulary.special_tokens.items()}
+        for token, name in zip(self.genes.tokens.tolist(), self.source.var.index, strict=True):
+            names.setdefault(token, str(name))
+        network = self.networks()[0]
+        for block in self.encoded([(0, self.source.n_obs)]):
+            cells = np.split(block.tokens, block.offsets[1:-1])
+            for tokens, weights in zip(cells, cell_weights(self.model, network, self.options, block), strict=True):
+                called = [names.get(token, f"token {token}") for token in tokens.tolist()]
+                yield CellAttention(np.array(called, dtype=str), weights)
 
     def description(self) -> dict[str, Any]:
         """As of every session, with how the genes matched and what the family adds."""

@@ -1,6 +1,6 @@
 """The networks, in plain torch: packed tokens in, hidden states out, pooled to one vector per cell or gene; and losses."""
 
-from scfm.nn.attention import AttentionPath, Lengths, Packing
+from scfm.nn.attention import AttentionPath, AttentionTile, Lengths, Packing
 from scfm.nn.bert import BertEncoder, BertLayer
 from scfm.nn.bert_config import BertConfig
 from scfm.nn.causal import CausalPath
@@ -17,13 +17,14 @@ from scfm.nn.losses import (
 )
 from scfm.nn.pooling import GeneMeans, pool_mean, pool_sum
 from scfm.nn.published import check_shapes, published_keys
-from scfm.nn.sccello import ProjectionHead, ScCelloConfig, ScCelloNetwork, check_sccello, has_cell_head
+from scfm.nn.sccello import ProjectionHead, ScCelloConfig, ScCelloNetwork, check_sccello, gene_head, has_cell_head
 from scfm.nn.transcriptformer import TranscriptFormer
 from scfm.nn.transcriptformer_config import TranscriptFormerConfig
 from scfm.nn.transcriptformer_heads import GeneScores, TranscriptFormerHeads, likelihood_targets
 
 __all__ = [
     "AttentionPath",
+    "AttentionTile",
     "BertConfig",
     "BertEncoder",
     "BertLayer",
@@ -49,6 +50,7 @@ __all__ = [
     "cell_representation",
     "check_sccello",
     "check_shapes",
+    "gene_head",
     "has_cell_head",
     "head_targets",
     "likelihood_targets",

@@ -7,10 +7,10 @@ CPU) or on a padded copy with a mask (``"padded"``, one large kernel for an acce
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, groupby
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from scfm.nn.device import to_device
 
-__all__ = ["AttentionPath", "Lengths", "Packing", "attend", "attend_first"]
+__all__ = ["AttentionPath", "AttentionTile", "Lengths", "Packing", "attend", "attend_first", "attention_tiles"]
 
 AttentionPath = Literal["auto", "cells", "padded"]
 """How attention runs: ``"auto"`` takes ``"cells"`` on the CPU and ``"padded"`` elsewhere."""
@@ -27,8 +27,22 @@ AttentionPath = Literal["auto", "cells", "padded"]
 TILE_BYTES = 2**21
 """Size of a tile of attention scores per thread; 1 to 4 MiB are equally fast, other sizes slower (Zen 4)."""
 
+TILE_WEIGHTS = 2**21
+"""Attention weights of a tile that is returned; 8 MiB."""
+
 Lengths = Sequence[int] | np.ndarray | Tensor
 """Tokens of each cell: a list of ints, an integer array, or an integer tensor on the CPU."""
+
+
+class AttentionTile(NamedTuple):
+    """Attention weights of some consecutive queries of a cell."""
+
+    cell: int
+    """Number of the cell in the batch."""
+    start: int
+    """Position of the first query in the cell."""
+    weights: Tensor
+    """float32, shape ``(n_heads, n_queries, n_tokens)``; each row adds up to 1."""
 
 
 @dataclass(frozen=True)
@@ -167,6 +181,28 @@ def attend_first(queries: Tensor, x: Tensor, packing: Packing, scale: float) -> 
         parts.append(_attend_states(queries[cell : cell + n_cells], states, scale, None))
         cell += n_cells
     return torch.cat(parts)
+
+
+def attention_tiles(qkv: Tensor, packing: Packing, n_heads: int) -> Iterator[AttentionTile]:
+    """The weights by which :func:`attend` averages values, for those who look at them.
+
+    Parameters
+    ----------
+    qkv, packing, n_heads
+        As for :func:`attend`.
+
+    Yields
+    ------
+    Tiles of queries, cell by cell; no more than one is in memory at a time.
+    """
+    for cell, part in enumerate(qkv.split(packing.lengths)):
+        n, d = len(part), part.shape[1] // 3
+        q, k, _ = part.view(n, 3, n_heads, d // n_heads).permute(1, 2, 0, 3).unbind(0)
+        q = q * (d // n_heads) ** -0.5
+        rows = max(1, TILE_WEIGHTS // max(1, n * n_heads))
+        for start in range(0, n, rows):
+            scores = q[:, start : start + rows] @ k.transpose(1, 2)
+            yield AttentionTile(cell, start, torch.softmax(scores.float(), dim=-1))
 
 
 def _attend_states(queries: Tensor, states: Tensor, scale: float, mask: Tensor | None) -> Tensor:

@@ -16,14 +16,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from scfm.nn.attention import AttentionPath, Lengths, Packing, attend, attend_first
+from scfm.nn.attention import AttentionPath, AttentionTile, Lengths, Packing, attend, attend_first, attention_tiles
 from scfm.nn.device import to_device
 from scfm.nn.linear import affine, is_plain, linear
 from scfm.nn.published import WORDS, check_names, check_tied
 from scfm.nn.state_dict import copy_into, weight_and_bias
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from scfm.nn.bert_config import BertConfig
 
@@ -201,6 +201,15 @@ class BertEncoder(nn.Module):
         for layer in self.layers:
             states.append(layer(states[-1], packing))
         return states
+
+    def attention_tiles(self, tokens: Tensor, lengths: Lengths) -> Iterator[AttentionTile]:
+        """Attention weights of the last built layer, tile by tile; arguments as in :meth:`forward`."""
+        packing = self._pack(tokens, lengths)
+        x = self._embed(tokens, packing)
+        *before, last = cast("list[BertLayer]", list(self.layers))
+        for layer in before:
+            x = layer(x, packing)
+        yield from attention_tiles(linear(last.qkv, x), packing, self.config.n_heads)
 
     def load_published(self, tensors: Mapping[str, Tensor]) -> None:
         """Copy the weights of a published ``BertForMaskedLM`` state dict into the built layers.

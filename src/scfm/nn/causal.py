@@ -14,20 +14,19 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from scfm.nn.attention import Lengths, Packing
+from scfm.nn.attention import TILE_WEIGHTS, AttentionTile, Lengths, Packing
 from scfm.nn.device import to_device
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
-__all__ = ["CausalPacking", "CausalPath", "attend_causal"]
+__all__ = ["CausalPacking", "CausalPath", "attend_causal", "causal_tiles"]
 
 CausalPath = Literal["auto", "tiles", "flex"]
 """How attention runs: ``"auto"`` takes ``"flex"`` on CUDA and ``"tiles"`` elsewhere."""
 
-TILE_VALUES = 2**21
-"""Number of attention scores that are computed at a time."""
 SMALL_CAP = 40.0
 """Cap up to which sums of exponentials of scores stay far below the limits of float32."""
 FLEX_BLOCK = 128
@@ -114,26 +113,54 @@ def attend_causal(
     return torch.cat([_attend_tiles(part, key_bias, n_heads, softcap) for part, key_bias in cells])
 
 
+def causal_tiles(
+    qkv: Tensor, bias: Tensor, packing: CausalPacking, n_heads: int, softcap: float
+) -> Iterator[AttentionTile]:
+    """The weights by which :func:`attend_causal` averages values, for those who look at them.
+
+    Parameters
+    ----------
+    qkv, bias, packing, n_heads, softcap
+        As for :func:`attend_causal`.
+
+    Yields
+    ------
+    Tiles of queries, cell by cell; the weights of keys behind a query are 0.
+    """
+    for cell, part in enumerate(qkv.split(packing.lengths)):
+        first = packing.starts[cell]
+        for start, weights in _tiles(part, bias[first : first + len(part)], n_heads, softcap):
+            weights = weights / weights.sum(dim=-1, keepdim=True)
+            yield AttentionTile(cell, start, F.pad(weights, (0, len(part) - weights.shape[-1])))
+
+
 def _attend_tiles(qkv: Tensor, bias: Tensor, n_heads: int, softcap: float) -> Tensor:
-    """Attention of one cell, a tile of queries at a time; keys after a tile are not read."""
+    """Attention of one cell, a tile of queries at a time."""
     n, d = len(qkv), qkv.shape[1] // 3
     if n == 0:
         return qkv[:, :d]
-    q, k, v = qkv.view(n, 3, n_heads, -1).permute(1, 2, 0, 3).unbind(0)
+    v = qkv.view(n, 3, n_heads, -1)[:, 2].transpose(0, 1)
+    parts = []
+    for _, weights in _tiles(qkv, bias, n_heads, softcap):
+        seen, total = v[:, : weights.shape[-1]], weights.sum(dim=-1, keepdim=True)
+        if v.itemsize >= FULL_BYTES:
+            parts.append(weights @ seen / total)
+        else:  # sums of unscaled weights overflow float16
+            parts.append((weights / total).to(v.dtype) @ seen)
+    return torch.cat(parts, dim=1).transpose(0, 1).reshape(n, d)
+
+
+def _tiles(qkv: Tensor, bias: Tensor, n_heads: int, softcap: float) -> Iterator[tuple[int, Tensor]]:
+    """First query and weights of tiles of one cell, not normalised; keys after a tile are not read."""
+    n, d = len(qkv), qkv.shape[1] // 3
+    q, k, _ = qkv.view(n, 3, n_heads, d // n_heads).permute(1, 2, 0, 3).unbind(0)
     cap = softcap if softcap > 0 else 1.0
     q = q * ((d // n_heads) ** -0.5 / cap)
     bias = bias / cap
-    rows = max(32, TILE_VALUES // (n * n_heads))
-    parts = []
+    rows = max(32, TILE_WEIGHTS // max(1, n * n_heads))
     for start in range(0, n, rows):
         stop = min(start + rows, n)
-        weights = _weights(_scores(q[:, start:stop], k[:, :stop], bias[:stop]), start, softcap)
-        total = weights.sum(dim=-1, keepdim=True)
-        if v.itemsize >= FULL_BYTES:
-            parts.append(weights @ v[:, :stop] / total)
-        else:  # sums of unscaled weights overflow float16
-            parts.append((weights / total).to(v.dtype) @ v[:, :stop])
-    return torch.cat(parts, dim=1).transpose(0, 1).reshape(n, d)
+        yield start, _weights(_scores(q[:, start:stop], k[:, :stop], bias[:stop]), start, softcap)
 
 
 def _scores(q: Tensor, k: Tensor, bias: Tensor) -> Tensor:
@@ -166,8 +193,8 @@ class _Flex:
         n, d = len(qkv), qkv.shape[1] // 3
         mask = packing.block_mask
         missing = -n % FLEX_BLOCK  # whole blocks, so that few different shapes are compiled
-        q, k, v = torch.nn.functional.pad(qkv, (0, 0, 0, missing)).view(n + missing, 3, n_heads, -1).unbind(1)
-        bias = torch.nn.functional.pad(bias, (0, missing))
+        q, k, v = F.pad(qkv, (0, 0, 0, missing)).view(n + missing, 3, n_heads, -1).unbind(1)
+        bias = F.pad(bias, (0, missing))
 
         def score(value: Tensor, _b: Tensor, _h: Tensor, _q: Tensor, key: Tensor) -> Tensor:
             value = value + bias[key]

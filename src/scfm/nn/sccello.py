@@ -171,6 +171,13 @@ def heads_in(names: Iterable[str]) -> tuple[bool, bool]:
     return CELL_HEAD in found, GENE_HEAD in found
 
 
+def gene_head(config: BertConfig, tensors: Mapping[str, Tensor]) -> ProjectionHead:
+    """The projection of genes with its published weights; a ValueError if they are not there."""
+    head = ProjectionHead(config.hidden_size, config.layer_norm_eps)
+    copy_into(_head_targets(GENE_HEAD, head, tensors), tensors)
+    return head
+
+
 def has_cell_head(names: Iterable[str]) -> bool:
     """Whether a state dict with these names holds the projection of cells, or a part of it."""
     return heads_in(names)[0]

@@ -18,16 +18,16 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor, nn
 
-from scfm.nn.causal import CausalPacking, CausalPath, attend_causal
+from scfm.nn.causal import CausalPacking, CausalPath, attend_causal, causal_tiles
 from scfm.nn.device import to_device
 from scfm.nn.gene_rows import GENE_VECTORS, GeneRows, gene_vectors
 from scfm.nn.linear import is_plain, linear
 from scfm.nn.state_dict import check_layers, compare_names, compare_shapes, copy_into
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
-    from scfm.nn.attention import Lengths
+    from scfm.nn.attention import AttentionTile, Lengths
     from scfm.nn.transcriptformer_config import TranscriptFormerConfig
 
 __all__ = [
@@ -166,6 +166,21 @@ class TranscriptFormer(nn.Module):
         IndexError
             If a token is not in the vocabulary.
         """
+        x, bias, packing = self._start(tokens, counts, lengths)
+        for layer in self.layers:
+            x = layer(x, bias, packing, self.attention)
+        return x
+
+    def attention_tiles(self, tokens: Tensor, counts: Tensor, lengths: Lengths) -> Iterator[AttentionTile]:
+        """Attention weights of the last built layer, tile by tile; arguments as in :meth:`forward`."""
+        x, bias, packing = self._start(tokens, counts, lengths)
+        *before, last = cast("list[TranscriptFormerLayer]", list(self.layers))
+        for layer in before:
+            x = layer(x, bias, packing, self.attention)
+        yield from causal_tiles(linear(last.qkv, last.norm1(x)), bias, packing, last.n_heads, last.softcap)
+
+    def _start(self, tokens: Tensor, counts: Tensor, lengths: Lengths) -> tuple[Tensor, Tensor, CausalPacking]:
+        """Input states, the bias of each key, and where each cell lies."""
         packing = CausalPacking(lengths, self.assays.weight.device)
         if tokens.ndim != 1 or packing.n_tokens != len(tokens) or counts.shape != tokens.shape:
             msg = (
@@ -173,11 +188,8 @@ class TranscriptFormer(nn.Module):
                 f"{tuple(counts.shape)}."
             )
             raise ValueError(msg)
-        x = self.gene_states(tokens)
         bias = torch.log1p(to_device(counts.to(torch.float32), packing.device) + self.config.log_counts_eps)
-        for layer in self.layers:
-            x = layer(x, bias, packing, self.attention)
-        return x
+        return self.gene_states(tokens), bias, packing
 
     def gene_states(self, tokens: Tensor) -> Tensor:
         """Input states of tokens, shape ``(T, d)``."""
@@ -196,6 +208,10 @@ class TranscriptFormer(nn.Module):
         self.to_empty(device="cpu")
         copy_into(_targets(self), tensors)
         self.gene_vectors = gene_vectors(tensors)
+
+    def published(self) -> dict[str, Tensor]:
+        """What is built by published name, sharing memory, with the vectors of genes."""
+        return {**_targets(self), GENE_VECTORS: self.gene_vectors}
 
     def _input_states(self, tokens: Tensor) -> Tensor:
         weight = self.assays.weight

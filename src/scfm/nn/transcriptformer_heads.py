@@ -109,6 +109,10 @@ class TranscriptFormerHeads(nn.Module):
         parts = zip(states.split(size), genes.split(size), strict=True)
         return torch.cat([step(*part) for part in parts]) if len(states) else states.new_empty(0).float()
 
+    def gene_log_probabilities(self, states: Tensor) -> Tensor:
+        """Log-probability of every gene, from the hidden state before it; ``(n, d)`` → ``(n, vocab_size)``, float32."""
+        return torch.log_softmax(self._capped(self.gene_mlp(states).float()), dim=1)
+
     def _gene_tokens(self, states: Tensor, genes: Tensor) -> Tensor:
         logits = self._capped(self.gene_mlp(states).float())
         return logits.gather(1, genes[:, None])[:, 0] - logits.logsumexp(dim=1)

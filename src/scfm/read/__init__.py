@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from scfm.read._arrow import arrow
 from scfm.read._containers import is_anndata_file, open_container
 from scfm.read._door import check_links, entry, inside
 from scfm.read._open import open_counts
 from scfm.read.counts import CountSource
 from scfm.read.joined import JoinedSource
-from scfm.read.paths import expand
+from scfm.read.paths import expand, paths_of
 from scfm.read.source import Source, SourceFile
 from scfm.read.tokenized import TokenizedSource, is_tokenized, open_tokenized
 
@@ -17,6 +18,7 @@ __all__ = [
     "Source",
     "SourceFile",
     "TokenizedSource",
+    "arrow",
     "check_links",
     "entry",
     "expand",
@@ -26,4 +28,5 @@ __all__ = [
     "open_container",
     "open_counts",
     "open_tokenized",
+    "paths_of",
 ]

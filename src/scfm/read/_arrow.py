@@ -207,6 +207,7 @@ def arrow() -> Any:
     try:
         import pyarrow
         import pyarrow.compute
+        import pyarrow.dataset
         import pyarrow.ipc
         import pyarrow.parquet
     except ImportError as error:

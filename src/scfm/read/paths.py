@@ -9,7 +9,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-__all__ = ["expand", "is_url"]
+__all__ = ["expand", "is_url", "paths_of"]
 
 COLLECTION = "annbatch-preshuffled"
 """Encoding of a folder of zarr stores that annbatch made."""
@@ -50,6 +50,12 @@ def expand(data: Any) -> Any:
     else:
         return data
     return found[0] if len(found) == 1 else found
+
+
+def paths_of(files: str | PathLike[str] | Sequence[str | PathLike[str]]) -> list[str | Path]:
+    """Write out what stands for files, one or several, as a list; errors as of :func:`expand`."""
+    found = expand([files] if isinstance(files, str | PathLike) else list(files))
+    return found if isinstance(found, list) else [found]
 
 
 def _expanded(name: Any) -> list[str | Path]:

@@ -101,6 +101,11 @@ class GeneMeansSink:
         values[~self._known] = np.nan
         return values
 
+    def counts(self) -> NDArray[np.int64]:
+        """Number of states by column, ``(n_columns, n_groups)``; 0 where it has no token."""
+        counts = self._means.means()[1].numpy().reshape(self._n_groups, len(self._tokens)).T[self._columns]
+        return np.where(self._known[:, None], counts, 0)
+
 
 class ShardSink:
     """Collect the embeddings of shards, one after the other, and store each when it is complete.

@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+from scfm.tasks.attention import Attention, PairMeans, cell_weights
 from scfm.tasks.embed import Embed
+from scfm.tasks.gene_directions import GeneDirections
 from scfm.tasks.gene_means import GeneMeans
 from scfm.tasks.gene_states import GeneStates
 from scfm.tasks.masked_genes import MaskedGenes
 from scfm.tasks.perturb import Perturb
 from scfm.tasks.perturbations import Kind, Perturbations
+from scfm.tasks.predict_genes import PredictGenes
 from scfm.tasks.scores import Scorer, Scores
 from scfm.tasks.task import SupportsForward, Task
 
 __all__ = [
+    "Attention",
     "Embed",
+    "GeneDirections",
     "GeneMeans",
     "GeneStates",
     "Kind",
     "MaskedGenes",
+    "PairMeans",
     "Perturb",
     "Perturbations",
+    "PredictGenes",
     "Scorer",
     "Scores",
     "SupportsForward",
     "Task",
+    "cell_weights",
 ]

@@ -53,3 +53,8 @@ class GeneMeans(Embed):
         """Means by column, ``(n_columns, n_features)`` or ``(n_columns, n_groups, n_features)``; NaN if never seen."""
         values = self._means.values()
         return values if self._grouped else values[:, 0]
+
+    def counts(self) -> NDArray[np.int64]:
+        """Number of cells that express the gene of each column, ``(n_columns,)`` or ``(n_columns, n_groups)``."""
+        counts = self._means.counts()
+        return counts if self._grouped else counts[:, 0]

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from scfm._types import TokenBatch
     from scfm.run.engine import Forward
 
-__all__ = ["MaskedGenes"]
+__all__ = ["MaskedGenes", "ScoreRows"]
 
 logger = logging.getLogger("scfm")
 
@@ -60,7 +60,7 @@ class MaskedGenes(Task):
     def __init__(
         self, recipe: SupportsMasking, options: Any, column_tokens: NDArray[np.int32], max_tokens: int
     ) -> None:
-        self._rows = _Rows(len(column_tokens))
+        self._rows = ScoreRows(len(column_tokens))
         super().__init__(GeneStatesSink(column_tokens, self._rows))
         self._recipe, self._options, self._max_tokens = recipe, options, max_tokens
         self._tokens = np.unique(column_tokens[column_tokens >= 0])
@@ -101,7 +101,7 @@ class MaskedGenes(Task):
         return scores
 
 
-class _Rows:
+class ScoreRows:
     """Collects scores for a CSR matrix."""
 
     def __init__(self, n_columns: int) -> None:
@@ -113,6 +113,7 @@ class _Rows:
         self._parts.append((cells, genes, states[:, 0]))
 
     def matrix(self, n_obs: int) -> sparse.csr_matrix:
+        """All scores, shape ``(n_obs, n_columns)``."""
         from scipy import sparse
 
         nothing = (np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32))

@@ -15,7 +15,7 @@ from scfm._docs import with_parameters
 from scfm.metrics import knn_accuracy
 from scfm.metrics.knn import scorable
 from scfm.model import FoundationModel, load
-from scfm.read import expand, open_counts
+from scfm.read import open_counts, paths_of
 from scfm.read.errors import of_file
 
 if TYPE_CHECKING:
@@ -104,9 +104,7 @@ def evaluate(
         msg = "models is empty: name the models to score."
         raise ValueError(msg)
     loaded = [model if isinstance(model, FoundationModel) else load(model) for model in listed]
-    found = expand([files] if isinstance(files, str | Path) else list(files))
-    paths = found if isinstance(found, list) else [found]
-    cells = {Path(str(path)).stem: _labelled(path, labels_key, layer) for path in paths}
+    cells = {Path(str(path)).stem: _labelled(path, labels_key, layer) for path in paths_of(files)}
     embeddings: dict[str, Any] = {}
     for model in loaded:
         embeddings[model.card.id] = model
@@ -147,14 +145,19 @@ def _labelled(path: str | Path, labels_key: str, layer: str | None) -> tuple[Ann
 
 
 def _with_random_weights(model: FoundationModel, seed: int) -> FoundationModel:
-    """The same model before any training."""
+    """The same model before any training; vectors of proteins, which it is given, stay."""
     import torch
+
+    from scfm.nn.gene_rows import GENE_VECTORS
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         fresh = type(model)(model.card, model.vocabulary, {})
         tensors = fresh.published_tensors(fresh.training_network())
-    return type(model)(model.card, model.vocabulary, {name: tensor.clone() for name, tensor in tensors.items()})
+    tensors = {
+        name: model.tensors[name] if name == GENE_VECTORS else tensor.clone() for name, tensor in tensors.items()
+    }
+    return type(model)(model.card, model.vocabulary, tensors)
 
 
 def _components(adata: AnnData) -> NDArray[np.float32]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from scfm._checks import check_memory
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -34,13 +35,8 @@ class GeneEffects:
     """
 
     def __init__(self, tags: NDArray[np.int64], tokens: NDArray[np.int64]) -> None:
-        needed, there = ENTRY_BYTES * len(tags) * len(tokens), _memory()
-        if needed > there:
-            msg = (
-                f"gene_effects=True would take {needed / 2**30:.0f} GiB for {len(tags):,} perturbations and {len(tokens):,} "
-                f"genes; there are {there / 2**30:.0f} GiB. Name fewer genes=."
-            )
-            raise ValueError(msg)
+        what = f"gene_effects=True for {len(tags):,} perturbations and {len(tokens):,} genes"
+        check_memory(ENTRY_BYTES * len(tags) * len(tokens), what, "Name fewer genes=.")
         self.tags, self.tokens = tags, tokens
         self._sums = np.zeros((len(tags), len(tokens)))
         self._counts = np.zeros((len(tags), len(tokens)), np.int32)
@@ -60,10 +56,3 @@ class GeneEffects:
         means = (self._sums[seen] / counts).astype(np.float32)
         shape = self._counts.shape
         return sparse.csr_matrix((means, seen), shape=shape), sparse.csr_matrix((counts, seen), shape=shape)
-
-
-def _memory() -> float:
-    """Bytes of memory of the machine, as far as it tells."""
-    if not hasattr(os, "sysconf"):
-        return np.inf
-    return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))

@@ -113,7 +113,7 @@ def pretrain(
     folder = Path(run.out).expanduser()
     check_new(folder, parents=True, hint="remove it first")
     work = folder.with_name(f"{folder.name}.training")
-    with _at_work(work, dry_run=dry_run) as work, _quiet():
+    with _at_work(work, dry_run=dry_run) as work, _quiet(), _own_state():
         from scfm.train.plan import Plan
 
         vectors = None if gene_vectors is None or isinstance(gene_vectors, str | Path) else gene_vectors
@@ -185,6 +185,19 @@ def _quiet() -> Iterator[None]:
         finally:
             for one, level in zip(loggers, levels, strict=True):
                 one.setLevel(level)
+
+
+@contextmanager
+def _own_state() -> Iterator[None]:
+    """Leave the random numbers and the threads of torch as they were."""
+    import torch
+
+    threads = torch.get_num_threads()
+    with torch.random.fork_rng():
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
 
 
 def _check_same_run(path: Path, plan: Plan) -> None:

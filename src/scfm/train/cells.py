@@ -13,7 +13,7 @@ from scipy import sparse
 from scfm._text import some
 from scfm._types import CountBlock
 from scfm.batch.shuffle import RANGE_ROWS
-from scfm.read import JoinedSource, expand
+from scfm.read import JoinedSource, paths_of
 from scfm.read.errors import of_file
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
-    from scfm.genes import GeneMap, Vocabulary
+    from scfm.genes import GeneMap, MatchReport, Vocabulary
     from scfm.read import CountSource
 
 __all__ = ["Corpus", "Draws", "Stream", "joined_blocks", "taken"]
@@ -117,8 +117,7 @@ class Corpus:
         match: Callable[[pd.DataFrame], GeneMap],
         open_file: Callable[[str], CountSource],
     ) -> None:
-        found = expand(list(files))
-        paths = found if isinstance(found, list) else [found]
+        paths = paths_of(files)
         self.names = [Path(str(path)).stem for path in paths]
         """Names of the files, without suffix."""
         repeated = sorted({name for name in self.names if self.names.count(name) > 1})
@@ -128,6 +127,8 @@ class Corpus:
         self.n_genes = len(vocabulary.genes)
         self.panels = np.zeros((len(paths), self.n_genes), bool)
         """Genes of the vocabulary that each file has."""
+        self.reports: list[MatchReport] = []
+        """How the genes of each file met the vocabulary."""
         self._columns: list[NDArray[np.int32]] = []
         self._sums: list[bool] = []
         place = np.full(vocabulary.size, -1, np.int32)
@@ -142,6 +143,7 @@ class Corpus:
             self.panels[len(self._columns), columns[columns >= 0]] = True
             self._columns.append(columns)
             self._sums.append(genes.report.merged > 0)
+            self.reports.append(genes.report)
 
         self.files = JoinedSource(paths, learn, open_file)
         self.files.close()

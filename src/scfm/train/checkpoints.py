@@ -17,7 +17,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from scfm._paths import atomic, check_room
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 __all__ = ["WholeCheckpoints", "curves", "keepers", "loggers", "newest"]
 
@@ -58,12 +58,12 @@ def _tensors(value: Any) -> Iterator[torch.Tensor]:
             yield from _tensors(part)
 
 
-def keepers(folder: Path, every: int, *, judged: bool) -> list[Callback]:
-    """Keep the newest checkpoint and, where there are cells that judge, the best."""
+def keepers(folder: Path, every: int, judged: Sequence[str]) -> list[Callback]:
+    """Keep the newest checkpoint and, where there are cells that judge, the best by the first set of them."""
     newest = ModelCheckpoint(folder, f"{NEWEST}-{{step}}", save_top_k=1, every_n_train_steps=every)
     if not judged:
         return [newest]
-    best = ModelCheckpoint(folder, f"{BEST}-{{step}}", monitor="validation/loss", mode="min", save_top_k=1)
+    best = ModelCheckpoint(folder, f"{BEST}-{{step}}", monitor=f"{judged[0]}/loss", mode="min", save_top_k=1)
     return [newest, best]
 
 

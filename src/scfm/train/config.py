@@ -9,16 +9,10 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from scfm._checks import check_least
+from scfm._checks import check_least, check_share
 from scfm.train.views import Views
 
 __all__ = ["Pretraining", "differences", "plain", "read_config"]
-
-
-def _check_share(name: str, value: float, *, above: bool = False) -> None:
-    if not (0 < value <= 1 if above else 0 <= value <= 1):
-        msg = f"{name} must be {'above 0 and at most' if above else 'between 0 and'} 1, got {value}."
-        raise ValueError(msg)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +45,7 @@ class Genes:
 
     def __post_init__(self) -> None:
         check_least("genes.min_cells", self.min_cells)
-        _check_share("genes.min_share", self.min_share)
+        check_share("genes.min_share", self.min_share)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +75,7 @@ class Sampling:
     memory_gb: float = 4.0
 
     def __post_init__(self) -> None:
-        _check_share("sampling.power", self.power)
+        check_share("sampling.power", self.power)
         check_least("sampling.batch_cells", self.batch_cells)
         check_least("sampling.cells_per_file", self.cells_per_file)
         check_least("sampling.batch_tokens", self.batch_tokens)
@@ -140,7 +134,7 @@ class Optimiser:
             if getattr(self, name) < 0:
                 msg = f"optimiser.{name} must not be negative, got {getattr(self, name)}."
                 raise ValueError(msg)
-        _check_share("optimiser.final", self.final)
+        check_share("optimiser.final", self.final)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -329,7 +323,9 @@ def _read_yaml(path: Path) -> Any:
     import yaml
 
     if not path.is_file():
-        msg = f"There is no file {path}; config= takes a YAML file, such as docs/examples/pretrain.yaml."
+        msg = (
+            f"There is no file {path}; config= takes a YAML file, whose keys help(scfm.train.config.Pretraining) lists."
+        )
         raise FileNotFoundError(msg)
     try:
         return yaml.safe_load(path.read_text(encoding="utf-8")) or {}

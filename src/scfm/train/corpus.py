@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from scfm._checks import check_least
+from scfm._checks import check_least, check_share, typed
 from scfm.batch.shuffle import RANGE_ROWS
 from scfm.genes import Vocabulary, align, union_of
-from scfm.read import JoinedSource, expand, open_counts
+from scfm.read import JoinedSource, open_counts, paths_of
 from scfm.train.cells import Corpus
 from scfm.train.medians import GeneMedians
 
@@ -29,8 +29,9 @@ AT_ONCE = 4 * RANGE_ROWS
 """Cells in memory together."""
 
 
+@typed
 def corpus_vocabulary(
-    files: Sequence[str | Path],
+    files: str | Path | Sequence[str | Path],
     special_tokens: Sequence[str] = (),
     *,
     names: Vocabulary | None = None,
@@ -90,9 +91,10 @@ def corpus_vocabulary(
     """
     for name, value in (("min_cells", min_cells), ("min_sources", min_sources)):
         check_least(name, value)
+    check_share("min_share", min_share)
+    check_share("power", power)
     open_file = partial(open_counts, layer=layer)
-    found = expand(list(files))
-    paths = found if isinstance(found, list) else [found]
+    paths = paths_of(files)
     with JoinedSource(paths, lambda source: source.var, open_file) as opened:
         everything = union_of(opened.facts, names=names, gene_key=gene_key, species=species)
     corpus = Corpus(paths, everything, partial(align, vocabulary=everything, gene_key=gene_key), open_file)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from functools import partial
@@ -12,7 +13,9 @@ from lightning import LightningModule
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from scfm._settings import settings
 from scfm.train.objective import Outputs
+from scfm.train.start import set_gene_vectors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -22,8 +25,14 @@ if TYPE_CHECKING:
     from scfm.model.recipe import RunOptions
     from scfm.train.config import Pretraining
     from scfm.train.objective import Objective, Term, TrainingBatch
+    from scfm.train.start import Vectors
 
 __all__ = ["PretrainingModule"]
+
+logger = logging.getLogger("scfm")
+
+SECONDS = 30
+"""Between two lines of the log."""
 
 
 class PretrainingModule(LightningModule):
@@ -46,6 +55,8 @@ class PretrainingModule(LightningModule):
         Optimiser, schedule and seed.
     cell_types
         Names of the labels of cells.
+    vectors
+        Genes and the vectors from which theirs start.
     """
 
     def __init__(
@@ -56,12 +67,15 @@ class PretrainingModule(LightningModule):
         weights: Mapping[str, float],
         config: Pretraining,
         cell_types: Sequence[str] = (),
+        vectors: Vectors | None = None,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.recipe, self.options, self.config, self.weights = model, options, config, weights
         torch.manual_seed(config.seed)
         self.network = model.training_network()
+        if vectors is not None:
+            set_gene_vectors(self.network, model.vocabulary, *vectors)
         for objective in objectives.values():
             objective.build(model, self.network, cell_types)
         self.objectives = nn.ModuleDict(objectives)
@@ -70,6 +84,7 @@ class PretrainingModule(LightningModule):
                 layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
         self._judged: dict[str, Tensor] = {}
         self._began: float | None = None
+        self._said = 0.0
 
     def forward(self, batch: TrainingBatch) -> dict[str, Term]:
         """The terms of all objectives that have something to predict in a batch."""
@@ -203,6 +218,15 @@ class PretrainingModule(LightningModule):
         rates = {"learning_rate": schedule.get_last_lr()[-1], "tokens_per_second": n_tokens / max(now - since, 1e-9)}
         self._log_losses("train", losses)
         self.log_dict({**{f"train/{name}": value for name, value in metrics.items()}, **rates}, batch_size=1)
+        self._say(now, losses, n_tokens / max(now - since, 1e-9))
+
+    def _say(self, now: float, losses: Tensor, speed: float) -> None:
+        """A line now and then, where there is no bar."""
+        if self.trainer.progress_bar_callback is not None or settings.progress is False or now - self._said < SECONDS:
+            return
+        self._said = now
+        each = ", ".join(f"{name} {loss:.3f}" for name, loss in zip(self.objectives, losses.tolist(), strict=True))
+        logger.info("step %d of %d: %s; %.0f tokens/s", self.global_step, self.config.steps, each, speed)
 
     def _log_losses(self, name: str, losses: Tensor) -> None:
         each = dict(zip(self.objectives, losses, strict=True))

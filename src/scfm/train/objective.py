@@ -69,6 +69,8 @@ class Objective(nn.Module, ABC):
 
     n_views: ClassVar[int] = 1
     """Views of a cell that the loss compares."""
+    changes_views: ClassVar[bool] = False
+    """Whether the views are to differ in depth and genes, unless the run says otherwise."""
     masks: ClassVar[bool] = False
     """Whether the loss reads masked tokens."""
 

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-import pandas as pd
 import torch
 from lightning import Trainer
 
 from scfm._lock import hold
 from scfm._paths import atomic
 from scfm._settings import settings
+from scfm.genes import GeneMap
 from scfm.model.arguments import Arguments
 from scfm.train.cells import Corpus, Draws, Stream
 from scfm.train.checkpoints import WholeCheckpoints, curves, keepers, loggers, newest
@@ -28,7 +28,7 @@ from scfm.train.module import PretrainingModule
 from scfm.train.objectives import OBJECTIVES
 from scfm.train.rank_start import projecting_tensors
 from scfm.train.result import write_result
-from scfm.train.start import read_vectors, set_gene_vectors, starting_model
+from scfm.train.start import read_vectors, starting_model
 from scfm.train.steps import Steps
 from scfm.train.views import Views
 from scfm.weights.tensors import open_tensors, save_tensors
@@ -36,12 +36,14 @@ from scfm.weights.tensors import open_tensors, save_tensors
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import pandas as pd
     from numpy.typing import NDArray
 
     from scfm.model import FoundationModel
     from scfm.model.recipe import RunOptions
     from scfm.train.config import Pretraining
     from scfm.train.objective import Objective
+    from scfm.train.start import Vectors
 
 __all__ = ["Plan"]
 
@@ -72,8 +74,9 @@ class Plan:
         objectives, weights = _objectives(run)
         n_views = max(objective.n_views for objective in objectives.values())
         work.mkdir(parents=True, exist_ok=True)
+        read = _vectors(run, vectors)
         with hold(work / "start.lock"):
-            model = starting_model(run, work / "start", run.name or out.name)
+            model = starting_model(run, work / "start", run.name or out.name, read)
         arguments = Arguments(layer=run.layer, gene_key=run.gene_key, pooling=run.pooling, max_tokens=run.max_tokens)
         options = arguments.resolved(model)
         match = partial(model.match, gene_key=run.gene_key, options=options)
@@ -85,9 +88,9 @@ class Plan:
             corpus,
             Draws(streams, run.sampling.power, run.sampling.cells_per_file, run.seed),
             model.vocabulary,
-            _encoder(model, options),
+            _encoder(model, corpus, options),
             n_views,
-            run.views or (Views() if n_views > 1 else None),
+            run.views or (Views() if any(one.changes_views for one in objectives.values()) else None),
             Masking(model.vocabulary, **run.masking) if masks else None,
             run.sampling.batch_cells,
             run.sampling.batch_tokens,
@@ -98,17 +101,10 @@ class Plan:
         torch.set_num_threads(run.machine.threads or settings.threads)
         if run.start == "projection":
             model = _projected(model, steps, options, run, work / "start.safetensors")
-        module = PretrainingModule(model, options, objectives, weights, run, cell_types)
+        module = PretrainingModule(model, options, objectives, weights, run, cell_types, read)
         type(model)(
             model.card, model.vocabulary, module.published_tensors()
         ).validate_weights()  # as what is written will be
-        if vectors is not None or run.gene_vectors is not None:
-            genes, values = (
-                (vectors.index.astype(str).tolist(), vectors.to_numpy())
-                if vectors is not None
-                else read_vectors(Path(str(run.gene_vectors)).expanduser())
-            )
-            set_gene_vectors(module.network, model.vocabulary, genes, values)
         return cls(run, out, work, model, corpus, module, CellData(steps, run.steps, held_out), steps)
 
     @property
@@ -123,7 +119,7 @@ class Plan:
         last = newest(checkpoints)
         if last is not None:
             logger.info("going on from %s", last)
-        judged = bool(self.data.judged)
+        judged = self.data.judged
         strategy = (
             "ddp_find_unused_parameters_true"
             if machine.devices > 1 and machine.strategy == "auto"
@@ -137,7 +133,7 @@ class Plan:
             max_steps=self.run.steps,
             max_epochs=-1,
             logger=loggers(logs, last),
-            callbacks=keepers(checkpoints, min(self.run.checkpoint_every, self.run.steps), judged=judged),
+            callbacks=keepers(checkpoints, min(self.run.checkpoint_every, self.run.steps), judged),
             plugins=[WholeCheckpoints()],
             limit_val_batches=1.0 if judged else 0,
             val_check_interval=min(self.run.validation.every, self.run.steps) if judged else None,
@@ -181,6 +177,12 @@ class Plan:
             "seconds": float(np.mean(times[1:]) * self.run.steps),
             "bytes": peak + 8 * n_parameters,  # the moments of the optimiser
         }
+
+
+def _vectors(run: Pretraining, given: pd.DataFrame | None) -> Vectors | None:
+    if given is not None:
+        return given.index.astype(str).tolist(), given.to_numpy()
+    return None if run.gene_vectors is None else read_vectors(Path(run.gene_vectors).expanduser())
 
 
 def _objectives(run: Pretraining) -> tuple[dict[str, Objective], dict[str, float]]:
@@ -257,11 +259,10 @@ def _held_cells(run: Pretraining, corpus: Corpus, numbers: Sequence[int]) -> dic
     return {number: held[number] for number in numbers}
 
 
-def _encoder(model: FoundationModel, options: RunOptions) -> Any:
+def _encoder(model: FoundationModel, corpus: Corpus, options: RunOptions) -> Any:
     """The step from counts by the position of genes in the vocabulary to tokens."""
-    genes = model.match(pd.DataFrame(index=model.vocabulary.genes), "index", options)
     source: Any = _NoAnnotation()
-    return model.encoder(source, genes, options)
+    return model.encoder(source, GeneMap(model.vocabulary.tokens, corpus.reports[0], sums=False), options)
 
 
 class _NoAnnotation:

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from scfm._checks import check_least, typed
+from scfm._checks import check_least, check_share, typed
 from scfm.genes import align
-from scfm.read import JoinedSource, expand, open_counts
+from scfm.read import JoinedSource, open_counts, paths_of
 from scfm.read.errors import of_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
     from anndata import AnnData
     from numpy.typing import NDArray
@@ -133,7 +133,8 @@ def linear_projection(
     Raises
     ------
     ValueError
-        If a file has no cells or no gene of the vocabulary, or there are fewer genes or cells than features.
+        If a file has no cells or no gene of the vocabulary, there are fewer genes or cells than features, or a number is
+        out of bounds.
     TypeError, KeyError, OSError
         As :func:`scfm.tl.embed`, if a file cannot be read.
 
@@ -151,8 +152,8 @@ def linear_projection(
     """
     check_least("n_features", n_features)
     check_least("n_iter", n_iter, 0)
-    paths = expand([files] if isinstance(files, str | Path) else list(files))
-    cells = _Cells(paths if isinstance(paths, list) else [paths], vocabulary, layer, gene_key)
+    check_share("power", power)
+    cells = _Cells(paths_of(files), vocabulary, layer, gene_key)
     n_genes = len(vocabulary.genes)
     if n_features > min(n_genes, cells.n_obs):
         msg = f"n_features={n_features} is more than there are genes ({n_genes:,}) or cells ({cells.n_obs:,}); ask for fewer."

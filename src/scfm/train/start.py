@@ -15,7 +15,7 @@ from scfm.genes import Vocabulary
 from scfm.model import load, load_recipe
 from scfm.model.recipe import NO_WEIGHTS
 from scfm.model.registry import families_with, family_class
-from scfm.read import expand
+from scfm.read import paths_of
 from scfm.train.corpus import corpus_vocabulary
 from scfm.weights.card import ModelCard
 from scfm.weights.gene_vectors import read_gene_vectors
@@ -29,10 +29,13 @@ if TYPE_CHECKING:
     from scfm.model import FoundationModel
     from scfm.train.config import Pretraining
 
+    Vectors = tuple[Sequence[str], NDArray[np.floating[Any]]]
+    """Ids of genes, and a vector of each."""
+
 __all__ = ["read_vectors", "set_gene_vectors", "starting_model"]
 
 
-def starting_model(run: Pretraining, folder: Path, name: str) -> FoundationModel:
+def starting_model(run: Pretraining, folder: Path, name: str, vectors: Vectors | None = None) -> FoundationModel:
     """The model with its vocabulary and the weights that training starts from, if any.
 
     Parameters
@@ -43,6 +46,8 @@ def starting_model(run: Pretraining, folder: Path, name: str) -> FoundationModel
         Keeps the vocabulary of the run, which is made of the corpus once.
     name
         Name of the model.
+    vectors
+        Genes and their vectors, whose length is a size of some networks.
 
     Raises
     ------
@@ -75,7 +80,10 @@ def starting_model(run: Pretraining, folder: Path, name: str) -> FoundationModel
     kept = ModelCard.read(folder)
     vocabulary = Vocabulary.read(folder, special_tokens=kept.special_tokens, species=kept.species)
     if base is None:
-        card = cls.new_card(name, {**cls.initial_architecture, **run.architecture}, vocabulary)
+        sizes = {**cls.initial_architecture, **run.architecture}
+        if "gene_vector_size" in sizes and vectors is not None:
+            sizes["gene_vector_size"] = vectors[1].shape[1]
+        card = cls.new_card(name, sizes, vocabulary)
         model = cls(card, vocabulary, NO_WEIGHTS)
         known = {one.name for one in fields(model.config_class)}
     else:
@@ -124,10 +132,7 @@ def _vocabulary(run: Pretraining, cls: type[FoundationModel], base: FoundationMo
 
 def _of_corpus(run: Pretraining, tokens: Sequence[str], names: Vocabulary | None = None) -> Vocabulary:
     """Genes of the files that are trained on."""
-    found = expand(list(run.files))
-    paths = [
-        path for path in (found if isinstance(found, list) else [found]) if Path(path).stem not in run.validation.files
-    ]
+    paths = [path for path in paths_of(run.files) if Path(path).stem not in run.validation.files]
     if run.genes.names is not None:
         names = load_recipe(run.genes.names).vocabulary
     genes = run.genes
@@ -265,9 +270,10 @@ def set_gene_vectors(
     """
     import torch
 
-    table = getattr(getattr(network, "word_embeddings", None), "weight", None)
+    table = getattr(network, "gene_vectors", None)
+    table = getattr(getattr(network, "word_embeddings", None), "weight", table)
     if table is None:
-        msg = f"gene_vectors: a {type(network).__name__} has no vectors of genes that are trained."
+        msg = f"gene_vectors: a {type(network).__name__} has no vectors of genes."
         raise TypeError(msg)
     if vectors.shape[1] != table.shape[1]:
         msg = f"gene_vectors has {vectors.shape[1]} features, the model {table.shape[1]}: make both the same."

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scfm._checks import check_least
+from scfm._checks import check_least, check_share
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -55,7 +55,7 @@ class Views:
     ------
     ValueError
         If a share is not between 0 and 1, ``least_depth`` not above 0 and at most 1, or a number below 1; on calling, if
-        the source has a count that is negative or not finite.
+        the source has a count that is negative or not finite, or ``foreign`` has no panels.
 
     Examples
     --------
@@ -80,14 +80,10 @@ class Views:
 
     def __post_init__(self) -> None:
         for name in ("thinned", "cut", "foreign", "disjoint"):
-            if not 0 <= getattr(self, name) <= 1:
-                msg = f"{name}={getattr(self, name)!r} is a share of the cells; it must be between 0 and 1."
-                raise ValueError(msg)
-        if not 0 < self.least_depth <= 1:
-            msg = f"least_depth={self.least_depth!r} is the smallest share of the molecules; it must be above 0 and at most 1."
-            raise ValueError(msg)
+            check_share(name, getattr(self, name))
+        check_share("least_depth", self.least_depth, above=True)
         if self.efficiency < 0:
-            msg = f"efficiency={self.efficiency!r} is a standard deviation; it must not be negative."
+            msg = f"efficiency must not be negative, got {self.efficiency!r}."
             raise ValueError(msg)
         for name in ("least_genes", "cells_per_panel", "least_expressed"):
             check_least(name, getattr(self, name))
@@ -120,6 +116,9 @@ class Views:
         -------
         Block of the same cells in the same order, with the totals of the view.
         """
+        if self.foreign and panels is None:
+            msg = f"foreign={self.foreign} cuts cells to the genes of other sources, which panels= has to name."
+            raise ValueError(msg)
         n = block.n_cells
         row, token = np.repeat(np.arange(n), np.diff(block.indptr)), genes[block.indices]
         depths = np.where(rng.random(n) < self.thinned, self.least_depth ** rng.random(n), 1.0)
@@ -153,7 +152,7 @@ class Views:
         measured[genes[genes >= 0]] = True
         allowed = np.tile(measured, (n, 1))
         foreign = np.flatnonzero(rng.random(n) < self.foreign)
-        if len(foreign) and panels is not None:
+        if panels is not None:
             known = panels[rng.integers(len(panels), size=len(foreign)), : len(measured)]
             allowed[foreign, : known.shape[1]] &= known
             allowed[foreign, known.shape[1] :] = False

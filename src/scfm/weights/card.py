@@ -14,7 +14,7 @@ from scfm._paths import read_json
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["CARD_FILE", "ModelCard", "read_cards"]
+__all__ = ["CARD_FILE", "ModelCard", "check_plain", "read_cards"]
 
 CARD_FILE = "card.json"
 CARD_FORMAT = 1
@@ -30,6 +30,16 @@ _PLAIN = {
     }.items()
 }
 """What paths and addresses are made of: no part of one can lead anywhere else."""
+
+
+def check_plain(name: str, part: str) -> None:
+    """Raise a ValueError if a revision, a source or a path in it holds more than plain characters."""
+    if not _PLAIN[name].fullmatch(part):
+        msg = (
+            f"{name}={reprlib.repr(part)} cannot be part of a path or an address: expected letters, digits and any "
+            "of ._+- in parts between '/', each of which starts with a letter or digit."
+        )
+        raise ValueError(msg)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,15 +104,10 @@ class ModelCard:
     """Hash of the ``vocabulary.tsv`` and ``aliases.tsv`` beside a ``card.json``, one after the other."""
 
     def __post_init__(self) -> None:
-        for name, pattern in _PLAIN.items():
+        for name in _PLAIN:
             value = getattr(self, name)
             for part in [value] if isinstance(value, str) else value or ():
-                if not pattern.fullmatch(part):
-                    msg = (
-                        f"{name}={reprlib.repr(part)} cannot be part of a path or an address: expected letters, digits and any "
-                        "of ._+- in parts between '/', each of which starts with a letter or digit."
-                    )
-                    raise ValueError(msg)
+                check_plain(name, part)
         if not (self.id.isprintable() and 0 < len(self.id) <= MAX_ID) or self.id[0] == "." or set(self.id) & {*"/\\"}:
             msg = f"id={reprlib.repr(self.id)} cannot be the name of a folder: expected 1 to {MAX_ID} printable characters without slashes, and no dot first."
             raise ValueError(msg)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from scfm._paths import atomic, link_or_copy
 from scfm.weights.partial import disk_errors, partial_path
@@ -45,7 +45,7 @@ def _cached(hub: HubPlace) -> Path | None:
     """Path of the file in the cache, if any tool has downloaded it."""
     from huggingface_hub import try_to_load_from_cache
 
-    found = try_to_load_from_cache(hub.repository, hub.path, revision=hub.revision)
+    found = try_to_load_from_cache(hub.repository, hub.path, revision=hub.revision, repo_type=hub.kind)
     return Path(found) if isinstance(found, str) else None
 
 
@@ -61,8 +61,8 @@ def _fetched(hub: HubPlace, url: str, progress: bool | None) -> Path | None:
             disable_progress_bars()
         if get_hf_file_metadata(url, token=token).commit_hash is None:
             return None
-        found = hf_hub_download(hub.repository, hub.path, revision=hub.revision, endpoint=hub.endpoint, token=token)
-        return Path(found)
+        place: dict[str, Any] = {"revision": hub.revision, "repo_type": hub.kind, "endpoint": hub.endpoint}
+        return Path(str(hf_hub_download(hub.repository, hub.path, token=token, **place)))
     except Exception as error:  # noqa: BLE001  (the HTTP library depends on the release)
         logger.info("%s: huggingface_hub failed (%s); downloading without it.", hub.path, type(error).__name__)
         return None

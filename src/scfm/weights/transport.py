@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from time import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 from urllib.parse import quote, urljoin, urlsplit
 
 import requests
@@ -27,6 +27,7 @@ __all__ = [
     "ask",
     "cause",
     "check_status",
+    "hub_file",
     "iter_chunks",
     "send",
 ]
@@ -38,6 +39,8 @@ CHUNK = 2**20
 
 REDIRECTS = (301, 302, 303, 307, 308)
 TRANSIENT = (429, 500, 502, 503, 504)
+HUB_HOSTS = (".huggingface.co", ".hf.co", ".xethub.hf.co")
+"""Where the Hugging Face hub keeps its files."""
 HTML = ("text/html", "application/xhtml+xml")
 HOST = re.compile(r"[a-z0-9._:-]+")
 DIGITS = re.compile(r"\d{1,18}", re.ASCII)
@@ -50,6 +53,13 @@ class HubPlace(NamedTuple):
     revision: str | None
     path: str
     endpoint: str
+    kind: Literal["model", "dataset"] = "model"
+
+    @property
+    def url(self) -> str:
+        """Address of the file."""
+        base = self.endpoint if self.kind == "model" else f"{self.endpoint}/{self.kind}s"
+        return f"{base}/{self.repository}/resolve/{self.revision or 'main'}/{self.path}"
 
 
 @dataclass(frozen=True)
@@ -76,6 +86,11 @@ class RemoteFile:
         if self.sha256 is not None and not re.fullmatch("[0-9a-f]{64}", self.sha256):
             msg = f"The sha256 of {self.url} is {self.sha256!r}; expected 64 hexadecimal digits in lower case."
             raise ValueError(msg)
+
+
+def hub_file(place: HubPlace, sha256: str | None) -> RemoteFile:
+    """A file of the hub, whose large files are on other hosts."""
+    return RemoteFile(place.url, sha256 or None, HUB_HOSTS, place)
 
 
 class RetryableError(Exception):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -103,6 +104,11 @@ def test_tables_of_the_ontology(trained: tuple[ScCelloNetwork, ScCello]) -> None
 
 def build(network: torch.nn.Module, cell_types: list[str], **options: Any) -> None:
     ScCello(**options).build(SimpleNamespace(config=CONFIG), network, cell_types)  # type: ignore[arg-type]
+
+
+def test_two_equal_passes_are_warned_about() -> None:
+    with pytest.warns(UserWarning, match="differ by their dropout, which is 0 here: set architecture.dropout"):
+        build(ScCelloNetwork(replace(CONFIG, dropout=0.0)), TYPES)
 
 
 def test_what_does_not_fit() -> None:

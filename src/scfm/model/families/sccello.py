@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from scfm.encode import VocabularyDepth
 from scfm.genes import align, match_exact
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from scfm.model.recipe import RunOptions
     from scfm.nn import ScCelloConfig, ScCelloNetwork
     from scfm.read import CountSource
+    from scfm.tasks.predict_genes import Predictor
 
 __all__ = ["ASSAYS", "ScCello", "ScCelloOptions"]
 
@@ -90,6 +91,7 @@ class ScCello(RankBert):
         "max_positions": 2048,
         "type_vocab_size": 1,
         "tau": 0.01,
+        "dropout": 0.02,
     }
     initial_tokens = ("<pad>", "<mask>", "<cls>")
 
@@ -166,6 +168,24 @@ class ScCello(RankBert):
     def published_tensors(self, network: torch.nn.Module) -> dict[str, torch.Tensor]:
         """Weights of the encoder and the projections."""
         return network.published()  # type: ignore[operator]
+
+    def predictor(self, options: RunOptions, device: torch.device, dtype: torch.dtype) -> Predictor:
+        """Softmax of cosines over the temperature: of projected states and projected word embeddings, as in training."""
+        import torch
+
+        from scfm.nn import cell_representation, gene_head
+
+        head, tau = (
+            gene_head(self.config, self.tensors).to(device=device, dtype=dtype).eval(),
+            cast("ScCelloConfig", self.config).tau,
+        )
+
+        def predict(network: torch.nn.Module, states: torch.Tensor) -> torch.Tensor:
+            words = cast("ScCelloNetwork", network).word_embeddings.weight
+            genes, found = (cell_representation(head(x), tau) for x in (words, states))
+            return torch.log_softmax(found @ genes.T, dim=-1)
+
+        return predict
 
     def pool(
         self, network: torch.nn.Module, hidden: torch.Tensor, lengths: NDArray[np.int64], pooling: str

@@ -51,6 +51,7 @@ class Contrastive(Objective):
     """
 
     n_views: ClassVar[int] = 2
+    changes_views: ClassVar[bool] = True
 
     def __init__(
         self, temperature: float = 0.1, projection: int = 0, negatives: Literal["all", "source"] = "all"

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from scfm._warn import warn
 from scfm.nn import (
     CellTypeCoherenceLoss,
     MaskedGeneLoss,
@@ -64,6 +65,8 @@ class ScCello(Objective):
     def build(self, model: FoundationModel, network: nn.Module, cell_types: Sequence[str] = ()) -> None:
         """Make prototypes of the cell types and the tables of the ontology; they start anew, for labels differ.
 
+        Warns if the network has no dropout.
+
         Raises
         ------
         TypeError
@@ -77,6 +80,11 @@ class ScCello(Objective):
         if not cell_types:
             msg = "The objective sccello needs cell types: name the column of obs that holds them by labels_key."
             raise ValueError(msg)
+        if not network.config.dropout:
+            warn(
+                "The objective sccello compares two passes of a cell that differ by their dropout, which is 0 here: set "
+                "architecture.dropout, published as 0.02, or views."
+            )
         known = bundled() if self.ontology is None else read_ontology(self.ontology)
         terms = known.resolve(cell_types)
         config = model.config

@@ -63,7 +63,7 @@ class Scorer:
         with torch.device("meta"):
             heads = TranscriptFormerHeads(replace(config, vocab_size=n_genes))
         heads.load_published(model.tensors)
-        self._heads = heads.to(device=device, dtype=dtype).eval()
+        self.heads = heads.to(device=device, dtype=dtype).eval()
         self._n_tokens, self._n_genes = config.vocab_size, n_genes
         self._max_genes = model.max_genes(options)
         self._clip = float(options.family.clip_counts or 0)
@@ -97,14 +97,14 @@ class Scorer:
         self._check_known(genes)
         states = hidden[(at - 1).to(device)]
         own = cast("Network", network).gene_states(genes)
-        expected = self._heads.expected_counts(states, genes.to(device), own, counted, lengths)
+        expected = self.heads.expected_counts(states, genes.to(device), own, counted, lengths)
         if self.upstream:  # the last place of a full cell counts as the end of the sequence
             last = torch.from_numpy(np.cumsum(lengths)[np.asarray(lengths) == self._max_genes] - 1)
             genes[last], counted[last.to(device)] = self._end, 1.0
         return GeneScores(
             expected,
-            self._heads.count_log_likelihood(expected, counted, self._clip),
-            self._heads.gene_log_likelihood(states, genes.to(device)),
+            self.heads.count_log_likelihood(expected, counted, self._clip),
+            self.heads.gene_log_likelihood(states, genes.to(device)),
         ), lengths
 
     def _is_gene(self, batch: TokenBatch) -> NDArray[np.bool_]:
