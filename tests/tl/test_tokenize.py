@@ -14,6 +14,7 @@ import pytest
 
 import scfm
 from scfm.cli import main
+from scfm.read import open_tokenized
 from scfm.testing import write_geneformer, write_sccello, write_transcriptformer
 
 if TYPE_CHECKING:
@@ -136,6 +137,15 @@ def test_a_wrong_call_leaves_nothing(kind: str, tmp_path: Path) -> None:
     with pytest.raises(error, match=match):
         scfm.tl.tokenize(**given | {"model": model, "out": tmp_path / given["out"]})
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("name", ["a.dataset", "a.arrow", "a.parquet"])
+def test_a_dataset_is_overwritten(name: str, tmp_path: Path) -> None:
+    model, adata = write_geneformer(tmp_path / "m", n_genes=N_GENES), cells()
+    path = scfm.tl.tokenize(adata[:2].copy(), model, tmp_path / name)
+    assert scfm.tl.tokenize(adata, model, tmp_path / name, overwrite=True) == path
+    with open_tokenized(path) as source:
+        assert source.n_obs == N_OBS
 
 
 def test_a_model_that_reads_counts(tmp_path: Path) -> None:
