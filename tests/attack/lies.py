@@ -8,30 +8,23 @@ import os
 import zlib
 from functools import partial
 from itertools import product
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import anndata as ad
 import h5py
 import numpy as np
-import pandas as pd
 from h5py import h5d, h5p, h5s
-from scipy import sparse
 
 import scfm
 from scfm.testing import write_geneformer
 
 from .. import test_malicious as weights
 from .. import test_malicious_files as files
-from ..fuzz_sources import write_small, write_tables
-from ..read.foreign import write_loom, write_mtx, write_tenx
+from ..fuzz_sources import CANARY, COUNTS, NUMBER, write_counts, write_small, write_table, write_tables
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
-CANARY, NUMBER = "canary-7f3a91", 8_675_309
-"""What is in files of others, and must never be in a result."""
-N_OBS, N_VARS = 30, 12
 ODD: tuple[Any, ...] = (None, -1, 0, 2.5, 10**18, "../../x", "\x1b[31m\0", "x" * 10_000, [10**12, 10**12], [], "a/../b")
 """What attributes and metadata say."""
 
@@ -45,38 +38,11 @@ class Lie(NamedTuple):
     reader: str = "counts"
 
 
-def cells(foreign: bool) -> ad.AnnData:
-    rng, prefix = np.random.default_rng(0), CANARY if foreign else ""
-    x = sparse.csr_matrix(rng.poisson(1, (N_OBS, N_VARS)).astype(np.float32))
-    x.data[:] = NUMBER if foreign else x.data
-    obs = {"n": np.full(N_OBS, NUMBER if foreign else 1), "label": pd.Categorical([f"{prefix}a", "b"] * 15)}
-    var = {"gene_ids": [f"{prefix}ENSG{i:011d}" for i in range(N_VARS)], "feature_types": "Gene Expression"}
-    names = [[f"{prefix}{what}{i}" for i in range(n)] for what, n in (("cell", N_OBS), ("gene", N_VARS))]
-    return ad.AnnData(x, obs=pd.DataFrame(obs, names[0]), var=pd.DataFrame(var, names[1]))
-
-
-def zarr(version: int, path: Path, adata: ad.AnnData) -> None:
-    with ad.settings.override(zarr_write_format=version):
-        adata.write_zarr(path)
-
-
-WRITERS: dict[str, tuple[str, Callable[[Path, ad.AnnData], object]]] = {
-    "h5ad": ("a.h5ad", lambda path, adata: adata.write_h5ad(path)),
-    "10x h5": ("a.h5", write_tenx),
-    "loom": ("a.loom", write_loom),
-    "zarr 2": ("a.zarr", partial(zarr, 2)),
-    "zarr 3": ("a.zarr", partial(zarr, 3)),
-    "mtx": ("mtx", lambda path, adata: write_mtx(path, adata, version=2)),
-}
-
-
 def write_bases(top: Path) -> None:
     """Write an honest folder of each kind, and in ``other`` the same counts of somebody else."""
-    for (base, (name, write)), foreign in product(WRITERS.items(), (False, True)):
-        path = top / ("other" if foreign else "honest") / base / name
-        path.parent.mkdir(parents=True)
-        write(path, cells(foreign))
     honest = top / "honest"
+    write_counts(honest, "", 1)
+    write_counts(top / "other", CANARY, NUMBER)
     write_small(honest / "small")
     write_tables(honest / "tables")
     scfm.model.convert(write_geneformer(honest / "published", **files.SIZES), honest / "converted")
@@ -84,7 +50,7 @@ def write_bases(top: Path) -> None:
 
 def all_lies(top: Path, canary: Path) -> Iterator[Lie]:
     """Every lie about what :func:`write_bases` wrote."""
-    for base, (name, _) in WRITERS.items():
+    for base, (name, _) in COUNTS.items():
         honest, other = top / "honest" / base / name, top / "other" / base / name
         if name != "mtx":
             yield from (lies_in_zarr if honest.is_dir() else lies_in_h5)(base, honest, other)
@@ -170,16 +136,15 @@ IN_H5: dict[str, Callable[[h5py.File, str, Path], object]] = {
 }
 
 
+def said_in_h5(file: h5py.File, where: str, _: Path, name: str, value: Any) -> None:
+    del file[where].attrs[name]
+    if value is not None:
+        file[where].attrs[name] = value
+
+
 def in_h5(lie: Callable[[h5py.File, str, Path], object], name: str, other: Path, folder: Path) -> None:
     with h5py.File(next(folder.glob("a.*")), "r+") as file:
         lie(file, name, other)
-
-
-def attribute(where: str, name: str, value: Any, folder: Path) -> None:
-    with h5py.File(next(folder.glob("a.*")), "r+") as file:
-        del file[where].attrs[name]
-        if value is not None:
-            file[where].attrs[name] = value
 
 
 def lies_in_h5(base: str, path: Path, other: Path) -> Iterator[Lie]:
@@ -190,7 +155,8 @@ def lies_in_h5(base: str, path: Path, other: Path) -> Iterator[Lie]:
             for how, lie in (IN_H5 if getattr(element, "shape", ()) else LINKS).items():
                 yield Lie(base, f"{name}: {how}", partial(in_h5, lie, name, other))
             for key, value in product(element.attrs, ODD):
-                yield Lie(base, f"{name} says {key}={value!r:.20}", partial(attribute, name, key, value))
+                lie = partial(said_in_h5, name=key, value=value)
+                yield Lie(base, f"{name} says {key}={value!r:.20}", partial(in_h5, lie, name, other))
 
 
 # --- zarr
@@ -223,7 +189,7 @@ IN_FILES: dict[str, Callable[[Path, Path], object]] = {
     "link out": linked,
     "link to a folder": lambda path, other: linked(path, other.parent),
     "pipe": lambda path, other: (path.unlink(), os.mkfifo(path)),
-    "device": lambda path, other: linked(path, path.with_name("/dev/zero")),
+    "device": lambda path, other: linked(path, Path("/dev/zero")),
     "empty": lambda path, other: path.write_bytes(b""),
     "cut": lambda path, other: path.write_bytes(path.read_bytes()[:-3]),
     "longer": lambda path, other: path.write_bytes(path.read_bytes() + b"x" * 99),
@@ -246,27 +212,11 @@ def lies_in_zarr(base: str, path: Path, other: Path) -> Iterator[Lie]:
 # --- text, weights, tables
 
 HEAD = b"%%MatrixMarket matrix coordinate integer general\n"
-SIZES = (
-    b"1000000000000 30 5",
-    b"12 1000000000 5",
-    b"12 30 999999999999",
-    b"-1 30 5",
-    b"12 30",
-    b"1e9 30 5",
-    b"9" * 5000,
-)
-ENTRIES = (
-    b"1 1 99999999999999999999",
-    b"13 1 1",
-    b"0 1 1",
-    b"a b c",
-    b"1 1 nan",
-    b"1 " * 10**6,
-    b"1 1",
-    b"1 1 1.5",
-    b"",
-)
-LINES = (
+SIZES = "1000000000000 30 5|12 1000000000 5|12 30 999999999999|-1 30 5|12 30|1e9 30 5|0 0 1".split("|")
+ENTRIES = f"1 1 {'9' * 20}|13 1 1|0 1 1|a b c|1 1 nan|{'1 ' * 10**6}|1 1|1 1 1.5|".split("|")
+MATRICES = [HEAD + f"{size}\n1 1 1\n".encode() for size in SIZES]
+MATRICES += [HEAD + b"12 30 5\n" + f"{entry}\n".encode() * 5 for entry in ENTRIES]
+TEXTS = [
     b"",
     b"\0" * 99,
     b"\t" * 10**5,
@@ -276,8 +226,14 @@ LINES = (
     b"x\t1\n" * 10**5,
     b"\xff" * 99,
     b"g\t-1\n" * 9,
-)
+]
+FILES = (("converted", "card.json"), ("published", "config.json"))
 KEYS = ("id", "family", "architecture", "special_tokens", "revision", "weights_sha256", "hidden_size", "vocab_size")
+
+
+def packed(name: str, content: bytes, folder: Path) -> None:
+    (folder / name).unlink()
+    (folder / f"{name}.gz").write_bytes(content)
 
 
 def lies_in_text_and_weights(canary: Path) -> Iterator[Lie]:
@@ -287,33 +243,27 @@ def lies_in_text_and_weights(canary: Path) -> Iterator[Lie]:
     tensors = [content for content, _ in weights.TENSORS.values()]
     tensors += [how(attack) for how in (weights.zipped, weights.legacy) for attack in attacks.values()]
     archives = [gzip.compress(content, 1) for content, _ in files.ARCHIVES.values()]
-    matrices = [HEAD + b"%b\n1 1 1\n" % size for size in SIZES] + [
-        HEAD + b"12 30 5\n" + b"%b\n" % line * 5 for line in ENTRIES
-    ]
     bomb = gzip.compress(bytes(2**28))
     for base, reader, file, contents in (
         ("small", "dictionary", "token_dictionary.pkl", pickles),
         ("small", "pytorch", "pytorch_model.bin", tensors),
         ("small", "safetensors", "model.safetensors", weights.SAFETENSORS.values()),
         ("small", "unpack", "a.tar", archives),
-        ("mtx", "counts", "mtx/matrix.mtx", [*matrices, *LINES]),
-        ("mtx", "counts", "mtx/barcodes.tsv", LINES),
-        ("mtx", "counts", "mtx/genes.tsv", LINES),
-        ("converted", "model", "vocabulary.tsv", LINES),
-        ("converted", "model", "aliases.tsv", LINES),
+        ("mtx", "counts", "mtx/matrix.mtx", [*MATRICES, *TEXTS]),
+        ("mtx", "counts", "mtx/barcodes.tsv", TEXTS),
+        ("mtx", "counts", "mtx/genes.tsv", TEXTS),
+        ("converted", "model", "vocabulary.tsv", TEXTS),
+        ("converted", "model", "aliases.tsv", TEXTS),
     ):
         for number, content in enumerate(contents):
             yield Lie(base, f"{file}: {number}", lambda f, n=file, c=content: (f / n).write_bytes(c), reader)
         for how, change in IN_FILES.items():
             yield Lie(base, f"{file}: {how}", lambda f, n=file, c=change: c(f / n, canary), reader)
         if base == "mtx":
-            name = f"{file}.gz"
-            yield Lie(
-                base, f"{file}: bomb", lambda f, n=file, g=name: ((f / n).unlink(), (f / g).write_bytes(bomb)), reader
-            )
+            yield Lie(base, f"{file}: bomb", partial(packed, file, bomb), reader)
     for name, (base, file, key, value, _) in files.JSONS.items():
         yield Lie(base, f"{file}: {name}", files.within(file, key, value), "model")
-    for base, file, key, value in product(("converted", "published"), ("card.json", "config.json"), KEYS, ODD):
+    for (base, file), key, value in product(FILES, KEYS, ODD):
         yield Lie(base, f"{file} says {key}={value!r:.20}", partial(said, file, (key,), value), "model")
 
 
@@ -332,16 +282,4 @@ def lies_in_tables(canary: Path) -> Iterator[Lie]:
         for how, change in IN_FILES.items():
             yield Lie("tables", f"{suffix}: {how}", lambda f, s=suffix, c=change: c(f / f"cells.{s}", canary), suffix)
         for name, found in columns.items():
-            yield Lie("tables", f"{suffix}: {name}", partial(write_table, suffix, found), suffix)
-
-
-def write_table(suffix: str, columns: dict[str, Any], folder: Path) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet
-
-    table, path = pa.table(columns), folder / f"cells.{suffix}"
-    if suffix == "parquet":
-        pa.parquet.write_table(table, path)
-    else:
-        with pa.ipc.new_stream(path, table.schema) as stream:
-            stream.write_table(table)
+            yield Lie("tables", f"{suffix}: {name}", partial(write_table, f"cells.{suffix}", found), suffix)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
@@ -14,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from safetensors.torch import load_file, save_file
 
 import scfm
 from scfm.model.registry import card_of
 from scfm.run.store import ShardStore
 from scfm.testing import write_geneformer
 
+from .lies import said
 from .operations import N_OBS, THOROUGH, cells, model, store
 
 if TYPE_CHECKING:
@@ -29,35 +28,23 @@ if TYPE_CHECKING:
     from .conftest import Tally
 
 pytestmark = [pytest.mark.attack, pytest.mark.filterwarnings("ignore")]
-NAME = "geneformer-v2-104m"
-
-
-def said(folder: Path, **values: Any) -> None:
-    file = folder / "card.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | values))
-
-
-def other_weights(folder: Path) -> None:
-    tensors = load_file(folder / "model.safetensors")
-    save_file({name: tensor + 1 for name, tensor in tensors.items()}, folder / "model.safetensors")
-
-
-def other_vocabulary(folder: Path) -> None:
-    file = folder / "vocabulary.tsv"
-    file.write_text(file.read_text().replace("ENSG00000000001\t", "ENSG00000000099\t"))
+NAME, FILES = "geneformer-v2-104m", ("model.safetensors", "vocabulary.tsv")
 
 
 FACTS = ("id", "family", "revision", "source_sha256", "architecture", "special_tokens", "weights_sha256")
+WRONG: tuple[Any, ...] = (None, "", "../x", -1, 10**9, [], {}, "0" * 64)
+
+
+def other(name: str, folder: Path) -> None:
+    """The end of a file of another model."""
+    (folder / name).write_bytes((folder / name).read_bytes()[:-4] + b"\x01\x02\x03\x04")
+
+
 CHANGES: list[Callable[[Path], object]] = [
     lambda folder: None,  # sizes of another model
-    other_weights,
-    other_vocabulary,
-    lambda folder: (folder / "model.safetensors").unlink(),
-    lambda folder: (folder / "vocabulary.tsv").unlink(),
-    *(
-        partial(said, **{fact: value})
-        for fact, value in product(FACTS, (None, "", "../x", -1, 10**9, [], {}, "0" * 64))
-    ),
+    *(partial(other, name) for name in FILES),
+    *(lambda folder, name=name: (folder / name).unlink() for name in FILES),  # type: ignore[misc]
+    *(partial(said, "card.json", (fact,), value) for fact, value in product(FACTS, WRONG)),
 ]
 
 
@@ -69,8 +56,8 @@ def test_caches(tmp_path: Path, tally: Tally) -> None:
     scfm.model.convert(
         write_geneformer(tmp_path / "other", n_genes=40, n_layers=1, hidden_size=8, max_tokens=16), place
     )
-    known = card_of(NAME)
-    said(place, **{fact: getattr(known, fact) for fact in FACTS[:-1]})
+    for fact in FACTS[:-1]:
+        said("card.json", (fact,), getattr(card_of(NAME), fact), place)
     before = shutil.copytree(place, tmp_path / "before")
     for change in CHANGES:
         shutil.rmtree(place)
@@ -82,6 +69,7 @@ def test_caches(tmp_path: Path, tally: Tally) -> None:
 
 
 MARKERS = "s.zarr/obsm/X_scfm_mini/.shards"
+LINKS = [("00000000.lock", None), ("00000000.json", None)]
 STRAY = ("00000000.json", "00000009.json", "x.json", "00000001.sync-conflict.json", ".scfm-x")
 CONTENTS = ("", "{", "[]", "{}", '{"start": 0, "stop": 10}', '{"start": 0, "stop": 1e99}', "9" * 9999)
 
@@ -91,7 +79,7 @@ def test_stores(tmp_path: Path, tally: Tally) -> None:
     cells("a.h5ad", tmp_path)
     expected = model().embed(scfm.datasets.pbmc68k()[:N_OBS].copy(), device="cpu")
     stray, victim = list(product(STRAY, CONTENTS)), tmp_path / "victim"
-    for name, content in [("00000000.lock", None), ("00000000.json", None), *stray[:: 1 if THOROUGH else 9]]:
+    for name, content in [*LINKS, *stray[:: 1 if THOROUGH else 9]]:
         shutil.rmtree(tmp_path / "s.zarr", ignore_errors=True)
         store("a.h5ad", tmp_path, shard="1/2")
         marker = tmp_path / MARKERS / name
