@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import zlib
 from typing import TYPE_CHECKING, Any
 
@@ -364,6 +365,18 @@ def test_links_in_a_store_are_not_followed(place: str, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=ALLOWED):
             call()
     assert not out.exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="has no pipes")
+@pytest.mark.parametrize("place", ["zarr.json", "obs/zarr.json", "X/indptr/zarr.json", "X/data/c/0"])
+def test_a_pipe_in_a_store_is_not_waited_for(place: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.zarr"
+    with ad.settings.override(zarr_write_format=3):
+        adata().write_zarr(path)
+    (path / place).unlink()
+    os.mkfifo(path / place)
+    with pytest.raises(ValueError, match=rf"{place} is neither a file nor a folder but a pipe"):
+        read(path)
 
 
 @pytest.mark.usefixtures("allowed")
