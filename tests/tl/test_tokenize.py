@@ -14,7 +14,6 @@ import pytest
 
 import scfm
 from scfm.cli import main
-from scfm.read import open_tokenized
 from scfm.testing import write_geneformer, write_sccello, write_transcriptformer
 
 if TYPE_CHECKING:
@@ -139,15 +138,6 @@ def test_a_wrong_call_leaves_nothing(kind: str, tmp_path: Path) -> None:
     assert sorted(tmp_path.rglob("*")) == before
 
 
-@pytest.mark.parametrize("name", ["a.dataset", "a.arrow", "a.parquet"])
-def test_a_dataset_is_overwritten(name: str, tmp_path: Path) -> None:
-    model, adata = write_geneformer(tmp_path / "m", n_genes=N_GENES), cells()
-    path = scfm.tl.tokenize(adata[:2].copy(), model, tmp_path / name)
-    assert scfm.tl.tokenize(adata, model, tmp_path / name, overwrite=True) == path
-    with open_tokenized(path) as source:
-        assert source.n_obs == N_OBS
-
-
 def test_a_model_that_reads_counts(tmp_path: Path) -> None:
     folder = write_transcriptformer(tmp_path / "tf")
     with pytest.raises(TypeError, match="tf reads counts, .*; these families read ranked genes: geneformer, "):
@@ -167,3 +157,15 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["embed", str(out), "--model", str(folder), "--out", str(tmp_path / "out.h5ad")]) == 0
     values = scfm.model.load(folder).embed(source)
     np.testing.assert_array_equal(ad.read_h5ad(tmp_path / "out.h5ad").obsm["X_geneformer"], values)
+
+
+@pytest.mark.parametrize("name", ["tokens", "tokens.parquet", "tokens.arrow"])
+def test_overwriting(name: str, model: FoundationModel, tmp_path: Path) -> None:
+    out = scfm.tl.tokenize(cells(), model, tmp_path / name)
+    scfm.tl.tokenize(cells()[:2], model, out, overwrite=True)
+    assert scfm.tl.embed_tokenized(out, model).n_obs == 2
+    if out.is_dir():
+        (out / "thesis.txt").write_text("mine")
+        with pytest.raises(FileExistsError, match="a folder of something else"):
+            scfm.tl.tokenize(cells(), model, out, overwrite=True)
+        assert (out / "thesis.txt").read_text() == "mine"

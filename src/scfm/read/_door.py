@@ -139,7 +139,7 @@ def entry_of_names(group: Any, path: str, *, chunks: bool = True) -> tuple[Any, 
 
 
 def check_links(path: Path) -> None:
-    """Raise a ValueError if a store that is going to be copied holds a link."""
+    """Raise a ValueError if a store that is going to be copied holds a link or a pipe."""
     if path.is_dir() and not settings.allow_external:
         for _ in _files(path):
             pass

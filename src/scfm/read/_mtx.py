@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 from io import BytesIO
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -77,7 +78,11 @@ def _table(path: Path, *names: str) -> pd.DataFrame:
     text = _text(found)
     n_columns = text[: text.find(b"\n")].count(b"\t") + 1
     read = list(range(min(n_columns, len(FEATURES))))
-    return pd.read_csv(BytesIO(text), sep="\t", header=None, usecols=read, dtype=str, keep_default_na=False)
+    layout: dict[str, Any] = {"sep": "\t", "header": None, "usecols": read, "dtype": str, "keep_default_na": False}
+    table = pd.read_csv(
+        BytesIO(text), quoting=csv.QUOTE_NONE, **layout
+    )  # a quote in a name would swallow the lines after it
+    return table.apply(lambda column: column.str.strip('"'))
 
 
 def _text(path: Path) -> bytes:

@@ -23,9 +23,8 @@ NOT_READ = ("name", "_all_tag_keys")
 
 def tenx_groups(root: Any) -> list[str]:
     """Names of the matrices of a file: ``matrix`` since Cell Ranger 3, one for each genome before; none in other files."""
-    return [
-        name for name in root if is_group(found := inside(root, name)) and "barcodes" in found and "indptr" in found
-    ]
+    groups = {name: found for name in root if is_group(found := inside(root, name))}
+    return [name for name, group in groups.items() if "barcodes" in group and "indptr" in group]
 
 
 class TenxContainer(TableContainer):
