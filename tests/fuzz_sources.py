@@ -7,16 +7,23 @@ import io
 import json
 import pickle
 import tarfile
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
+import anndata as ad
 import numpy as np
+import pandas as pd
 import torch
 from safetensors.torch import save
+from scipy import sparse
 
 from scfm.run.store import COUNTED
 from scfm.weights.gene_vectors import write_gene_vectors
 
+from .read.foreign import write_loom, write_mtx, write_tenx
+
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
 
@@ -85,14 +92,10 @@ OWL_CLASS = """<owl:Class rdf:about="http://purl.obolibrary.org/obo/CL_{}">
 
 def write_tables(folder: Path) -> None:
     """Tokenised cells and an ontology."""
-    import pyarrow as pa
-    import pyarrow.parquet
-
     folder.mkdir()
-    table = pa.table({"input_ids": [[7, 2], [], [5, 3, 9]], "cell_type": ["a", None, "b"], "n": [1.5, 2.0, 3.0]})
-    pa.parquet.write_table(table, folder / "cells.parquet", row_group_size=2)
-    with pa.ipc.new_stream(folder / "cells.arrow", table.schema) as stream:
-        stream.write_table(table, max_chunksize=2)
+    columns = {"input_ids": [[7, 2], [], [5, 3, 9]], "cell_type": ["a", None, "b"], "n": [1.5, 2.0, 3.0]}
+    for name in ("cells.parquet", "cells.arrow"):
+        write_table(name, columns, folder)
     state = {"_data_files": [{"filename": "cells.arrow"}], "_fingerprint": "1", "_split": "train"}
     (folder / "state.json").write_text(json.dumps(state))
     terms = [f"{number:07d}" for number in range(1, 6)]
@@ -100,3 +103,48 @@ def write_tables(folder: Path) -> None:
     (folder / "cl.owl").write_text(OWL.format(root + "".join(OWL_CLASS.format(term, term) for term in terms)))
     obo = [f"[Term]\nid: CL:{term}\nname: type {term}\nis_a: CL:0000000 ! cell\n" for term in terms]
     (folder / "cl.obo").write_text("\n".join(["format-version: 1.2\n", "[Term]\nid: CL:0000000\nname: cell\n", *obo]))
+
+
+def write_table(name: str, columns: Mapping[str, Any], folder: Path) -> None:
+    """Tokenised cells, Arrow or Parquet by the name."""
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    table = pa.table(dict(columns))
+    if name.endswith(".parquet"):
+        pa.parquet.write_table(table, folder / name, row_group_size=2)
+    else:
+        with pa.ipc.new_stream(folder / name, table.schema) as stream:
+            stream.write_table(table, max_chunksize=2)
+
+
+CANARY, NUMBER = "canary-7f3a91", 8_675_309
+"""What is in files of others, and must never be in a result."""
+
+
+def _zarr(version: int, path: Path, adata: ad.AnnData) -> None:
+    with ad.settings.override(zarr_write_format=version):
+        adata.write_zarr(path)
+
+
+COUNTS: dict[str, tuple[str, Callable[[Path, ad.AnnData], object]]] = {
+    "h5ad": ("a.h5ad", lambda path, adata: adata.write_h5ad(path)),
+    "10x h5": ("a.h5", write_tenx),
+    "loom": ("a.loom", write_loom),
+    "zarr 2": ("a.zarr", partial(_zarr, 2)),
+    "zarr 3": ("a.zarr", partial(_zarr, 3)),
+    "mtx": ("mtx", lambda path, adata: write_mtx(path, adata, version=2)),
+}
+"""Name and writer of each kind of file of counts."""
+
+
+def write_counts(top: Path, prefix: str, number: int) -> None:
+    """A folder of each kind of counts, with this before all names and this as all numbers of a column."""
+    rng, n_obs, n_vars = np.random.default_rng(0), 30, 12
+    x = sparse.csr_matrix(rng.poisson(1, (n_obs, n_vars)).astype(np.float32) * number)
+    obs = {"n": np.full(n_obs, number), "label": pd.Categorical([f"{prefix}a", "b"] * 15)}
+    var = {"gene_ids": [f"{prefix}ENSG{i:011d}" for i in range(n_vars)], "feature_types": "Gene Expression"}
+    rows, columns = ([f"{prefix}{what}{i}" for i in range(n)] for what, n in (("cell", n_obs), ("gene", n_vars)))
+    for base, (name, write) in COUNTS.items():
+        (top / base).mkdir(parents=True)
+        write(top / base / name, ad.AnnData(x, obs=pd.DataFrame(obs, rows), var=pd.DataFrame(var, columns)))

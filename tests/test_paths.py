@@ -88,6 +88,17 @@ def test_a_link_stays_and_what_it_leads_to_is_replaced(kind: str, tmp_path: Path
     assert (sorted(tmp_path.iterdir()), list((tmp_path / "data").iterdir())) == ([tmp_path / "data", path], [other])
 
 
+def test_a_link_is_replaced_where_only_scfm_writes(kind: str, tmp_path: Path) -> None:
+    other, path = tmp_path / "other", tmp_path / "out"
+    write(other, "other", kind)
+    path.symlink_to(other)
+    with atomic(path, overwrite=True, links=False) as work:
+        write(work, "new", kind)
+    assert not path.is_symlink()
+    assert (text_of(path), text_of(other)) == ("new", "other")
+    assert sorted(tmp_path.iterdir()) == [other, path]
+
+
 def test_a_folder_gives_way_only_when_asked_or_empty(tmp_path: Path) -> None:
     path = tmp_path / "out"
     path.mkdir()
@@ -183,6 +194,20 @@ def test_what_a_running_process_is_writing_stays(kind: str, tmp_path: Path) -> N
         assert text_of(work) == "first"
     assert text_of(path) == "first"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_killed_removal_is_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(path: Path, **_: object) -> None:
+        (Path(path) / "lock").unlink(missing_ok=True)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("shutil.rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        put(tmp_path / "out", "new", "file")
+    assert len(list(tmp_path.iterdir())) == 2
+    monkeypatch.undo()
+    settle(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_what_others_put_beside_stays(tmp_path: Path) -> None:
@@ -309,3 +334,10 @@ def test_json_objects_are_read(tmp_path: Path) -> None:
     assert read_json(path) == {"a": 1}
     with pytest.raises(ValueError, match="has 8 bytes; a config or card has at most 7"):
         read_json(path, 7)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="has no pipes")
+def test_a_pipe_is_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.json")
+    with pytest.raises(ValueError, match="a.json is neither a file nor a folder but a pipe, a socket or a device"):
+        read_json(tmp_path / "a.json")

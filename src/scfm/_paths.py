@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import shutil
+import stat
 import sys
 import tempfile
 from contextlib import ExitStack, contextmanager, suppress
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "atomic",
     "check_new",
+    "check_regular",
     "check_room",
     "check_writable",
     "is_full",
@@ -112,6 +114,15 @@ def check_writable(folder: Path) -> None:
         raise type(error)(error.errno, msg) from error
 
 
+def check_regular(path: Path) -> None:
+    """Raise a ValueError if a path is neither a file nor a folder but a pipe or a device, which reading may never end."""
+    with suppress(OSError):
+        mode = path.stat().st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            msg = f"{path} is neither a file nor a folder but a pipe, a socket or a device, and is not read."
+            raise ValueError(msg)
+
+
 def check_room(folder: Path, n_bytes: int) -> None:
     """Raise an OSError if a folder has no room for so many bytes."""
     free = shutil.disk_usage(folder).free
@@ -147,7 +158,7 @@ def reserve(path: Path, n_bytes: int) -> None:
 
 
 @contextmanager
-def atomic(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
+def atomic(path: Path, *, overwrite: bool = False, links: bool = True) -> Iterator[Path]:
     """Give a place beside ``path``; what the block puts there, a file or a folder, takes the place of ``path``.
 
     It is on the disk before it does, unless ``settings.fsync`` is off. If the block fails, ``path`` is as it was; nothing
@@ -161,13 +172,15 @@ def atomic(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     overwrite
         Whether a folder that holds something is replaced, too. Where the system can exchange names that is one step. Elsewhere
         it takes two, and :func:`settle` completes them if the process is killed between them.
+    links
+        Whether a link stays one. If not, it is itself replaced, as is right for what only scfm writes.
 
     Raises
     ------
     OSError
         If there is no room left, with a message that names ``path``; and whatever the block raises.
     """
-    named, path = path, _place(path)
+    named, path = path, _place(path) if links else path
     try:
         with _folder_beside(path) as folder:
             work = folder / NEW / path.name
@@ -341,6 +354,7 @@ def read_json(path: Path, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
     ValueError
         If the file is too large, no JSON, or no object.
     """
+    check_regular(path)
     size = path.stat().st_size
     if size > max_bytes:
         msg = f"{path} has {size:,} bytes; a config or card has at most {max_bytes:,}."

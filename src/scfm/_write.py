@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from scfm._paths import atomic, check_new, check_room, link_or_copy, reserve, settle, size_of
-from scfm.read import check_links, entry, inside, is_anndata_file, open_container
+from scfm.read import check_links, entry, inside, is_anndata_file, open_container, open_store
 from scfm.read.convert import check_storable, write_h5ad
 from scfm.read.errors import reading
 from scfm.run.store import fingerprint
@@ -87,10 +87,8 @@ def check_output(source: Path, out: Path, modality: str | None, *, overwrite: bo
 
 def is_anndata_store(path: Path) -> bool:
     """Whether a folder holds an AnnData or MuData in zarr."""
-    import zarr
-
     try:
-        return zarr.open_group(path, mode="r").attrs.get("encoding-type") in ("anndata", "MuData")
+        return open_store(path).attrs.get("encoding-type") in ("anndata", "MuData")
     except (OSError, ValueError):
         return False
 
@@ -263,18 +261,17 @@ def _opened(path: Path, mode: Literal["r", "r+"] = "r+") -> Iterator[Any]:
         yield {}
         return
     if path.is_dir():
-        import zarr
-
-        if mode == "r":
-            yield zarr.open_group(path, mode=mode, use_consolidated=False)
-            return
         with reading(path.name):
-            root: Any = zarr.open_group(path, mode="r+", use_consolidated=False)
+            root = open_store(path, mode)
         yield root
+        if mode == "r":
+            return
         metadata = path / "zarr.json"
         if (path / ".zmetadata").exists() or (
             metadata.exists() and json.loads(metadata.read_bytes()).get("consolidated_metadata")
         ):
+            import zarr
+
             with reading(path.name):
                 zarr.consolidate_metadata(path)
         return

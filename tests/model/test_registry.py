@@ -204,7 +204,10 @@ def test_packages_that_cannot_be_imported_are_left_out(
         add("half")
         sys.exit("no licence")
 
-    plugins(first=missing, second=half, third=lambda: add("whole"))
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    plugins(first=missing, second=half, third=lambda: add("whole"), fourth=interrupted)
     with pytest.warns(UserWarning, match="are left out") as caught:
         known = scfm.model.list_models().index
     assert "whole-1" in known
@@ -212,7 +215,8 @@ def test_packages_that_cannot_be_imported_are_left_out(
     assert "half" not in families()
     assert set(IDS) <= set(known)
     said = [str(warning.message) for warning in caught]
-    assert len(said) == 2
+    assert len(said) == 3
+    assert "package fourth" in said[2]
     assert "package first are left out, because first.models cannot be imported (ImportError: libfoo.so.1" in said[0]
     assert "package second" in said[1]
     assert "no licence" in said[1]

@@ -31,7 +31,7 @@ from scfm.weights.gene_vectors import write_gene_vectors
 from scfm.weights.tensors import sha256
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -171,6 +171,21 @@ def test_a_converted_model_gives_the_same_bits(source: str, published: Path, mod
     pd.testing.assert_frame_equal(first.obs, second.obs)
     baseline = scfm.model.load(folder, family="esm2ce").embed(cells())
     np.testing.assert_array_equal(baseline, scfm.model.load(published, family="esm2ce").embed(cells()))
+
+
+def test_what_a_killed_conversion_unpacked_is_removed(
+    published: Path, tmp_path: Path, stop_at: Callable[..., Callable[[], bool]]
+) -> None:
+    path, out = tmp_path / "a.tar", tmp_path / "deep" / "out"
+    with tarfile.open(path, "w") as tar:
+        tar.add(published, "tiny")
+    stopped = stop_at(0, dead=True)
+    with pytest.raises(KeyboardInterrupt):
+        scfm.model.convert(path, out)
+    assert stopped()
+    assert list(out.parent.iterdir())
+    scfm.model.convert(path, out)
+    assert list(out.parent.iterdir()) == [out]
 
 
 @pytest.mark.parametrize("kind", ["converted", "published"])

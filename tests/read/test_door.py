@@ -378,6 +378,18 @@ def test_links_in_a_store_are_not_followed(place: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="has no pipes")
+@pytest.mark.parametrize("place", ["zarr.json", "obs/zarr.json", "X/indptr/zarr.json", "X/data/c/0"])
+def test_a_pipe_in_a_store_is_not_waited_for(place: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.zarr"
+    with ad.settings.override(zarr_write_format=3):
+        adata().write_zarr(path)
+    (path / place).unlink()
+    os.mkfifo(path / place)
+    with pytest.raises(ValueError, match=rf"{place} is neither a file nor a folder but a pipe"):
+        read(path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="has no pipes")
 @pytest.mark.parametrize("place", ["X/data/pipe", "uns/pipe"])
 def test_pipes_in_a_store_are_not_read(place: str, tmp_path: Path) -> None:
     path = tmp_path / "a.zarr"

@@ -113,6 +113,20 @@ def test_a_store_that_is_killed_is_completed(number: int, tmp_path: Path, stop_a
     check_complete(source)
 
 
+def test_counts_are_changed_all_or_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, real = ShardStore.open(embed(write("h5ad", tmp_path))), ad.io.write_elem
+
+    def write_elem(group: Any, name: str, *values: Any, **options: Any) -> None:
+        if name == "n_empty":
+            raise KeyboardInterrupt
+        real(group, name, *values, **options)
+
+    monkeypatch.setattr("anndata.io.write_elem", write_elem)
+    with pytest.raises(KeyboardInterrupt):
+        store.set_params({"n_cells": 1, "n_empty": 2})
+    assert store.uns()["params"]["n_cells"] == N_OBS
+
+
 def test_chunks_are_on_the_disk_before_their_marker(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from scfm._paths import check_regular
 from scfm.genes.species import ensembl_species, is_species
 
 if TYPE_CHECKING:
@@ -253,6 +254,7 @@ def vocabulary_files(folder: Path) -> list[Path]:
 
 
 def _read_table(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
+    check_regular(path)
     content = path.read_bytes()
     if b"\0" in content:  # which pandas takes for the end of a field
         msg = f"{path} is no table of genes (it holds a null byte): it is cut off or damaged; convert the model again."

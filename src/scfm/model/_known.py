@@ -33,7 +33,7 @@ def import_families() -> None:
         before = {*known_families, *known_cards}
         try:
             point.load()
-        except (Exception, SystemExit) as error:  # noqa: BLE001
+        except BaseException as error:  # noqa: BLE001
             registered: dict[str, Any]
             for registered in (known_families, known_cards):
                 for name in registered.keys() - before:

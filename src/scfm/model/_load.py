@@ -16,6 +16,7 @@ from scfm.model._fetch import fetch, fetch_tables
 from scfm.model._published_folder import WEIGHTS_FILE, PublishedFolder
 from scfm.model.recipe import NO_WEIGHTS
 from scfm.model.registry import family_class, find_card
+from scfm.read.errors import of_file
 from scfm.weights.card import CARD_FILE, ModelCard
 from scfm.weights.tensors import check_sha256, open_tensors
 
@@ -76,14 +77,15 @@ def load(
         return model
     folder, known = _resolve(model, revision), find_card(str(model))
     family = known.family if known is not None and family is None else family
-    if (folder / CARD_FILE).exists():
-        if dictionaries is not None:
-            msg = f"{folder} is a converted model and brings its own vocabulary: leave dictionaries= out."
-            raise ValueError(msg)
-        loaded = _load_converted(folder, family)
-    else:
-        loaded = PublishedFolder(folder, family).open(dictionaries)
-        check_cached(folder, loaded.card.with_(family=loaded.weights_family or loaded.family))
+    with of_file(str(folder)):
+        if (folder / CARD_FILE).exists():
+            if dictionaries is not None:
+                msg = f"{folder} is a converted model and brings its own vocabulary: leave dictionaries= out."
+                raise ValueError(msg)
+            loaded = _load_converted(folder, family)
+        else:
+            loaded = PublishedFolder(folder, family).open(dictionaries)
+            check_cached(folder, loaded.card.with_(family=loaded.weights_family or loaded.family))
     if loaded.card.head:
         sizes = ", ".join(f"{name}: {some(labels)}" for name, labels in loaded.card.labels.items())
         logger.info("%s is fine-tuned; the head of %s (%s) is not used", loaded.card.id, loaded.card.head, sizes)

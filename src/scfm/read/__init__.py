@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from scfm.read._arrow import arrow
 from scfm.read._containers import is_anndata_file, open_container
-from scfm.read._door import check_links, entry, inside
+from scfm.read._door import check_links, entry, inside, open_store
 from scfm.read._open import open_counts
 from scfm.read.counts import CountSource
 from scfm.read.joined import JoinedSource
@@ -27,6 +27,7 @@ __all__ = [
     "is_tokenized",
     "open_container",
     "open_counts",
+    "open_store",
     "open_tokenized",
     "paths_of",
 ]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from scfm._package import pip_install
+from scfm._paths import check_regular
 from scfm.read._door import RATIO, ROOM
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ class ArrowFile:
     def of(cls, path: Path) -> ArrowFile:
         """Look at the columns and the number of cells of a file."""
         pa = arrow()
+        check_regular(path)
         with reading(path):
             if path.suffix == ".parquet":
                 with pa.parquet.ParquetFile(path, memory_map=True) as file:

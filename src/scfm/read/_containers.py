@@ -10,10 +10,10 @@ from anndata import AnnData
 
 from scfm._compat import is_mudata
 from scfm._lock import NO_LOCKS
-from scfm._paths import settle
+from scfm._paths import check_regular, settle
 from scfm._text import masked
 from scfm.read._anndata import AnnDataContainer
-from scfm.read._door import inside
+from scfm.read._door import inside, open_store
 from scfm.read._h5ad import FileContainer
 from scfm.read._loom import LoomContainer, is_loom
 from scfm.read._mtx import MtxContainer, mtx_files
@@ -95,11 +95,9 @@ def _open_path(path: Path, modality: str | None) -> Container:
     if not path.exists():
         msg = f"There is no file {str(path)!r}. Accepted: {ACCEPTED}."
         raise FileNotFoundError(msg)
+    check_regular(path)
     if path.is_dir() and _is_zarr(path):
-        import zarr
-
-        # consolidated metadata does not know what was added after it was written
-        return _found(zarr.open_group(str(path), mode="r", use_consolidated=False), str(path), modality)
+        return _found(open_store(path), str(path), modality)
     matrices = mtx_files(path)
     if matrices:
         if len(matrices) > 1:

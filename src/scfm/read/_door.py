@@ -12,11 +12,12 @@ import os
 import sys
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn
 
 import numpy as np
 from h5py import Dataset, Datatype, File, Group, h5d, h5f, h5g, h5l, h5o
 
+from scfm._paths import check_regular
 from scfm._settings import settings
 from scfm._text import masked
 from scfm.read.arrays import check_chunks
@@ -24,7 +25,7 @@ from scfm.read.arrays import check_chunks
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["check_links", "entry", "entry_of_names", "file_of", "inside", "is_group"]
+__all__ = ["check_links", "entry", "entry_of_names", "file_of", "inside", "is_group", "open_store"]
 
 FILTERS = {
     **{1: "gzip", 2: "shuffle", 3: "fletcher32", 4: "szip", 32000: "lzf"},
@@ -72,6 +73,18 @@ def file_of(element: Any) -> str:
     if hasattr(element, "file"):
         return str(element.file.filename)
     return masked(getattr(element.store, "root", element.store))
+
+
+def open_store(path: Path, mode: Literal["r", "r+"] = "r") -> Any:
+    """Open the root of a zarr store on the disk, of which nothing but files is read.
+
+    Consolidated metadata are left aside, which do not know what was added after they were written.
+    """
+    import zarr
+
+    from scfm.read._local import FileStore
+
+    return zarr.open_group(FileStore(path, read_only=mode == "r"), mode=mode, use_consolidated=False)
 
 
 def inside(group: Any, path: str) -> Any:
@@ -234,18 +247,17 @@ def _refuse_link(link: Path) -> NoReturn:
 
 
 def _files(folder: Path) -> Iterator[os.DirEntry[str]]:
-    """All files in a folder, none of which is a link or a pipe."""
+    """All files in a folder, none of which is a link, a pipe or a device."""
     with os.scandir(folder) as found:
         for item in found:
             if item.is_symlink() and not settings.allow_external:
                 _refuse_link(Path(item.path))
             if item.is_dir():
                 yield from _files(Path(item.path))
-            elif item.is_file():
+            else:
+                if not item.is_file():
+                    check_regular(Path(item.path))
                 yield item
-            else:  # reading a pipe never ends
-                msg = f"{item.path} is neither a file nor a folder, and is not read."
-                raise ValueError(msg)
 
 
 def _claims_zarr(element: Any, folder: Path) -> Iterator[Claim]:

@@ -33,7 +33,7 @@ class FileContainer(Container):
         self._root = root
         self._obs = StoredTable(root, "obs")
         self.layers = list(inside(root, "layers").keys()) if "layers" in root else []
-        self.has_x = "X" in root and inside(root, "X").attrs.get("encoding-type") != "null"
+        self.has_x = "X" in root and str(inside(root, "X").attrs.get("encoding-type")) != "null"
         self.has_raw = "raw/X" in root or "raw.X" in root
         self.n_obs = len(self._obs)
 

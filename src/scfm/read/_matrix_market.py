@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from scfm._paths import check_room
+from scfm._paths import check_regular, check_room
 from scfm.read._rows import Parts
 from scfm.read.errors import reading
 
@@ -63,6 +63,7 @@ class TextMatrix:
         return self._parts
 
     def _open(self) -> Any:
+        check_regular(self._path)
         return gzip.open(self._path, "rb") if self._path.suffix == ".gz" else self._path.open("rb")
 
     def _header(self, text: Any) -> tuple[np.dtype[Any], list[int]]:

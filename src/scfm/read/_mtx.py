@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from scfm._paths import check_regular
 from scfm.read._container import Element, Stored, TableContainer
 from scfm.read._door import PER_BYTE, ROWS
 from scfm.read._matrix_market import TextMatrix
@@ -86,6 +87,7 @@ def _table(path: Path, *names: str) -> pd.DataFrame:
 
 def _text(path: Path) -> bytes:
     """The text of a table, unless it unpacks to more than such tables do."""
+    check_regular(path)
     stored = path.stat().st_size
     most, lines = ROOM + RATIO * stored, ROWS + PER_BYTE * stored
     with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:

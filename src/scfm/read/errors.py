@@ -40,7 +40,7 @@ def reading(path: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if type(error) in BUILTIN and shown in _text(error):
+        if type(error) in BUILTIN and _is_clear(error, shown):
             raise
         kind = _kind(error)
         if kind in (None, KeyError):  # of what is in the file, not of what the caller named
@@ -57,7 +57,7 @@ def of_file(path: str) -> Iterator[None]:
         yield
     except Exception as error:
         kind = _kind(error)
-        if kind is None or shown in _text(error):
+        if kind is None or _is_clear(error, shown):
             raise
         msg = f"{shown}: {_text(error)}"
         raise kind(msg) from error
@@ -65,6 +65,11 @@ def of_file(path: str) -> Iterator[None]:
 
 def _kind(error: Exception) -> type[Exception] | None:
     return next((kind for kind in BUILTIN if isinstance(error, kind)), None)
+
+
+def _is_clear(error: Exception, shown: str) -> bool:
+    """Whether a message names the file, and is short enough to be read."""
+    return shown in _text(error) and len(str(error)) <= MOST
 
 
 def _text(error: Exception) -> str:

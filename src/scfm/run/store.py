@@ -215,7 +215,7 @@ class ShardStore:
         folders = {folder for chunk in chunks for folder in chunk.parents if folder.is_relative_to(self.path)}
         sync(path for path in (*chunks, *folders) if path.exists())
         promised = {"start": shard.start, "stop": shard.stop, "sizes": self._sizes(shard), "sha256": self._hash(values)}
-        with atomic(self._marker(shard)) as work:
+        with atomic(self._marker(shard), links=False) as work:
             work.write_text(json.dumps(promised | facts), encoding="utf-8")
 
     def values(self, shard: Shard) -> dict[str, NDArray[Any]]:
@@ -304,7 +304,7 @@ class ShardStore:
     def note_merge(self, number: int, target: Path, completed: Path) -> None:
         """Note before the file of this number is replaced by one with these results what that will be."""
         notes = {"before": fingerprint(target), "after": fingerprint(completed)}
-        with atomic(self._note_file(number)) as work:
+        with atomic(self._note_file(number), links=False) as work:
             work.write_text(json.dumps(notes), encoding="utf-8")
 
     def settle(self) -> None:
@@ -317,7 +317,7 @@ class ShardStore:
         import zarr
         from anndata.io import write_elem
 
-        with hold(self._markers / "params.lock"), atomic(self._params, overwrite=True) as work:
+        with hold(self._markers / "params.lock"), atomic(self._params, overwrite=True, links=False) as work:
             shutil.copytree(self._params, work)
             group = zarr.open_group(work, mode="r+")
             for name, value in values.items():

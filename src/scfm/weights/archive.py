@@ -12,7 +12,7 @@ from copy import copy
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, BinaryIO, cast
 
-from scfm._paths import atomic, check_new
+from scfm._paths import atomic, check_new, check_regular
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -93,8 +93,9 @@ def read_head(path: Path, what: str) -> bytes:
     FileNotFoundError
         If the file does not exist.
     ValueError
-        If it is a folder, a git-lfs pointer or a web page.
+        If it is a folder, a pipe or a device, a git-lfs pointer or a web page.
     """
+    check_regular(path)
     if not path.exists():
         msg = f"There is no file {path}."
         raise FileNotFoundError(msg)

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar
 
 import numpy as np
 
+from scfm._paths import check_regular
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
@@ -59,6 +61,7 @@ def read_dictionary(path: Path, values: type = object) -> dict[str, Any]:
     ValueError
         If the file is too large, not a pickle, holds anything else, or would run code.
     """
+    check_regular(path)
     size = path.stat().st_size
     if size > MAX_PICKLE_BYTES:
         msg = f"{path} has {size:,} bytes; a gene dictionary has at most {MAX_PICKLE_BYTES:,}."
