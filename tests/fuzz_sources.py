@@ -63,7 +63,9 @@ def write_store(folder: Path) -> None:
     """What a store of embeddings says of itself."""
     markers = folder / "obsm" / "X_a" / ".shards"
     markers.mkdir(parents=True)
-    plan = {"format": 1, "obsm": "X_a", "uns": "a", "n_obs": 10, "n_features": 4, "shard_rows": 4}
+    array = {"path": "obsm/X_a", "shape": [10, 4], "dtype": "float32", "fill": 0, "shard_rows": 4, "chunk_rows": 4}
+    plan: dict[str, object] = {"format": 2, "verb": "embed", "key": "a", "n_obs": 10, "shard_rows": 4}
+    plan |= {"arrays": [array], "sequences": None}
     plan["identity"] = {"source": [{"n_obs": 10, "bytes": 1, "modified": 2}]}
     (markers.parent / ".scfm.json").write_text(json.dumps(plan))
     (markers / "00000000.json").write_text(

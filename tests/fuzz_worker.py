@@ -188,9 +188,9 @@ def _unpack(folder: Path) -> None:
 
 
 def _store(folder: Path) -> None:
-    from scfm.run.store import EmbeddingStore
+    from scfm.run.store import ShardStore
 
-    store = EmbeddingStore.open(folder)
+    store = ShardStore.open(folder)
     store.done()
     store.missing()
     store.files()

@@ -37,7 +37,7 @@ def test_without_locks_there_is_one_warning(tmp_path: Path, monkeypatch: pytest.
     ours = [str(one.message) for one in caught if issubclass(one.category, UserWarning) and "locks" in str(one.message)]
     assert len(ours) == 1
     assert "has no locks: do not let two processes write there at the same time" in ours[0]
-    assert scfm.run.store.EmbeddingStore.open(out).missing() == []
+    assert scfm.run.store.ShardStore.open(out).missing() == []
 
 
 def test_hdf5_without_locks_names_the_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -335,10 +335,21 @@ def test_compressed_gene_files_are_read(tmp_path: Path) -> None:
         np.testing.assert_array_equal(vectors, values)
 
 
-PLAN = {"format": 1, "obsm": "X_a", "uns": "a", "n_obs": 10, "n_features": 4, "shard_rows": 4}
+ARRAY = {"path": "obsm/X_a", "shape": [10, 4], "dtype": "float32", "fill": 0, "shard_rows": 4, "chunk_rows": 4}
+PLAN = {
+    "format": 2,
+    "verb": "embed",
+    "key": "a",
+    "n_obs": 10,
+    "shard_rows": 4,
+    "sequences": None,
+    "arrays": [ARRAY],
+}
 PLANS: dict[str, tuple[dict[str, Any] | bytes, bytes]] = {
-    "no entry": ({"obsm": ...}, b"{}"),
-    "elsewhere": ({"obsm": "../../../elsewhere"}, b"{}"),
+    "no entry": ({"arrays": ...}, b"{}"),
+    "elsewhere": ({"arrays": [ARRAY, ARRAY | {"path": "../../../elsewhere"}]}, b"{}"),
+    "a shard too few": ({"sequences": [1, 2]}, b"{}"),
+    "rows of chunks": ({"arrays": [ARRAY | {"chunk_rows": 3}]}, b"{}"),
     "text": ({"n_obs": "x"}, b"{}"),
     "negative": ({"n_obs": -1}, b"{}"),
     "infinite": ({"n_obs": 1e400}, b"{}"),

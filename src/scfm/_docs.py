@@ -64,6 +64,46 @@ overwrite
     "genes": """genes
     Genes by any of their names: as in ``var_names`` or another column of ``var`` with ids or symbols, or as the
     model knows them (Ensembl ids, aliases, symbols). All by default.""",
+    "perturbations": """genes
+    ``"all"``: each gene that a cell expresses, by itself. A list of genes: each by itself. A list of tuples, or a
+    dict of a name and genes: those of each group together; a tuple is called ``"A+B"``. Genes go by any of their
+    names, as for :func:`scfm.tl.embed`.
+kind
+    ``"delete"``; ``"overexpress"``: to the front of the ranks; ``"inhibit"`` or ``"activate"``: a quarter of the ranks
+    down or up. All but ``"overexpress"`` take the cells that express all genes of a group.
+anchor
+    Gene that is changed together with each of ``genes``.
+states_key
+    Column of ``obs`` with the states of the cells.
+start
+    State whose cells are changed.
+goal
+    State that they may move to.
+alternatives
+    Further states.
+state_average
+    ``"mean"`` or ``"median"`` of the embeddings of all cells of a state.""",
+    "n_perturbed": """n_cells
+    Most cells that are changed, drawn at random; all (of the start state) by default.
+seed
+    Seed of the draw.""",
+    "store_source": """source
+    Path of an ``.h5ad`` or ``.h5mu`` file, a zarr store or a collection of ``annbatch``, or the address of a zarr
+    store (``https://…``, ``s3://…``); it is read block by block and not changed. Several files, each with its own
+    genes, are given as a list or by a pattern such as ``"atlas/*.h5ad"``.""",
+    "store_shard": """shard
+    Part of the work to do: ``"3/16"`` is the third of sixteen. ``"auto"`` takes it from the environment of torchrun
+    (``RANK``, ``WORLD_SIZE``) or SLURM (``SLURM_PROCID``, ``SLURM_NTASKS``), and the CUDA device from ``LOCAL_RANK``
+    or ``SLURM_LOCALID``. By default everything.""",
+    "store_fill": """resume
+    Whether to go on with a store that exists; ``False`` makes that an error.
+into_source
+    When nothing is missing any more, add the results to ``source``, too (to each file those of its cells). It is
+    completed in a copy that takes its place in one step; that needs room for both, except that the copy of a zarr store
+    shares its chunks with it. After a stop the same call completes this, too.
+client
+    A dask client, whose workers then compute the shards. Each loads the model once; all of them must reach
+    ``source``, ``out`` and the model under the same paths. Needs the extra ``cluster``.""",
     "key_added": """key_added
     Name of all results instead of the default ones, of at most 200 bytes and without slashes. Only what the same function
     wrote is overwritten.""",

@@ -8,13 +8,10 @@ import stat
 from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from scfm._keys import PARAMS, check_own
 from scfm._paths import atomic, check_new, check_room, link_or_copy, reserve, settle, size_of
-from scfm._text import some
 from scfm.read import check_links, entry, inside, is_anndata_file, open_container
 from scfm.read.convert import write_h5ad
 from scfm.run.store import fingerprint
@@ -24,22 +21,20 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
 
-    from scfm.run.store import EmbeddingStore, Shard
-
 __all__ = [
     "Results",
+    "add_mappings",
     "check_output",
+    "completed_copy",
+    "fill",
     "has_entry",
     "is_anndata_store",
     "is_mudata_file",
-    "merge_store",
     "read_entry",
     "read_frame",
     "write_results",
 ]
 
-PIECE = 2**16
-"""Names that are compared at a time."""
 METADATA = ("zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata")
 """Files of a zarr store that change when something is added; chunks of what is there do not."""
 SLACK = 2**20
@@ -72,7 +67,8 @@ def check_output(source: Path, out: Path, *, overwrite: bool) -> None:
     is_store = source.is_dir() and is_anndata_file(source)
     suffix = ".zarr" if is_store else ".h5mu" if source.suffix == ".h5mu" else ".h5ad"
     if out.suffix != suffix:
-        msg = f"Cannot make {out.name} of {source.name}: the name of the file to write must end in {suffix}."
+        hint = " scfm.tl.embed_store and scfm.tl.perturb_store fill zarr stores." if out.suffix == ".zarr" else ""
+        msg = f"Cannot make {out.name} of {source.name}: the name of the file to write must end in {suffix}.{hint}"
         raise ValueError(msg)
     check_new(
         out,
@@ -136,10 +132,10 @@ def write_results(source: Path, out: Path, results: Results, modality: str | Non
         with atomic(out, overwrite=True) as work:
             write_h5ad(source, work, modality)
             with _opened(work) as root:
-                _fill(root, results)
+                fill(root, results)
         return
-    with _completed_copy(source, out, results.nbytes) as root:
-        _fill(root if modality is None else root["mod"][modality], results)
+    with completed_copy(source, out, results.nbytes) as root:
+        fill(root if modality is None else root["mod"][modality], results)
 
 
 def is_mudata_file(path: Path) -> bool:
@@ -201,92 +197,8 @@ def read_frame(path: Path, modality: str | None, *, obsm: Sequence[str], uns: Se
         return AnnData(obs=obs, obsm={name: read_elem(entry(group, f"obsm/{name}")) for name in obsm}, uns=kept)
 
 
-def merge_store(store: EmbeddingStore, target: Path, modality: str | None = None, *, number: int | None = None) -> None:
-    """Add the embeddings of a complete store to a file of the cells, a piece at a time.
-
-    The file is completed in a copy that takes its place in one step; that of a zarr store shares the chunks. If it has these
-    embeddings already, nothing is done.
-
-    Parameters
-    ----------
-    store
-        The embeddings.
-    target
-        The file.
-    modality
-        Which AnnData of a MuData.
-    number
-        Which of the files that the store was made of it is. By default the one with cells of the same names; of several
-        with the same names, the one that is this very file, unchanged.
-
-    Raises
-    ------
-    OSError
-        If the file cannot be replaced, or there is no room for the copy.
-    RuntimeError
-        If another process changes the file meanwhile.
-    ValueError
-        If shards are missing or damaged, the cells of the file are others or may be those of several files, or something else would
-        be overwritten.
-    """
-    from anndata.io import write_elem
-
-    settle(target.resolve().parent)
-    if not is_anndata_file(target):
-        msg = f"{target} is no file of an AnnData, and no other is written into; scfm.tl.embed(..., out=) makes one of it."
-        raise ValueError(msg)
-    missing = store.missing()
-    if missing:
-        msg = f"{store.path} lacks {len(missing)} of {len(store.shards)} shards; finish it with scfm.tl.embed_store first."
-        raise ValueError(msg)
-    file = _file_of(store, target, modality, number)
-    places = (("obsm", store.keys.obsm), ("uns", store.keys.uns))
-    taken = [f"{slot}[{name!r}]" for slot, name in places if has_entry(target, modality, f"{slot}/{name}")]
-    if len(taken) == len(places) and store.is_merged(file.number, target):
-        return
-    check_own("embed", taken, read_entry(target, modality, f"uns/{store.keys.uns}"))
-    n_bytes = 4 * (file.stop - file.start) * store.n_features
-    note = partial(store.note_merge, file.number, target) if store.is_of(file.number, target) else None
-    with _completed_copy(target, target, n_bytes, note) as root:
-        group = root if modality is None else root["mod"][modality]
-        _add_mappings(group, "obsm", "uns")
-        _copy_rows(group["obsm"], store, file)
-        write_elem(group["uns"], store.keys.uns, store.uns())
-
-
-def _file_of(store: EmbeddingStore, target: Path, modality: str | None, number: int | None) -> Shard:
-    """Which file of the source it is; names of cells alone do not tell, for plates and lanes share them."""
-    candidates = store.files()
-    with open_container(target, modality) as found:
-        fitting = [
-            file
-            for file in (candidates if number is None else [candidates[number]])
-            if file.stop - file.start == found.n_obs
-            and all(
-                (store.obs_names(file.start + low, file.start + high) == found.names(low, high)).all()
-                for low, high in _pieces(found.n_obs)
-            )
-        ]
-    if not fitting:
-        msg = f"{target} does not hold the cells of {store.path}; nothing was changed."
-        raise ValueError(msg)
-    same = fitting if len(fitting) == 1 else [file for file in fitting if store.is_of(file.number, target)]
-    if not same:
-        paths = store.uns()[PARAMS]["files"]["path"]
-        msg = (
-            f"The cells of {target} have the names of those of {some(paths[file.number] for file in fitting)}, and it is not "
-            "one of these files as they were when they were embedded: nothing was changed. Merge into those files."
-        )
-        raise ValueError(msg)
-    return same[0]
-
-
-def _pieces(n_rows: int) -> list[tuple[int, int]]:
-    return [(start, min(start + PIECE, n_rows)) for start in range(0, n_rows, PIECE)]
-
-
 @contextmanager
-def _completed_copy(source: Path, out: Path, n_bytes: int, note: Callable[[Path], None] | None = None) -> Iterator[Any]:
+def completed_copy(source: Path, out: Path, n_bytes: int, note: Callable[[Path], None] | None = None) -> Iterator[Any]:
     """Open a copy of ``source`` to add about ``n_bytes``, and put it in the place of ``out`` when that went well.
 
     ``note`` is called with the complete copy before that.
@@ -327,27 +239,14 @@ def _copy_writable(source: Path, copy: Path) -> None:
     copy.chmod(stat.S_IMODE(source.stat().st_mode) | stat.S_IWUSR)
 
 
-def _add_mappings(group: Any, *names: str) -> None:
+def add_mappings(group: Any, *names: str) -> None:
+    """Make empty slots of an AnnData where they are missing."""
     from anndata.io import write_elem
 
     for name in names:
         if name not in group:
             write_elem(group, name, {})
         inside(group, name)
-
-
-def _copy_rows(obsm: Any, store: EmbeddingStore, file: Shard) -> None:
-    if store.keys.obsm in obsm:
-        del obsm[store.keys.obsm]
-    create = getattr(obsm, "create_array", None) or obsm.create_dataset  # of zarr, of h5py
-    array = create(store.keys.obsm, shape=(file.stop - file.start, store.n_features), dtype="f4")
-    for shard in store.shards:
-        start, stop = max(shard.start, file.start), min(shard.stop, file.stop)
-        if start < stop:
-            array[start - file.start : stop - file.start] = store.values(shard)[
-                start - shard.start : stop - shard.start
-            ]
-    array.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
 
 
 @contextmanager
@@ -372,12 +271,12 @@ def _opened(path: Path, mode: Literal["r", "r+"] = "r+") -> Iterator[Any]:
         yield file
 
 
-def _fill(group: Any, results: Results) -> None:
+def fill(group: Any, results: Results) -> None:
     """Write results as anndata does, columns of ``obs`` after those it has."""
     from anndata.io import write_elem
 
     for slot, name, value in results.items():
-        _add_mappings(group, slot)
+        add_mappings(group, slot)
         write_elem(group[slot], name, value)
     obs = group["obs"]
     order = [str(name) for name in obs.attrs["column-order"]]

@@ -32,8 +32,8 @@ RUNS = 40 if os.environ.get("TEST_PROFILE") == "thorough" else 3
 N_OBS, KEY = 60, "X_scfm_mini"
 READY = "import scfm, sys, torch; torch.set_num_threads(1); scfm.settings.threads = 1; {imports}; print(flush=True); "
 EMBED = "scfm.tl.embed_store(sys.argv[1], 'scfm-mini', sys.argv[2], shard_rows=10, device='cpu', into_source=True)"
-MERGE = "merge_store(EmbeddingStore.open(Path(sys.argv[2])), Path(sys.argv[1]))"
-IMPORTS = "from pathlib import Path; from scfm._write import merge_store; from scfm.run.store import EmbeddingStore"
+MERGE = "scfm.tl.merge_store(sys.argv[2], sys.argv[1])"
+IMPORTS = "import scfm.tl"
 
 
 def killed(code: str, imports: str, source: Path, out: Path, seconds: float) -> bool:

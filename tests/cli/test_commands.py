@@ -39,6 +39,7 @@ COMMANDS = (
     "attention",
     "predict-genes",
     "perturb",
+    "perturb-store",
     "annotate",
     "metrics",
     "evaluate",

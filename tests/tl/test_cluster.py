@@ -16,7 +16,7 @@ import pytest
 
 import scfm
 from scfm.cli import main
-from scfm.run.store import EmbeddingStore
+from scfm.run.store import ShardStore
 
 distributed = pytest.importorskip("distributed")
 
@@ -72,7 +72,7 @@ def test_a_worker_that_is_killed(client: Any, source: Path, tmp_path: Path) -> N
     pids = list(client.run(os.getpid).values())
 
     def kill() -> None:
-        while not (out.exists() and EmbeddingStore.open(out).done()):
+        while not (out.exists() and ShardStore.open(out).done()):
             time.sleep(0.005)
         os.kill(pids[0], signal.SIGKILL)
 
@@ -80,7 +80,7 @@ def test_a_worker_that_is_killed(client: Any, source: Path, tmp_path: Path) -> N
     killer.start()
     scfm.tl.embed_store(source, "scfm-mini", out, shard_rows=16, device="cpu", client=client)
     killer.join()
-    store = EmbeddingStore.open(out)
+    store = ShardStore.open(out)
     assert not store.missing()
     assert np.isfinite(values(out)).all()
     client.wait_for_workers(2, timeout=60)
@@ -89,9 +89,9 @@ def test_a_worker_that_is_killed(client: Any, source: Path, tmp_path: Path) -> N
 
 def test_only_what_is_missing_is_computed(client: Any, source: Path, tmp_path: Path) -> None:
     out = scfm.tl.embed_store(source, "scfm-mini", tmp_path / "a.zarr", shard_rows=ROWS, device="cpu", shard="1/2")
-    before = EmbeddingStore.open(out).done()
+    before = ShardStore.open(out).done()
     scfm.tl.embed_store(source, "scfm-mini", out, shard_rows=ROWS, device="cpu", client=client)
-    after = EmbeddingStore.open(out).done()
+    after = ShardStore.open(out).done()
     assert len(before) < len(after)
     assert {number: after[number] for number in before} == before
 
@@ -101,7 +101,7 @@ def test_errors_of_workers_come_back(
 ) -> None:
     monkeypatch.setattr("scfm.tl._cluster.WAIT", 0.1)
     out = scfm.tl.embed_store(source, "scfm-mini", tmp_path / "a.zarr", shard_rows=ROWS, device="cpu", shard="1/20")
-    store = EmbeddingStore.open(out)
+    store = ShardStore.open(out)
     with store.lock(store.shards[5]), pytest.raises(RuntimeError, match="Another process is filling"):
         scfm.tl.embed_store(source, "scfm-mini", out, shard_rows=ROWS, device="cpu", client=client)
     with store.lock(None), pytest.raises(RuntimeError, match="Another process is filling"):

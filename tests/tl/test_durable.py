@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 import scfm
-from scfm._write import METADATA, merge_store
-from scfm.run.store import EmbeddingStore
+from scfm._write import METADATA
+from scfm.run.store import ShardStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -90,7 +90,7 @@ def test_a_merge_that_is_killed_is_completed(
         monkeypatch.setattr("scfm._paths._exchange", lambda *_: False)
     stopped = stop_at(number, dead=True)
     try:
-        merge_store(EmbeddingStore.open(source.with_name("emb.zarr")), source)
+        scfm.tl.merge_store(source.with_name("emb.zarr"), source)
     except KeyboardInterrupt:
         assert stopped()
     else:
@@ -178,7 +178,7 @@ def test_files_that_are_no_markers_are_ignored(source: Path, lines: list[str]) -
     embed(source)
     (told,) = [line for line in lines if "ignoring" in line]
     assert ad.read_zarr(out).uns["scfm_mini"]["params"]["n_cells"] == N_OBS
-    assert len(EmbeddingStore.open(out).done()) == 2
+    assert len(ShardStore.open(out).done()) == 2
     assert "00000001.json, 00000002.json" in told
 
 
@@ -198,13 +198,13 @@ def test_a_merge_shares_chunks_and_a_copy_does_not(source: Path) -> None:
 
 
 def test_a_source_that_changes_meanwhile_is_kept(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    usual, part = EmbeddingStore.values, source if source.is_file() else next(source.glob("[z.]*"))
+    usual, part = ShardStore.values, source if source.is_file() else next(source.glob("[z.]*"))
 
-    def values(store: EmbeddingStore, shard: Any) -> np.ndarray:
+    def values(store: ShardStore, shard: Any) -> dict[str, np.ndarray]:
         os.utime(part, ns=(1, 2**62))
         return usual(store, shard)
 
-    monkeypatch.setattr(EmbeddingStore, "values", values)
+    monkeypatch.setattr(ShardStore, "values", values)
     with pytest.raises(RuntimeError, match="was changed by another process while results were added to a copy"):
-        merge_store(EmbeddingStore.open(source.with_name("emb.zarr")), source)
+        scfm.tl.merge_store(source.with_name("emb.zarr"), source)
     assert KEY not in read(source).obsm

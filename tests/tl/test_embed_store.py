@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 
 import scfm
-from scfm.run.store import EmbeddingStore, plan_shards
+from scfm.run.plan import plan_shards
+from scfm.run.store import ShardStore
 from tests.rounding import close
 
 if TYPE_CHECKING:
@@ -87,12 +88,6 @@ def test_the_store_is_an_anndata(source: Path, tmp_path: Path, expected: np.ndar
     assert set(params) == set(adata.uns["scfm_mini"]["params"])
 
 
-def test_shards() -> None:
-    shards = plan_shards(10, 4)
-    assert [(shard.number, shard.start, shard.stop) for shard in shards] == [(0, 0, 4), (1, 4, 8), (2, 8, 10)]
-    assert plan_shards(0, 4) == []
-
-
 @pytest.mark.parametrize("parts", [1, 3, 20])
 def test_parts_make_the_whole(parts: int, source: Path, tmp_path: Path, expected: np.ndarray) -> None:
     out = tmp_path / "emb.zarr"
@@ -131,7 +126,7 @@ def test_kill_at_random_moments(source: Path, tmp_path: Path, expected: np.ndarr
             break
         killed += 1
         if out.exists():
-            store = EmbeddingStore.open(out)
+            store = ShardStore.open(out)
             found = values(out)
             for shard in store.shards:
                 if shard.number in store.done():
@@ -153,7 +148,7 @@ def test_finished_shards_are_not_computed_again(source: Path, tmp_path: Path, mo
 
 def test_a_second_run_is_refused(source: Path, tmp_path: Path) -> None:
     out = embed(source, tmp_path / "emb.zarr", shard="1/20")
-    store = EmbeddingStore.open(out)
+    store = ShardStore.open(out)
     with store.lock(store.shards[3]):
         refused = subprocess.run(command(source, out), capture_output=True, text=True, check=False)
         assert refused.returncode == 1
@@ -248,7 +243,7 @@ def test_a_full_disk_keeps_earlier_shards(source: Path, tmp_path: Path, expected
     early, late = (line for line in full.stderr.splitlines() if line.startswith("scfm: OSError"))
     assert re.search(r"emb.zarr has 163,840 bytes free, and \d+,\d+ are needed: make room there", early)
     assert "[Errno 28]" in late
-    out, store = tmp_path / "emb.zarr", EmbeddingStore.open(tmp_path / "emb.zarr")
+    out, store = tmp_path / "emb.zarr", ShardStore.open(tmp_path / "emb.zarr")
     assert 2 <= len(store.done()) < len(store.shards)
     for number in store.done():
         rows = slice(store.shards[number].start, store.shards[number].stop)
@@ -261,7 +256,7 @@ def test_an_interruption_says_how_far_it_got(source: Path, tmp_path: Path) -> No
     out = tmp_path / "emb.zarr"
     call = ["embed-store", str(source), "--model", "scfm-mini", "--out", str(out), "--device", "cpu"]
     with subprocess.Popen([sys.executable, "-m", "scfm", *call, "--shard-rows", "8"], stderr=subprocess.PIPE) as run:
-        while run.poll() is None and not (out.exists() and EmbeddingStore.open(out).done()):
+        while run.poll() is None and not (out.exists() and ShardStore.open(out).done()):
             time.sleep(0.005)
         run.send_signal(signal.SIGINT)
         text = run.communicate()[1].decode()

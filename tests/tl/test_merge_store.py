@@ -11,12 +11,13 @@ import pytest
 import zarr
 
 import scfm
-from scfm._write import merge_store
 from scfm.cli import main
-from scfm.run.store import EmbeddingStore
+from scfm.run.store import ShardStore
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from scfm.run.plan import Shard
 
 KEY, ROWS = "X_scfm_mini", 64
 pytestmark = pytest.mark.filterwarnings(
@@ -77,7 +78,7 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert "lacks 2 of 4 shards" in text.err
     assert main([*embed, "--device", "cpu"]) == 0
     assert main(["merge", str(out), str(source)]) == 0
-    assert f"added obsm['{KEY}']" in capsys.readouterr().out
+    assert f"added the results of {out} to {source}" in capsys.readouterr().out
     np.testing.assert_array_equal(ad.read_h5ad(source).obsm[KEY], ad.read_zarr(out).obsm[KEY])
 
 
@@ -89,25 +90,25 @@ def test_other_cells_are_refused(tmp_path: Path) -> None:
     other.write_h5ad(tmp_path / "other.h5ad")
     before = (tmp_path / "other.h5ad").read_bytes()
     with pytest.raises(ValueError, match="does not hold the cells of .*nothing was changed"):
-        merge_store(EmbeddingStore.open(out), tmp_path / "other.h5ad")
+        scfm.tl.merge_store(out, tmp_path / "other.h5ad")
     assert (tmp_path / "other.h5ad").read_bytes() == before
     assert len(list(tmp_path.iterdir())) == 3
 
 
 @pytest.mark.parametrize("kind", ["h5ad", "zarr2", "zarr3"])
 def test_a_merge_that_was_stopped_goes_on(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source, out, usual = write(kind, tmp_path), tmp_path / "emb.zarr", EmbeddingStore.read
+    source, out, usual = write(kind, tmp_path), tmp_path / "emb.zarr", ShardStore.read
 
-    def stop(store: EmbeddingStore, start: int, stop: int) -> np.ndarray:
-        if start:
+    def stop(store: ShardStore, shard: Shard) -> dict[str, np.ndarray]:
+        if shard.start:
             raise KeyboardInterrupt
-        return usual(store, start, stop)
+        return usual(store, shard)
 
     call = {"shard_rows": ROWS, "into_source": True, "device": "cpu"}
-    monkeypatch.setattr(EmbeddingStore, "read", stop)
+    monkeypatch.setattr(ShardStore, "read", stop)
     with pytest.raises(KeyboardInterrupt):
         scfm.tl.embed_store(source, "scfm-mini", out, **call)
     assert (KEY in read(source).obsm, "scfm_mini" in read(source).uns) == (False, False)
-    monkeypatch.setattr(EmbeddingStore, "read", usual)
+    monkeypatch.setattr(ShardStore, "read", usual)
     scfm.tl.embed_store(source, "scfm-mini", out, **call)
     np.testing.assert_array_equal(read(source).obsm[KEY], ad.read_zarr(out).obsm[KEY])

@@ -14,7 +14,7 @@ import pytest
 import scfm
 from scfm._paths import size_of
 from scfm.model.session import Session
-from scfm.run.store import EmbeddingStore
+from scfm.run.store import ShardStore
 from scfm.testing import write_transcriptformer
 
 if TYPE_CHECKING:
@@ -167,7 +167,7 @@ def test_a_closed_source_is_told_first(
         if folder == tmp_path:
             raise PermissionError(folder)
 
-    monkeypatch.setattr("scfm.tl._embed_store.check_writable", refuse)  # whoever runs the tests may be root
+    monkeypatch.setattr("scfm.tl._fill.check_writable", refuse)  # whoever runs the tests may be root
     with pytest.raises(PermissionError):
         scfm.tl.embed_store(source, "scfm-mini", tmp_path / "out.zarr", into_source=True)
 
@@ -260,4 +260,4 @@ def test_progress_counts_what_is_there(adata: ad.AnnData, tmp_path: Path, capsys
     assert "10/10" in shown
     assert "10/20" in shown
     assert " 0/20" not in shown
-    assert not EmbeddingStore.open(tmp_path / "s.zarr").missing()
+    assert not ShardStore.open(tmp_path / "s.zarr").missing()

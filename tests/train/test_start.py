@@ -178,6 +178,16 @@ def test_what_does_not_go_together(
         plan_of(**changes)
 
 
+def test_symbols_need_a_vocabulary_that_knows_them(plan_of: Callable[..., Any], tmp_path: Path) -> None:
+    scfm.datasets.pbmc68k()[:20].write_h5ad(tmp_path / "a.h5ad")
+    files = [str(tmp_path / "a.h5ad")]
+    with pytest.raises(ValueError, match=r"\(genes.names in the config\), as 'scfm-mini'"):
+        plan_of(files=files, genes={})
+    plan = plan_of(files=files, genes={"names": "scfm-mini", "min_cells": 1})
+    assert len(plan.model.vocabulary.genes) > 500
+    assert plan.model.vocabulary.symbols["CD3D"].startswith("ENSG")
+
+
 def test_no_gene_in_common(plan_of: Callable[..., Any], tmp_path: Path) -> None:
     adata = ad.AnnData(np.ones((5, 3), np.float32), var=pd.DataFrame(index=[f"ENSG8{i:010d}" for i in range(3)]))
     adata.write_h5ad(tmp_path / "a.h5ad")

@@ -33,16 +33,18 @@ COMMANDS = {
         },
     ),
     "status": Command(
-        "Say how much of a store of embeddings is done.",
+        "Say how much of a store is done.",
         run="scfm.cli.stores:status",
         example="scfm status embeddings.zarr",
         positional=("store",),
     ),
     "merge": Command(
-        "Add the embeddings of a complete store to the file of the cells.",
+        "Add the results of a complete store to the file of the cells.",
         run="scfm.cli.stores:merge",
+        verb="scfm.tl:merge_store",
         example="scfm merge embeddings.zarr cells.h5ad",
         positional=("store", "target"),
+        required=(),
     ),
     "tokenize": Command(
         "Write cells as a tokenised dataset, like Geneformer's tokenizer.",
@@ -113,6 +115,21 @@ COMMANDS = {
         example="scfm perturb cells.h5ad --model scfm-mini --states-key disease --start dcm --goal nf --out out.h5ad",
         required=(),
         families="rank_frame",
+    ),
+    "perturb-store": Command(
+        "Perturb genes of more cells than fit into memory or an evening, into a store; goes on where it stopped.",
+        run="scfm.cli.stores:perturb_store",
+        verb="scfm.tl:perturb_store",
+        example="scfm perturb-store cells.h5ad --model scfm-mini --states-key disease --start dcm --goal nf --out screen.zarr",
+        positional=("source",),
+        hidden=("client", "resume"),
+        families="rank_frame",
+        several=("source",),
+        texts={
+            "source": "files, patterns such as 'atlas/*.h5ad', folders of zarr stores, or addresses of zarr stores",
+            "out": "folder of the store; one that is not complete is continued",
+            "into_source": "add the effects to SOURCE at the end, to each file those of its cells",
+        },
     ),
     "annotate": Command(
         "Annotate cells from an embedding in the file and labelled cells; writes a copy of the file.",

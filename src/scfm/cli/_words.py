@@ -19,12 +19,23 @@ TRUTH |= {"auto": "null", "none": "null", "null": "null"}
 COMMANDS_OF = {
     f"{module}.{verb}": f"`scfm {verb.replace('_', '-')}`"
     for module, verbs in {
-        "tl": ("annotate", "embed", "embed_store", "gene_embeddings", "marker_genes", "score", "tokenize"),
+        "tl": (
+            "annotate",
+            "embed",
+            "embed_store",
+            "gene_embeddings",
+            "marker_genes",
+            "perturb",
+            "perturb_store",
+            "score",
+            "tokenize",
+        ),
         "model": ("convert", "fetch"),
     }.items()
     for verb in verbs
 }
 COMMANDS_OF |= {"pp.match_genes": "`scfm match`", "model.list_models": "`scfm models`", "model.load": "the command"}
+COMMANDS_OF |= {"tl.merge_store": "`scfm merge`"}
 OF_THE_PARSER = ("print_completion", "print_shtab")
 
 

@@ -1,19 +1,20 @@
-"""Commands about stores of embeddings."""
+"""Commands about stores that are filled shard by shard."""
 
 from __future__ import annotations
 
 import sys
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from scfm._package import pip_install
-from scfm.cli.verbs import model_of
+from scfm.cli.verbs import genes_of, model_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-__all__ = ["embed_store", "merge", "status"]
+__all__ = ["embed_store", "merge", "perturb_store", "status"]
 
 
 def embed_store(
@@ -41,44 +42,77 @@ def embed_store(
     print(progress(out))
 
 
+def perturb_store(
+    verb: Callable[..., Path],
+    *,
+    model: str,
+    out: Path,
+    genes: list[str] | None = None,
+    family: str | None = None,
+    dictionaries: list[str] | None = None,
+    scheduler: str | None = None,
+    local_cluster: int | None = None,
+    **arguments: Any,
+) -> None:
+    """Fill a store with effects of perturbations.
+
+    Parameters
+    ----------
+    genes
+        Genes to change, one by one; A+B changes both together. By default each gene that a cell expresses.
+    scheduler
+        Address of a dask scheduler, whose workers then do the work.
+    local_cluster
+        Start a dask cluster of as many processes on this machine.
+    """
+    filled = partial(verb, genes=genes_of(genes))
+    embed_store(
+        filled,
+        model=model,
+        out=out,
+        family=family,
+        dictionaries=dictionaries,
+        scheduler=scheduler,
+        local_cluster=local_cluster,
+        **arguments,
+    )
+
+
 def status(store: Path) -> None:
     """Say how much is done.
 
     Parameters
     ----------
     store
-        Folder that `scfm embed-store` fills.
+        Folder that `scfm embed-store` or `scfm perturb-store` fills.
     """
     print(progress(store))
 
 
-def merge(store: Path, target: Path, modality: str | None = None) -> None:
-    """Add embeddings to the file of the cells.
+def merge(verb: Callable[..., Path], store: Path, target: Path, **arguments: Any) -> None:
+    """Add results to the file of the cells.
 
     Parameters
     ----------
     store
-        Folder that `scfm embed-store` filled.
+        Folder that `scfm embed-store` or `scfm perturb-store` filled.
     target
-        The file that was embedded, which is changed.
+        The file of the cells, which is changed.
     """
-    from scfm._write import merge_store
-    from scfm.run.store import EmbeddingStore
-
-    opened = EmbeddingStore.open(store)
-    merge_store(opened, target, modality)
-    print(f"added obsm[{opened.keys.obsm!r}] and uns[{opened.keys.uns!r}] to {target}")
+    verb(store, target, **arguments)
+    print(f"added the results of {store} to {target}")
 
 
 def progress(path: Path) -> str:
     """How much of a store is done, in a line."""
     from scfm._text import some
-    from scfm.run.store import EmbeddingStore
+    from scfm.run.store import ShardStore
 
-    store = EmbeddingStore.open(path)
+    store = ShardStore.open(path)
     missing = store.missing()
-    cells = sum(shard.stop - shard.start for shard in missing)
-    text = f"{path}: {len(store.shards) - len(missing)} of {len(store.shards)} shards, {store.n_obs - cells:,} of {store.n_obs:,} cells"
+    n, total = (sum(shard.work for shard in shards) for shards in (missing, store.shards))
+    done = f"{len(store.shards) - len(missing)} of {len(store.shards)} shards"
+    text = f"{path}: {done}, {total - n:,} of {total:,} {store.unit}s"
     if missing:
         text += f"; missing shards {some((shard.number for shard in missing), 10)}"
     return text

@@ -18,6 +18,7 @@ __all__ = [
     "embed",
     "evaluate",
     "gene_embeddings",
+    "genes_of",
     "marker_genes",
     "match",
     "metrics",
@@ -105,6 +106,11 @@ def gene_embeddings(
     print(f"In Python, anndata.read_zarr({str(out)!r}) reads it: a row for each gene of each cell.")
 
 
+def genes_of(names: list[str] | None) -> Any:
+    """What a verb takes as genes to perturb: of A+B a group."""
+    return "all" if names is None else [tuple(name.split("+")) for name in names]
+
+
 def perturb(
     verb: Callable[..., Any],
     *,
@@ -124,9 +130,8 @@ def perturb(
     """
     from scfm.model import load
 
-    chosen = "all" if genes is None else [tuple(name.split("+")) for name in genes]
     loaded = load(model, family=family, dictionaries=dictionaries)
-    found = verb(model=loaded, genes=chosen, out=out, **arguments)
+    found = verb(model=loaded, genes=genes_of(genes), out=out, **arguments)
     if arguments["dry_run"]:
         print("{cells:,} cells, {sequences:,} sequences, {tokens:,} tokens, about {seconds:,.0f} s".format(**found))
     else:

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from scfm._text import masked
-from scfm.model.session import Session, counting_fractional
+from scfm.model.session import CountSession, Session, counting_fractional
 from scfm.read.errors import of_file
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from scfm._types import CountBlock, TokenBlock
     from scfm.genes import GeneMap
@@ -53,6 +53,12 @@ class JoinedSession(Session):
     """A model, several files, and what is to be done."""
 
     source: JoinedSource[FileFacts]
+
+    def files(self) -> Iterator[CountSession]:
+        """A session for each of the files, open until the next one comes."""
+        for number, fact in enumerate(self.source.facts):
+            part = self.source.part(number)
+            yield CountSession(self.model, part, self.options, self.devices, self.dtype, fact.genes)
 
     def encoder(self) -> Callable[[CountBlock], TokenBlock]:
         """The step from counts to tokens: of each file as if it were alone."""

@@ -92,6 +92,17 @@ class Session(ABC):
         """The network with as many layers as the run needs, on each of the devices."""
         return self.model.networks(self.options.n_layers, self.devices, self.dtype)
 
+    def files(self) -> Iterator[CountSession]:
+        """A session for each of the files, open until the next one comes.
+
+        Raises
+        ------
+        TypeError
+            If the cells are tokenised and have no genes but those of the model.
+        """
+        msg = f"Counts of genes are needed, got {self.source}: cells that are tokenised."
+        raise TypeError(msg)
+
     @abstractmethod
     def encoder(self) -> Callable[[Any], TokenBlock]:
         """The step from a block of the source to tokens."""
@@ -105,7 +116,13 @@ class Session(ABC):
             raise KeyError(msg)
         return pd.Categorical(self.source.column(groupby))
 
-    def run(self, task: Task, spans: Sequence[tuple[int, int]] | None = None, done_before: int = 0) -> RunStats:
+    def run(
+        self,
+        task: Task,
+        spans: Sequence[tuple[int, int]] | None = None,
+        done_before: int = 0,
+        sequences: int | None = None,
+    ) -> RunStats:
         """Compute a task for cells; warns of empty and dropped cells.
 
         Parameters
@@ -115,7 +132,9 @@ class Session(ABC):
         spans
             Ranges of cells; all by default.
         done_before
-            Further cells, which an earlier run has done: progress is shown of all of them.
+            Further cells (or sequences), which an earlier run has done: progress is shown of all of them.
+        sequences
+            Number of sequences, if there are several for a cell and it is known: progress is shown of them.
         """
         encode = self.encoder()
         networks = self.networks()
@@ -128,7 +147,7 @@ class Session(ABC):
             progress=settings.progress,
         )
         max_genes = self.model.max_genes(self.options)
-        stats = run(self.source, encode, task, forwards, plan, max_genes, spans, done_before)
+        stats = run(self.source, encode, task, forwards, plan, max_genes, spans, done_before, sequences)
         self._report(stats, task)
         return stats
 
@@ -259,6 +278,10 @@ class CountSession(Session):
 
     source: CountSource
     genes: GeneMap
+
+    def files(self) -> Iterator[CountSession]:
+        """The session itself, alone."""
+        yield self
 
     def encoder(self) -> Callable[[CountBlock], TokenBlock]:
         """The step from counts to tokens."""

@@ -76,6 +76,12 @@ class CountSource:
             return self._container.obs_names
 
     @property
+    def var_names(self) -> pd.Index:
+        """Names of the genes of the object or file, of which ``raw`` may have others."""
+        with reading(self._container.path):
+            return self._container.var.index
+
+    @property
     def obs(self) -> pd.DataFrame:
         """Annotation of the cells; read from a file on first use, so before :meth:`close`. Not to be modified."""
         with reading(self._container.path):

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from scfm._keys import PARAMS
-
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from scfm._keys import Keys
     from scfm.read import Source
+    from scfm.run.plan import ShardedArray
 
 __all__ = ["INDEX", "UNSHARDED", "replaced", "write_empty"]
 
@@ -24,9 +21,9 @@ UNSHARDED = {"shards": None}
 
 
 def write_empty(
-    path: Path, keys: Keys, source: Source[Any], n_features: int, chunk_rows: int, params: dict[str, Any]
+    path: Path, key: str, source: Source[Any], arrays: Sequence[ShardedArray], uns: Mapping[str, Any]
 ) -> None:
-    """Write an AnnData of nothing but names and NaN; names are copied a piece at a time."""
+    """Write an AnnData of nothing but names, empty arrays and ``uns[key]``; names are copied a piece at a time."""
     import pandas as pd
     import zarr
     from anndata import AnnData
@@ -37,7 +34,7 @@ def write_empty(
     obs_table = pd.DataFrame(index=pd.Index([], dtype=str))
     if source.files:
         obs_table["file"] = pd.Categorical([], categories=list(dict.fromkeys(file.path for file in source.files)))
-    empty = AnnData(obs=obs_table, uns={keys.uns: {PARAMS: params}})
+    empty = AnnData(obs=obs_table, uns={key: dict(uns)})
     write_elem(root, "/", empty, dataset_kwargs=UNSHARDED)
     obs: Any = root["obs"]
     names = replaced(obs, INDEX, (source.n_obs,), VariableLengthUTF8())
@@ -51,10 +48,10 @@ def write_empty(
         for file in source.files:
             codes[start : start + file.n_obs] = categories.index(file.path)
             start += file.n_obs
-    obsm: Any = root["obsm"]
-    shape, chunks = (source.n_obs, n_features), (chunk_rows, n_features)
-    array = obsm.create_array(keys.obsm, shape=shape, chunks=chunks, dtype="f4", fill_value=np.nan)
-    array.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
+    for one in arrays:
+        shape, chunks = tuple(one.shape), (one.chunk_rows, *one.shape[1:])
+        array = root.create_array(one.path, shape=shape, chunks=chunks, dtype=one.dtype, fill_value=one.fill)
+        array.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
 
 
 def replaced(group: Any, name: str, shape: tuple[int, ...], dtype: Any, *, chunk_rows: int = PIECE) -> Any:

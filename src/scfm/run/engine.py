@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 import numpy as np
 
 from scfm.batch import plan_batches, prefetch
-from scfm.run.progress import cells_bar
+from scfm.run.progress import progress_bar
 from scfm.run.transfer import HostCopy
 
 if TYPE_CHECKING:
@@ -108,6 +108,7 @@ def run(
     max_genes: int,
     spans: Sequence[tuple[int, int]] | None = None,
     done_before: int = 0,
+    sequences: int | None = None,
 ) -> RunStats:
     """Send the cells of a source through a network.
 
@@ -132,7 +133,9 @@ def run(
     spans
         Consecutive ranges of cells; no block or batch crosses their borders. All cells by default.
     done_before
-        Number of further cells that an earlier run has done; the progress shown includes them.
+        Number of further cells (or sequences) that an earlier run has done; the progress shown includes them.
+    sequences
+        Number of sequences with tags from 0 on; if it is known, progress is shown of them, and not of cells.
     """
     stats = RunStats(batch_tokens=plan.batch_tokens)
     began = time.perf_counter()
@@ -140,21 +143,24 @@ def run(
     blocks = chain.from_iterable(
         source.blocks(plan.block_rows, start=start, stop=stop, max_nnz=plan.block_values) for start, stop in spans
     )
-    total = done_before + sum(stop - start for start, stop in spans)
-    with cells_bar(total, plan.progress, done_before) as advance, ThreadPoolExecutor(len(forwards)) as pool:
+    total = done_before + (sum(stop - start for start, stop in spans) if sequences is None else sequences)
+    unit = "cell" if sequences is None else "sequence"
+    with progress_bar(total, plan.progress, done_before, unit) as advance, ThreadPoolExecutor(len(forwards)) as pool:
         for block in prefetch(map(encode, prefetch(blocks))):
             done = 0
             for edited in job.edit(block):
                 batches = plan_batches(edited, stats.batch_tokens, padded=plan.padded)
                 one_each = edited.rows is None  # otherwise the number of sequences is not the number of cells
-                work = _SharedBatches(block, batches, job, stats, advance if one_each else None)
+                shown = one_each or sequences is not None
+                work = _SharedBatches(block, batches, job, stats, advance if shown else None)
                 if len(forwards) == 1:
                     work.compute(forwards[0])
                 else:
                     list(pool.map(work.compute, forwards))
                 done += int(np.count_nonzero(np.diff(edited.offsets))) if one_each else 0
                 stats.n_tokens += len(edited.tokens)
-            advance(block.n_cells - done)
+            if sequences is None:
+                advance(block.n_cells - done)
             stats.n_cells += block.n_cells
             stats.n_truncated += int(np.count_nonzero(block.n_genes > max_genes))
             stats.n_fractional += block.n_fractional
@@ -202,7 +208,8 @@ class _SharedBatches:
             self._job.sink.write(pending.batch, output)
             self._stats.n_not_finite += _not_finite(pending.batch, output, self._block)
             if self._advance is not None:
-                self._advance(len(pending.batch.rows))
+                tags = pending.batch.tags
+                self._advance(len(pending.batch.rows) if tags is None else int(np.count_nonzero(tags >= 0)))
 
 
 def _outputs(batch: TokenBatch, forward: Forward, job: Job, stats: RunStats) -> Iterator[tuple[TokenBatch, Tensor]]:

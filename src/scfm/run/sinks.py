@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 
+from scfm.batch import ranges_of
 from scfm.run.empty import INDEX, UNSHARDED, replaced
 from scfm.run.store import COUNTED
 
@@ -21,9 +22,20 @@ if TYPE_CHECKING:
 
     from scfm._types import TokenBatch
     from scfm.run.engine import RunStats
-    from scfm.run.store import EmbeddingStore, Shard
+    from scfm.run.plan import Shard
+    from scfm.run.store import ShardStore
 
-__all__ = ["ArraySink", "GeneMeansSink", "GeneStatesSink", "ShardSink", "StatesTable", "StatesWriter", "ZarrStates"]
+__all__ = [
+    "ArraySink",
+    "Collector",
+    "GeneMeansSink",
+    "GeneStatesSink",
+    "RowsCollector",
+    "ShardSink",
+    "StatesTable",
+    "StatesWriter",
+    "ZarrStates",
+]
 
 CHUNK_BYTES = 2**24
 """Of the states that are written to zarr."""
@@ -107,10 +119,54 @@ class GeneMeansSink:
         return np.where(self._known[:, None], counts, 0)
 
 
-class ShardSink:
-    """Collect the embeddings of shards, one after the other, and store each when it is complete.
+class Collector(Protocol):
+    """Collects the results of a shard."""
 
-    A context manager: the shard at hand is locked, from before the first of them comes.
+    def begin(self, shard: Shard) -> None:
+        """Forget what is there; results of this shard come next."""
+
+    def write(self, batch: TokenBatch, output: Tensor) -> None:
+        """Keep the output of one batch."""
+
+    def values(self) -> dict[str, NDArray[Any]]:
+        """Rows of the shard for each array of the store, by its path."""
+
+
+class RowsCollector:
+    """A vector for each cell; NaN for cells that never came.
+
+    Parameters
+    ----------
+    path
+        Place of the array in the store.
+    n_features
+        Size of a vector.
+    """
+
+    def __init__(self, path: str, n_features: int) -> None:
+        self._path, self._n_features = path, n_features
+
+    def begin(self, shard: Shard) -> None:
+        """Make room for the vectors of a shard."""
+        self._start = shard.start
+        self._values = np.full((shard.stop - shard.start, self._n_features), np.nan, dtype=np.float32)
+
+    def write(self, batch: TokenBatch, output: Tensor) -> None:
+        """Keep one vector per cell, shape ``(n_cells, n_features)``."""
+        self._values[batch.rows - self._start] = output.float().cpu().numpy()
+
+    def end_block(self, stop: int, stats: RunStats) -> None:
+        """Nothing is held back."""
+
+    def values(self) -> dict[str, NDArray[Any]]:
+        """Rows of the shard."""
+        return {self._path: self._values}
+
+
+class ShardSink:
+    """Have the results of shards collected, one after the other, and store those of each when they are complete.
+
+    A context manager: the shard at hand is locked, from before the first of its cells comes.
 
     Parameters
     ----------
@@ -118,20 +174,32 @@ class ShardSink:
         Where they go.
     shards
         The shards of the run, one at least, in the order in which their cells come.
+    collector
+        Collects the results.
+    cells
+        Sorted positions of the cells that are computed, some in each shard; all by default.
     wait
         Seconds to wait for a shard that another process is computing.
     """
 
-    def __init__(self, store: EmbeddingStore, shards: Sequence[Shard], wait: float = 0) -> None:
-        self._store = store
-        self._waiting = list(shards)
-        self._wait = wait
+    def __init__(
+        self,
+        store: ShardStore,
+        shards: Sequence[Shard],
+        collector: Collector,
+        cells: NDArray[np.int64] | None = None,
+        wait: float = 0,
+    ) -> None:
+        self._store, self._collector, self._wait = store, collector, wait
+        self._waiting = [(shard, _spans_of(shard, cells)) for shard in shards]
+        self.spans = [span for _, spans in self._waiting for span in spans]
+        """Ranges of the cells to compute."""
         self._lock: ExitStack | None = None
         self._before = dict.fromkeys(COUNTED, 0)
-        self._values = self._empty()
 
     def __enter__(self) -> Self:
-        self._lock = self._store.lock(self._waiting[0], self._wait)
+        self._lock = self._store.lock(self._waiting[0][0], self._wait)
+        self._collector.begin(self._waiting[0][0])
         return self
 
     def __exit__(self, *args: object) -> None:
@@ -139,26 +207,30 @@ class ShardSink:
             self._lock.close()
 
     def write(self, batch: TokenBatch, output: Tensor) -> None:
-        """Keep one vector per cell, shape ``(n_cells, n_features)``."""
-        self._values[batch.rows - self._waiting[0].start] = output.float().cpu().numpy()
+        """Keep the output of one batch."""
+        self._collector.write(batch, output)
 
     def end_block(self, stop: int, stats: RunStats) -> None:
         """Store the shard if this was its last block."""
-        if stop < self._waiting[0].stop:
+        if stop < self._waiting[0][1][-1][1]:
             return
         now = {name: getattr(stats, name) for name in COUNTED}
         facts = {name: now[name] - self._before[name] for name in COUNTED}
-        shard = self._waiting.pop(0)
+        shard, _ = self._waiting.pop(0)
         # the next lock comes before the marker, so that a second run always finds one
-        following = self._store.lock(self._waiting[0], self._wait) if self._waiting else None
-        self._store.write(shard, self._values, facts)
+        following = self._store.lock(self._waiting[0][0], self._wait) if self._waiting else None
+        self._store.write(shard, self._collector.values(), facts)
         self.__exit__()
-        self._lock = following
-        self._before, self._values = now, self._empty()
+        self._lock, self._before = following, now
+        if self._waiting:
+            self._collector.begin(self._waiting[0][0])
 
-    def _empty(self) -> NDArray[np.float32]:
-        n_rows = self._waiting[0].stop - self._waiting[0].start if self._waiting else 0
-        return np.full((n_rows, self._store.n_features), np.nan, dtype=np.float32)
+
+def _spans_of(shard: Shard, cells: NDArray[np.int64] | None) -> list[tuple[int, int]]:
+    if cells is None:
+        return [(shard.start, shard.stop)]
+    first, last = np.searchsorted(cells, [shard.start, shard.stop])
+    return ranges_of(cells[first:last])
 
 
 class StatesWriter(Protocol):

@@ -1,9 +1,9 @@
-"""Embeddings of cells in a zarr store that is filled shard by shard, by one process or many.
+"""Results for cells in a zarr store that is filled shard by shard, by one process or many.
 
-The store is an AnnData: names of the cells in ``obs``, the embeddings in ``obsm``, provenance in ``uns``. A shard is
-a range of consecutive cells on the chunk borders of the embeddings, so no two shards write to one file. A finished
-shard has a marker inside the folder of the embeddings, written when its values are on the disk. It says how large their
-files are, and what is their hash.
+The store is an AnnData: names of the cells in ``obs``, arrays with rows for cells in ``obsm``, provenance in ``uns``. A
+shard is a range of consecutive cells. It has the same number of rows as every other one in each array, on chunk borders,
+so no two shards write to one file. A finished shard has a marker inside the folder of the first array, written when its
+values are on the disk. It says how large their files are, and what is their hash.
 """
 
 from __future__ import annotations
@@ -11,88 +11,44 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import shutil
-from dataclasses import dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scfm._checks import is_int
-from scfm._keys import PARAMS, Keys
+from scfm._keys import PARAMS
 from scfm._lock import hold
 from scfm._paths import atomic, read_json, settle, sync, tree
 from scfm._text import some
 from scfm.read.paths import is_url
 from scfm.read.remote import open_url
 from scfm.run.empty import INDEX, UNSHARDED, write_empty
+from scfm.run.plan import Shard, ShardedArray, is_count, is_plan, plan_shards
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from contextlib import ExitStack
 
     from numpy.typing import NDArray
 
     from scfm.read import Source
+    from scfm.run.plan import StorePlan
 
-__all__ = [
-    "CHUNK_ROWS",
-    "COUNTED",
-    "EmbeddingStore",
-    "Shard",
-    "fingerprint",
-    "plan_shards",
-]
+__all__ = ["COUNTED", "ShardStore", "fingerprint"]
 
 logger = logging.getLogger("scfm")
 
-FORMAT = 1
+FORMAT = 2
 MAX_PLAN_BYTES = 2**28
 """Of a plan, which has an entry for each file of the source."""
 PLAN_FILE = ".scfm.json"
+FIELDS_FILE = ".fields.json"
 SHARDS_FOLDER = ".shards"
 MERGED_FOLDER = ".merged"
-CHUNK_ROWS = 1024
-"""Rows of a chunk of a store; shards are whole chunks."""
 COUNTED = ("n_cells", "n_truncated", "n_empty", "n_dropped", "n_fractional", "n_not_finite")
-
-
-@dataclass(frozen=True, slots=True)
-class Shard:
-    """A range of consecutive cells that is computed as a whole."""
-
-    number: int
-    start: int
-    stop: int
-
-
-def _is_count(value: object) -> bool:
-    return is_int(value) and value >= 0
-
-
-def _is_plan(plan: dict[str, Any], folder: str) -> bool:
-    """Whether a plan has what a store needs, and is that of this folder."""
-    identity = plan.get("identity")
-    files = identity.get("source") if isinstance(identity, dict) else None
-    return (
-        plan.get("obsm") == folder
-        and isinstance(plan.get("uns"), str)
-        and all(_is_count(plan.get(name)) for name in ("n_obs", "n_features", "shard_rows"))
-        and plan["shard_rows"] > 0
-        and isinstance(identity, dict)
-        and isinstance(identity.get("parameters", {}), dict)
-        and isinstance(files, list)
-        and all(isinstance(file, dict) and _is_count(file.get("n_obs")) for file in files)
-        and sum(file["n_obs"] for file in files) == plan["n_obs"]
-    )
-
-
-def _hash(values: NDArray[np.float32]) -> str:
-    return hashlib.sha256(values.tobytes()).hexdigest()
-
-
-def plan_shards(n_obs: int, rows: int) -> list[Shard]:
-    """Cut ``n_obs`` cells into shards of ``rows`` cells; the last one may be shorter."""
-    return [Shard(i, start, min(start + rows, n_obs)) for i, start in enumerate(range(0, n_obs, rows))]
 
 
 def fingerprint(source: str | Path) -> dict[str, int | str]:
@@ -112,8 +68,8 @@ def fingerprint(source: str | Path) -> dict[str, int | str]:
     }
 
 
-class EmbeddingStore:
-    """A store of embeddings on disk, complete or not; made by :meth:`create` or :meth:`open`.
+class ShardStore:
+    """A store of results on disk, complete or not; made by :meth:`create` or :meth:`open`.
 
     Parameters
     ----------
@@ -125,54 +81,48 @@ class EmbeddingStore:
 
     def __init__(self, path: Path, plan: dict[str, Any]) -> None:
         self.path = path
-        self._plan = plan
-        self.keys = Keys(str(plan["obsm"]), str(plan["uns"]))
+        self.verb, self.key = str(plan["verb"]), str(plan["key"])
         self.identity: dict[str, Any] = plan["identity"]
         """What makes two runs the same: the source and all parameters."""
-        self.n_obs, self.n_features = int(plan["n_obs"]), int(plan["n_features"])
-        self.shards = plan_shards(self.n_obs, int(plan["shard_rows"]))
-        self._chunk_rows = min(int(plan["shard_rows"]), CHUNK_ROWS)
+        self.n_obs, self.shard_rows = int(plan["n_obs"]), int(plan["shard_rows"])
+        self.arrays = [ShardedArray(**array) for array in plan["arrays"]]
+        self.unit = "cell" if plan["sequences"] is None else "sequence"
+        """What the work of a shard is counted in."""
+        self.shards = plan_shards(self.n_obs, self.shard_rows, plan["sequences"])
         self._told = False
 
     @classmethod
-    def create(
-        cls,
-        path: Path,
-        keys: Keys,
-        source: Source[Any],
-        n_features: int,
-        shard_rows: int,
-        identity: dict[str, Any],
-        params: dict[str, Any],
-    ) -> EmbeddingStore:
-        """Make an empty store; it appears when it is complete but for the values, which are NaN.
+    def create(cls, path: Path, source: Source[Any], plan: StorePlan, identity: dict[str, Any]) -> ShardStore:
+        """Make an empty store; it appears when it is complete but for the values.
 
         If another process makes it at the same moment, the one that was first stays. ``identity["source"]`` has an
         entry with the number of cells ``"n_obs"`` for each file.
         """
-        plan = {
+        written = {
             "format": FORMAT,
-            "obsm": keys.obsm,
-            "uns": keys.uns,
+            "verb": plan.verb,
+            "key": plan.key,
             "n_obs": source.n_obs,
-            "n_features": n_features,
-            "shard_rows": shard_rows,
+            "shard_rows": plan.shard_rows,
+            "arrays": [asdict(array) for array in plan.arrays],
+            "sequences": None if plan.sequences is None else list(plan.sequences),
             "identity": identity,
         }
         try:
             with atomic(path) as work:
-                write_empty(work, keys, source, n_features, min(shard_rows, CHUNK_ROWS), params)
-                folder = work / "obsm" / keys.obsm
+                write_empty(work, plan.key, source, plan.arrays, plan.uns)
+                folder = work / plan.arrays[0].path
                 (folder / SHARDS_FOLDER).mkdir()
                 (folder / MERGED_FOLDER).mkdir()
-                (folder / PLAN_FILE).write_text(json.dumps(plan), encoding="utf-8")
+                (folder / FIELDS_FILE).write_text(json.dumps({"fields": plan.fields}), encoding="utf-8")
+                (folder / PLAN_FILE).write_text(json.dumps(written), encoding="utf-8")
         except OSError:
             if not path.is_dir():
                 raise
         return cls.open(path)
 
     @classmethod
-    def open(cls, path: Path) -> EmbeddingStore:
+    def open(cls, path: Path) -> ShardStore:
         """Open a store that :meth:`create` made.
 
         Raises
@@ -184,13 +134,13 @@ class EmbeddingStore:
         """
         found = sorted(path.glob(f"obsm/*/{PLAN_FILE}"))
         if not found:
-            msg = f"{path} is no store of embeddings that scfm.tl.embed_store made."
+            msg = f"{path} is no store that scfm.tl.embed_store or scfm.tl.perturb_store made."
             raise FileNotFoundError(msg) if not path.exists() else ValueError(msg)
         plan = read_json(found[0], MAX_PLAN_BYTES)
         if plan.get("format") != FORMAT:
             msg = f"{path} was made by another version of scfm (format {plan.get('format')}, here {FORMAT})."
             raise ValueError(msg)
-        if not _is_plan(plan, found[0].parent.name):
+        if not is_plan(plan, found[0].parent.name):
             msg = (
                 f"{found[0]} is damaged: it does not say how the store is made up. Remove the store and make it again."
             )
@@ -199,8 +149,8 @@ class EmbeddingStore:
 
     @property
     def folder(self) -> Path:
-        """Folder of the embeddings."""
-        return self.path / "obsm" / self.keys.obsm
+        """Folder of the first array, with the markers."""
+        return self.path / self.arrays[0].path
 
     @property
     def _markers(self) -> Path:
@@ -210,9 +160,8 @@ class EmbeddingStore:
         return self._markers / f"{shard.number:08d}.json"
 
     def _chunks(self, shard: Shard) -> list[Path]:
-        """Files of the values of a shard; zarr writes none for a chunk of NaN alone."""
-        rows = range(shard.start, shard.stop, self._chunk_rows)
-        return [self.folder / "c" / str(start // self._chunk_rows) / "0" for start in rows]
+        """Files of the values of a shard; zarr writes none for a chunk of nothing but the fill value."""
+        return [self.path / chunk for array in self.arrays for chunk in array.chunks(shard.number)]
 
     def _sizes(self, shard: Shard) -> list[int | None]:
         return [chunk.stat().st_size if chunk.exists() else None for chunk in self._chunks(shard)]
@@ -224,7 +173,7 @@ class EmbeddingStore:
         except (FileNotFoundError, ValueError):
             return None
         promised = {"start": shard.start, "stop": shard.stop, "sizes": self._sizes(shard)}
-        whole = promised.items() <= marker.items() and all(_is_count(marker.get(name)) for name in COUNTED)
+        whole = promised.items() <= marker.items() and all(is_count(marker.get(name)) for name in COUNTED)
         return marker if whole else None
 
     def done(self) -> dict[int, dict[str, Any]]:
@@ -247,20 +196,26 @@ class EmbeddingStore:
         """Whether a shard is finished, and its files are as large as they were."""
         return self._finished(shard) is not None
 
-    def write(self, shard: Shard, values: NDArray[np.float32], facts: dict[str, Any]) -> None:
-        """Store the rows of a shard and, when they are on the disk, its marker; both replace what is there."""
+    def write(self, shard: Shard, values: Mapping[str, NDArray[Any]], facts: dict[str, Any]) -> None:
+        """Store the rows of a shard of every array, by its path, and, when they are on the disk, its marker.
+
+        Both replace what is there.
+        """
         import zarr
 
+        for stray in (part for chunk in self._chunks(shard) for part in chunk.parent.glob(f"{chunk.name}.*.partial")):
+            stray.unlink()  # of a process that was killed
+        for array in self.arrays:
+            zarr.open_array(self.path / array.path, mode="r+")[array.rows_of(shard.number)] = values[array.path]
         chunks = self._chunks(shard)
-        zarr.open_array(self.folder, mode="r+")[shard.start : shard.stop] = values
-        folders = {folder for chunk in chunks for folder in chunk.parents if folder.is_relative_to(self.folder)}
+        folders = {folder for chunk in chunks for folder in chunk.parents if folder.is_relative_to(self.path)}
         sync(path for path in (*chunks, *folders) if path.exists())
-        promised = {"start": shard.start, "stop": shard.stop, "sizes": self._sizes(shard), "sha256": _hash(values)}
+        promised = {"start": shard.start, "stop": shard.stop, "sizes": self._sizes(shard), "sha256": self._hash(values)}
         with atomic(self._marker(shard)) as work:
             work.write_text(json.dumps(promised | facts), encoding="utf-8")
 
-    def values(self, shard: Shard) -> NDArray[np.float32]:
-        """Read the rows of a finished shard.
+    def values(self, shard: Shard) -> dict[str, NDArray[Any]]:
+        """Read the rows of a finished shard of every array, by its path.
 
         Raises
         ------
@@ -269,25 +224,33 @@ class EmbeddingStore:
         """
         marker = read_json(self._marker(shard))
         try:
-            values = self.read(shard.start, shard.stop)
-            whole = _hash(values) == marker.get("sha256")
+            values = self.read(shard)
+            whole = self._hash(values) == marker.get("sha256")
         except (ValueError, RuntimeError):  # of a decoder
             whole = False
         if not whole:
             self._marker(shard).unlink()
             msg = (
-                f"Cells {shard.start} to {shard.stop} of {self.path} are damaged; call scfm.tl.embed_store again as before, "
-                "and they are computed again."
+                f"Cells {shard.start} to {shard.stop} of {self.path} are damaged; call scfm.tl.{self.verb}_store again "
+                "as before, and they are computed again."
             )
             raise ValueError(msg)
         return values
 
-    def read(self, start: int, stop: int) -> NDArray[np.float32]:
-        """Read the rows of some cells."""
+    def read(self, shard: Shard) -> dict[str, NDArray[Any]]:
+        """Read the rows of a shard of every array, by its path."""
         import zarr
 
-        rows: NDArray[np.float32] = zarr.open_array(self.folder, mode="r")[start:stop]  # type: ignore[assignment]
-        return rows
+        return {
+            array.path: np.asarray(zarr.open_array(self.path / array.path, mode="r")[array.rows_of(shard.number)])
+            for array in self.arrays
+        }
+
+    def _hash(self, values: Mapping[str, NDArray[Any]]) -> str:
+        found = hashlib.sha256()
+        for array in self.arrays:
+            found.update(np.ascontiguousarray(values[array.path]).data)
+        return found.hexdigest()
 
     def obs_names(self, start: int, stop: int) -> NDArray[Any]:
         """Names of some cells."""
@@ -301,15 +264,20 @@ class EmbeddingStore:
         return [Shard(*place) for place in zip(range(len(stops)), [0, *stops[:-1]], stops, strict=True)]
 
     def uns(self) -> dict[str, Any]:
-        """The provenance."""
+        """The provenance, and what else was known before anything was computed."""
         import zarr
         from anndata.io import read_elem
 
-        found: dict[str, Any] = read_elem(zarr.open_group(self.path / "uns" / self.keys.uns, mode="r"))
-        return found
+        place, own = f"uns/{self.key}", {array.path for array in self.arrays}
+        group = zarr.open_group(self.path / place, mode="r")
+        return {name: read_elem(group[name]) for name in group if f"{place}/{name}" not in own}
+
+    def fields(self) -> Any:
+        """What merging the results takes."""
+        return read_json(self.folder / FIELDS_FILE, MAX_PLAN_BYTES)["fields"]
 
     def known(self, number: int) -> list[dict[str, Any]]:
-        """Fingerprints that the file of this number in the source may have: before and after embeddings were added."""
+        """Fingerprints that the file of this number in the source may have: before and after results were added."""
         first = self.identity["source"][number]
         return [first, *({**later, "n_obs": first["n_obs"]} for later in self._note(number).values())]
 
@@ -321,16 +289,16 @@ class EmbeddingStore:
         return self.folder / MERGED_FOLDER / f"{number:08d}.json"
 
     def is_of(self, number: int, path: Path) -> bool:
-        """Whether a file is the one of this number in the source, changed by nothing but these embeddings."""
+        """Whether a file is the one of this number in the source, changed by nothing but these results."""
         return fingerprint(path) | {"n_obs": self.identity["source"][number]["n_obs"]} in self.known(number)
 
     def is_merged(self, number: int, path: Path) -> bool:
-        """Whether these embeddings were added to the file of this number, which is unchanged since."""
+        """Whether these results were added to the file of this number, which is unchanged since."""
         note = self._note(number)
         return bool(note) and fingerprint(path) == note["after"]
 
     def note_merge(self, number: int, target: Path, completed: Path) -> None:
-        """Note before the file of this number is replaced by one with these embeddings what that will be."""
+        """Note before the file of this number is replaced by one with these results what that will be."""
         notes = {"before": fingerprint(target), "after": fingerprint(completed)}
         with atomic(self._note_file(number)) as work:
             work.write_text(json.dumps(notes), encoding="utf-8")
@@ -345,12 +313,20 @@ class EmbeddingStore:
         import zarr
         from anndata.io import write_elem
 
-        place = f"uns/{self.keys.uns}/{PARAMS}"
+        place = f"uns/{self.key}/{PARAMS}"
         root = zarr.open_group(self.path, mode="r+")
-        for name, value in values.items():
-            shutil.rmtree(self.path / place / name, ignore_errors=True)
-            write_elem(root[place], name, value, dataset_kwargs=UNSHARDED)
-        sync(tree(self.path / place))
+        with hold(self._markers / "params.lock"):
+            for name, value in values.items():
+                shutil.rmtree(self.path / place / name, ignore_errors=True)
+                write_elem(root[place], name, value, dataset_kwargs=UNSHARDED)
+            sync(tree(self.path / place))
+
+    def n_bytes(self, shards: Sequence[Shard]) -> int:
+        """About how many bytes the results of shards take, but for sums over their cells."""
+        inner = 1 if self.unit == "cell" else 2  # rows of several sequences are filled in part
+        arrays = [array for array in self.arrays if array.path.startswith("obsm/")]
+        each = sum(np.dtype(array.dtype).itemsize * math.prod(array.shape[inner:]) for array in arrays)
+        return int(each * sum(shard.work for shard in shards))
 
     def lock(self, shard: Shard | None, wait: float = 0) -> ExitStack:
         """Keep other processes from computing a shard, or for ``None`` other clusters from filling the store, until it is closed.

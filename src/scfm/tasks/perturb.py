@@ -126,13 +126,13 @@ class Perturb(Task):
                     yield from (shortened.block(), copies.block())
         yield from (shortened.block(), copies.block())
 
-    def count(self, block: TokenBlock) -> tuple[int, int]:
-        """Number of the changed copies of the cells of a block, and of their tokens (as if none were lost or added)."""
+    def count(self, block: TokenBlock) -> NDArray[np.int64]:
+        """Number of the changed copies of each cell of a block, and of their tokens (as if none were lost or added)."""
         counts = [
             (self._perturbations.count(self._genes_of(sequence)), len(sequence))
             for sequence in np.split(block.tokens, block.offsets[1:-1])
         ]
-        return sum(n for n, _ in counts), sum(n * length for n, length in counts)
+        return np.asarray([(n, n * length) for n, length in counts], np.int64).reshape(-1, 2)
 
     def make_forward(
         self, network: torch.nn.Module, device: torch.device, dtype: torch.dtype
@@ -282,6 +282,10 @@ class Effects:
 
     def __init__(self, n_effects: int, n_features: int = 0) -> None:
         self.n_effects, self.n_features = n_effects, n_features
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget what was collected."""
         self._parts: list[tuple[NDArray[Any], ...]] = []
 
     def write(self, batch: TokenBatch, output: Tensor) -> None:

@@ -12,8 +12,10 @@ from scfm.tl._evaluate import evaluate
 from scfm.tl._gene_context import gene_context
 from scfm.tl._gene_embeddings import gene_embeddings
 from scfm.tl._marker_genes import marker_genes
+from scfm.tl._merge_store import merge_store
 from scfm.tl._perturb import perturb
 from scfm.tl._perturb_stats import perturb_stats
+from scfm.tl._perturb_store import perturb_store
 from scfm.tl._predict_genes import predict_genes
 from scfm.tl._score import score
 from scfm.tl._tokenize import tokenize
@@ -29,8 +31,10 @@ __all__ = [
     "gene_context",
     "gene_embeddings",
     "marker_genes",
+    "merge_store",
     "perturb",
     "perturb_stats",
+    "perturb_store",
     "predict_genes",
     "score",
     "tokenize",

@@ -12,10 +12,9 @@ from distributed import WorkerPlugin, as_completed, get_worker
 
 from scfm._settings import settings
 from scfm.model import load
-from scfm.run.progress import cells_bar
-from scfm.run.sinks import ShardSink
-from scfm.run.store import EmbeddingStore
-from scfm.tasks import Embed
+from scfm.run.progress import progress_bar
+from scfm.run.store import ShardStore
+from scfm.tl._work import fill
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,7 +24,8 @@ if TYPE_CHECKING:
 
     from scfm.model import FoundationModel
     from scfm.model.arguments import Arguments
-    from scfm.run.store import Shard
+    from scfm.run.plan import Shard
+    from scfm.tl._work import Work
 
 __all__ = ["Job", "fill_with"]
 
@@ -46,6 +46,7 @@ class Job:
     model: str
     store: Path
     arguments: Arguments
+    work: Work
     wait: float = field(default_factory=lambda: WAIT)
     settings: dict[str, Any] = field(default_factory=lambda: {name: getattr(settings, name) for name in _SETTINGS})
 
@@ -68,7 +69,8 @@ class ShardWorker(WorkerPlugin):
         self._session = self._opened.enter_context(
             _models[self.job.model].session(self.job.sources, self.job.arguments)
         )
-        self._store = EmbeddingStore.open(self.job.store)
+        self._store = ShardStore.open(self.job.store)
+        self._filler = self.job.work.open(self._session)
         self._alone = Lock()  # workers may have several threads, but a shard has use for all cores
 
     def teardown(self, worker: Worker) -> None:
@@ -77,12 +79,10 @@ class ShardWorker(WorkerPlugin):
 
     def compute(self, number: int) -> None:
         """Compute one shard, unless it is there already."""
-        shard = self._store.shards[number]
+        (shard,) = (shard for shard in self._store.shards if shard.number == number)
         with self._alone:
             if not self._store.is_done(shard):
-                with ShardSink(self._store, [shard], self.job.wait) as sink:
-                    task = Embed(self._session.model, self._session.options, sink)
-                    self._session.run(task, [(shard.start, shard.stop)])
+                fill(self._session, self._store, self._filler, [shard], wait=self.job.wait)
 
 
 def fill_with(client: Client, job: Job, shards: Sequence[Shard], done_before: int = 0) -> None:
@@ -93,7 +93,7 @@ def fill_with(client: Client, job: Job, shards: Sequence[Shard], done_before: in
     client, job, shards
         Where, what and how much.
     done_before
-        Further cells, which an earlier run has done: progress is shown of all of them.
+        Further cells or sequences, which an earlier run has done: progress is shown of all of them.
 
     Raises
     ------
@@ -101,9 +101,9 @@ def fill_with(client: Client, job: Job, shards: Sequence[Shard], done_before: in
         What the first shard raised that could not be computed; finished shards stay.
     """
     name, futures = f"scfm-{uuid4()}", []
-    sizes = {shard.number: shard.stop - shard.start for shard in shards}
-    bar = cells_bar(done_before + sum(sizes.values()), settings.progress, done_before)
-    with EmbeddingStore.open(job.store).lock(None), bar as advance:
+    sizes, store = {shard.number: shard.work for shard in shards}, ShardStore.open(job.store)
+    bar = progress_bar(done_before + sum(sizes.values()), settings.progress, done_before, store.unit)
+    with store.lock(None), bar as advance:
         try:
             client.register_plugin(ShardWorker(job, name))
             futures = client.map(

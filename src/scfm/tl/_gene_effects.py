@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -38,21 +38,21 @@ class GeneEffects:
         what = f"gene_effects=True for {len(tags):,} perturbations and {len(tokens):,} genes"
         check_memory(ENTRY_BYTES * len(tags) * len(tokens), what, "Name fewer genes=.")
         self.tags, self.tokens = tags, tokens
-        self._sums = np.zeros((len(tags), len(tokens)))
-        self._counts = np.zeros((len(tags), len(tokens)), np.int32)
+        shape = (len(tags), len(tokens))
+        self.arrays: dict[str, NDArray[Any]] = {"sums": np.zeros(shape), "counts": np.zeros(shape, np.int32)}
+        """What is added up over the cells, by name."""
 
     def __call__(self, tag: int, tokens: NDArray[np.int64], effects: NDArray[np.float64]) -> None:
         """Add the effects of one copy."""
         row, columns = np.searchsorted(self.tags, tag), np.searchsorted(self.tokens, tokens)
-        np.add.at(self._sums[row], columns, effects)
-        np.add.at(self._counts[row], columns, 1)
+        np.add.at(self.arrays["sums"][row], columns, effects)
+        np.add.at(self.arrays["counts"][row], columns, 1)
 
     def matrices(self) -> tuple[sparse.csr_matrix, sparse.csr_matrix]:
         """Means, float32, and numbers of cells, int32; both of shape ``(n_tags, n_tokens)``, stored where there is any cell."""
         from scipy import sparse
 
-        seen = self._counts.nonzero()
-        counts = self._counts[seen]
-        means = (self._sums[seen] / counts).astype(np.float32)
-        shape = self._counts.shape
+        seen, shape = self.arrays["counts"].nonzero(), self.arrays["counts"].shape
+        counts = self.arrays["counts"][seen]
+        means = (self.arrays["sums"][seen] / counts).astype(np.float32)
         return sparse.csr_matrix((means, seen), shape=shape), sparse.csr_matrix((counts, seen), shape=shape)

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from scfm._checks import typed
 from scfm._docs import with_parameters
-from scfm._keys import EMBEDDINGS, PARAMS, PERTURB, STATES, check_key, state_endings
+from scfm._keys import EMBEDDINGS, PARAMS, PERTURB, STATES, check_key
 from scfm.model import FoundationModel, load
 from scfm.model.arguments import Arguments
 from scfm.model.registry import check_offers
 from scfm.tasks.perturbations import Kind  # noqa: TC001  compared with arguments
 from scfm.tl._perturb_genes import ALL
-from scfm.tl._screen import Screen
+from scfm.tl._placing import places
+from scfm.tl._screen import RANKED, WORKLOAD, Screen
 from scfm.tl._states import StateAverage, average_states, states_of
 from scfm.tl._target import target_of
 
@@ -85,34 +86,13 @@ def perturb(
     %(data)s
     model
         Id, alias, folder, or a loaded model, of a family that reads ranked genes, as Geneformer; others are a TypeError.
-    genes
-        ``"all"``: each gene that a cell expresses, by itself. A list of genes: each by itself. A list of tuples, or a
-        dict of a name and genes: those of each group together; a tuple is called ``"A+B"``. Genes go by any of their
-        names, as for :func:`scfm.tl.embed`.
-    kind
-        ``"delete"``; ``"overexpress"``: to the front of the ranks; ``"inhibit"`` or ``"activate"``: a quarter of the ranks
-        down or up. All but ``"overexpress"`` take the cells that express all genes of a group.
-    anchor
-        Gene that is changed together with each of ``genes``.
-    states_key
-        Column of ``obs`` with the states of the cells.
-    start
-        State whose cells are changed.
-    goal
-        State that they may move to.
-    alternatives
-        Further states.
-    state_average
-        ``"mean"`` or ``"median"`` of the embeddings of all cells of a state.
+    %(perturbations)s
     gene_effects
         Also measure what happens to the states of the other genes of the cell.
     embeddings
         Also keep the embeddings of the changed cells, for :func:`scfm.get.perturbed`; takes a list of ``genes``.
     %(out)s
-    n_cells
-        Most cells that are changed, drawn at random; all (of the start state) by default.
-    seed
-        Seed of the draw.
+    %(n_perturbed)s
     dry_run
         Compute nothing, only say how much there is to compute.
     %(matrix)s
@@ -179,18 +159,15 @@ def perturb(
     )
     check_key(key_added)
     loaded = load(model)
-    words = "does not read ranked genes; perturbation takes a model of one of these families"
-    check_offers(loaded.card, "rank_frame", words)
+    check_offers(loaded.card, "rank_frame", RANKED)
     if dry_run:
         with loaded.count_session(data, arguments) as session:
             states = states_of(session, states_key, start, goal, alternatives)
-            return Screen(session, genes, kind, anchor, states, n_cells, seed).workload()
+            screen = Screen(session, genes, kind, anchor, states, n_cells, seed)
+            return screen.workload(screen.counts())
     target = target_of(data, "perturb", modality=modality, out=out, overwrite=overwrite, copy=copy)
     n_states = 0 if states_key is None else 2 + len(alternatives or ())
-    places = [(slot, key_added + ending) for slot in ("layers", "obsm") for ending in state_endings(n_states)]
-    target.check_free(
-        key_added, *places, ("obs", f"{key_added}_n"), ("varp", key_added), ("varm", f"{key_added}_effects")
-    )
+    target.check_free(key_added, *places(key_added, n_states))
     with loaded.count_session(target.data, arguments) as session:
         states = states_of(session, states_key, start, goal, alternatives)
         screen = Screen(
@@ -204,14 +181,12 @@ def perturb(
             gene_effects=gene_effects,
             embeddings=embeddings,
         )
-        logger.info("perturbing %(cells)d cells: %(sequences)d sequences, about %(seconds).0f s", screen.workload())
+        counts = screen.counts()
+        logger.info(WORKLOAD, screen.workload(counts))
         averages = None if states is None else average_states(session, states, state_average)
-        task, stats = screen.run(None if averages is None else averages.to_numpy())
-        params = session.params(stats) | {"kind": kind, "n_cells_perturbed": len(screen.cells), "seed": seed}
-        params |= screen.described()
-        stored: dict[str, Any] = {PARAMS: params}
+        task, stats = screen.run(None if averages is None else averages.to_numpy(), int(counts[:, 0].sum()))
+        stored: dict[str, Any] = {PARAMS: session.params(stats) | screen.described(state_average)}
         if states is not None:
-            params |= {"states_key": states.key, STATES: states.names, "state_average": state_average}
             stored[STATES] = averages
         if embeddings:
             stored[EMBEDDINGS] = screen.embedded(task)

@@ -11,7 +11,7 @@ from scfm.genes.align import token_finder
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from scfm.model.session import CountSession
+    from scfm.model.session import CountSession, Session
 
 __all__ = ["ALL", "Chosen", "chosen_genes"]
 
@@ -30,10 +30,8 @@ class Chosen:
     """Tokens of each."""
 
 
-def chosen_genes(
-    genes: str | Sequence[str | Sequence[str]] | Mapping[str, Sequence[str]], session: CountSession
-) -> Chosen:
-    """Find the genes that a user names.
+def chosen_genes(genes: str | Sequence[str | Sequence[str]] | Mapping[str, Sequence[str]], session: Session) -> Chosen:
+    """Find the genes that a user names, each in the first file that tells it.
 
     Raises
     ------
@@ -53,7 +51,7 @@ def chosen_genes(
         msg = "genes is empty or holds an empty group, so there is nothing to perturb; leave it out to perturb every gene."
         raise ValueError(msg)
     wanted = list(dict.fromkeys(gene for group in named.values() for gene in group))
-    tokens = dict(zip(wanted, _tokens_of(wanted, session), strict=True))
+    tokens = _found(wanted, session)
     groups = [tuple(tokens[gene] for gene in group) for group in named.values()]
     for name, group in zip(named, groups, strict=True):
         if len(set(group)) < len(group):
@@ -62,12 +60,31 @@ def chosen_genes(
     return Chosen(list(named), list(named.values()), groups)
 
 
+def _found(names: list[str], session: Session) -> dict[str, int]:
+    found: dict[str, int] = {}
+    errors: dict[str, KeyError] = {}
+    for file in session.files():
+        errors = {}
+        missing = [name for name in names if name not in found]
+        try:
+            found |= zip(missing, _tokens_of(missing, file), strict=True)
+        except KeyError:
+            for name in missing:
+                try:
+                    (found[name],) = _tokens_of([name], file)
+                except KeyError as error:
+                    errors[name] = error
+        if not errors:
+            return found
+    raise next(iter(errors.values()))
+
+
 def _tokens_of(names: list[str], session: CountSession) -> list[int]:
     try:
         tokens: list[int] = session.genes.tokens[session.columns_of(names)].tolist()
     except KeyError:
         if len(names) > 1:
-            return [token for name in names for token in _tokens_of([name], session)]
+            raise
         tokens = [token_finder(session.model.vocabulary)(names[0])]  # a gene that the data lack
         if tokens[0] < 0:
             raise

@@ -16,8 +16,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
+    from torch import Tensor
 
-    from scfm.model.session import CountSession
+    from scfm._types import TokenBatch
+    from scfm.model.session import Session
+    from scfm.run import RunStats
 
 __all__ = ["StateAverage", "States", "average_states", "states_of"]
 
@@ -36,7 +39,7 @@ class States:
 
 
 def states_of(
-    session: CountSession, key: str | None, start: str | None, goal: str | None, alternatives: Sequence[str] | None
+    session: Session, key: str | None, start: str | None, goal: str | None, alternatives: Sequence[str] | None
 ) -> States | None:
     """Read the states of the cells; ``None`` if none are asked for.
 
@@ -74,8 +77,35 @@ def states_of(
     return States(key, names, codes)
 
 
-def average_states(session: CountSession, states: States, average: StateAverage) -> pd.DataFrame:
+class _Means:
+    """Mean embedding of the cells of each state that have one, added up as they come."""
+
+    def __init__(self, states: States, n_features: int) -> None:
+        self._codes = states.codes
+        self._sums = np.zeros((len(states.names), n_features))
+        self._counts = np.zeros((len(states.names), 1), np.int64)
+
+    def write(self, batch: TokenBatch, output: Tensor) -> None:
+        """Add one vector per cell, shape ``(n_cells, n_features)``."""
+        vectors = output.float().cpu().numpy().astype(np.float64)
+        kept = np.isfinite(vectors).all(axis=1)
+        codes = self._codes[batch.rows[kept]]
+        np.add.at(self._sums, codes, vectors[kept])
+        np.add.at(self._counts, codes, 1)
+
+    def end_block(self, stop: int, stats: RunStats) -> None:
+        """Nothing is held back."""
+
+    def values(self) -> NDArray[np.float64]:
+        """The means, NaN for a state of no cells; shape ``(n_states, n_features)``."""
+        with np.errstate(invalid="ignore"):
+            return self._sums / self._counts
+
+
+def average_states(session: Session, states: States, average: StateAverage) -> pd.DataFrame:
     """Average embedding of the cells of each state, float64, shape ``(n_states, n_features)``.
+
+    For means nothing of a single cell is kept; medians take the embeddings of all cells.
 
     Raises
     ------
@@ -83,14 +113,18 @@ def average_states(session: CountSession, states: States, average: StateAverage)
         If no cell of a state has an embedding.
     """
     cells = np.flatnonzero(states.codes >= 0)
-    sink = ArraySink(session.source.n_obs, session.model.n_features)
+    n_features = session.model.n_features
+    sink = _Means(states, n_features) if average == "mean" else ArraySink(session.source.n_obs, n_features)
     session.run(Embed(session.model, session.options, sink), ranges_of(cells))
-    table = pd.DataFrame(sink.values[cells].astype(np.float64)).groupby(states.codes[cells])
-    averages = table.mean() if average == "mean" else table.median()  # of the cells that have an embedding
-    averages.index = pd.Index(states.names)
-    averages.columns = averages.columns.astype(str)
+    values = sink.values() if isinstance(sink, _Means) else _medians(sink.values[cells], states.codes[cells])
+    averages = pd.DataFrame(values, pd.Index(states.names), [str(feature) for feature in range(n_features)])
     empty = averages.index[averages.isna().any(axis=1)].tolist()
     if empty:
         msg = f"No cell of the state {empty[0]!r} holds a gene of the model, so the state has no embedding."
         raise ValueError(msg)
     return averages
+
+
+def _medians(vectors: NDArray[np.float32], codes: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Medians by state of the cells that have an embedding."""
+    return pd.DataFrame(vectors.astype(np.float64)).groupby(codes).median().to_numpy()

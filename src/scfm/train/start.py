@@ -135,17 +135,20 @@ def _of_corpus(run: Pretraining, tokens: Sequence[str], names: Vocabulary | None
     if run.genes.names is not None:
         names = load_recipe(run.genes.names).vocabulary
     genes = run.genes
-    vocabulary, _ = corpus_vocabulary(
-        paths,
-        tokens,
-        names=names,
-        layer=run.layer,
-        gene_key=run.gene_key,
-        species=genes.species,
-        min_cells=genes.min_cells,
-        min_share=genes.min_share,
-        power=run.sampling.power,
-    )
+    try:
+        vocabulary, _ = corpus_vocabulary(
+            paths,
+            tokens,
+            names=names,
+            layer=run.layer,
+            gene_key=run.gene_key,
+            species=genes.species,
+            min_cells=genes.min_cells,
+            min_share=genes.min_share,
+            power=run.sampling.power,
+        )
+    except ValueError as error:  # which speaks of the arguments there
+        raise ValueError(str(error).replace("names=", "genes.names in the config")) from error
     return vocabulary
 
 
