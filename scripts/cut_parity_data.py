@@ -22,7 +22,7 @@ import h5py
 import numpy as np
 import pandas as pd
 import torch
-from parity_packing import Arrays, cut_offsets, cut_rows, load, pack_cells, save
+from parity_packing import Arrays, cut_offsets, cut_rows, load, pack_cells, pack_frame, save
 from safetensors.numpy import load_file
 
 from scfm.nn import BertConfig, ScCelloNetwork
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 ROOT = Path(__file__).resolve().parents[1]
-MAX_BYTES = 2_000_000
+MAX_BYTES = 2_100_000
 WORDS, POSITIONS = "bert.embeddings.word_embeddings.weight", "bert.embeddings.position_embeddings.weight"
 RELEASE = {"v1": "gc30M", "v2": "gc104M"}
 
@@ -42,6 +42,7 @@ RELEASE = {"v1": "gc30M", "v2": "gc104M"}
 N_EMBEDDED = 4
 PLAIN_CELLS = [1, 3, 4, 6]
 N_POSITIONS, N_COLUMNS, N_GENES = 32, 64, 80
+N_PERTURBED = 6  # genes whose effects on others stay, the anchor among them
 # scCello: the shortest cell is embedded; one that its filter drops and one that is cut off are only tokenised.
 SCCELLO_CELLS, SCCELLO_EMBEDDED = [11, 15, 16], [1]
 ATTENTION_LAYERS, N_PROBED, N_PROTOTYPES = [5], 40, 40
@@ -70,6 +71,10 @@ class Geneformer:
         self.folder, self.version = reference / "fixtures" / "geneformer" / version, version
         self.dictionaries = reference / "dictionaries" / version.upper()
         self.expected = load(self.folder / "expected.npz")
+        self.perturbed = load(self.folder / "expected_isp.npz")
+        pairs = self.perturbed["upstream_delall_genes_lm1_pairs"]
+        others = np.setdiff1d(pairs[:, 1], self.perturbed["anchor_token"])
+        self.perturbing = [int(self.perturbed["anchor_token"]), *others[: N_PERTURBED - 1].tolist()]
         lengths = np.diff(self.expected["upstream_tok_offsets"])
         stored = np.diff(ad.read_h5ad(self.folder / "input.h5ad").X.indptr)[self.expected["kept_cells"]]
         full = np.flatnonzero(lengths == lengths.max())
@@ -82,7 +87,7 @@ class Geneformer:
         """Cells of each input file."""
         rows = self.expected["kept_cells"][self.cells]
         found = {"input": cut_cells(self.folder / "input.h5ad", rows, genes=True)}
-        found["edge"] = ad.read_h5ad(self.folder / "edge.h5ad")
+        found |= {name: ad.read_h5ad(self.folder / f"{name}.h5ad") for name in ("edge", "isp_input")}
         if self.version == "v2":
             found["input_plain"] = cut_cells(self.folder / "input_plain.h5ad", PLAIN_CELLS, genes=True)
         return found
@@ -127,15 +132,37 @@ class Geneformer:
             "upstream_gene_emb_lm1": theirs["upstream_gene_emb_lm1"][at],
         }
 
+    def effects(self) -> Arrays:
+        """Effects of perturbations, but for cells that are too long; of few genes also on others."""
+        left_out = ("overflow", "gmm")
+        cut = {name: values for name, values in self.perturbed.items() if not any(part in name for part in left_out)}
+        pairs = "upstream_delall_genes_lm1_pairs"
+        own = np.isin(cut[pairs][:, 1], self.perturbing)
+        return cut | {name: cut[name][own] for name in (pairs, pairs.replace("pairs", "pair_cos"))}
+
+    def tables(self) -> Arrays:
+        """Columns of the tables of statistics, ``<table>.<column>``."""
+        cut: Arrays = {}
+        for path in sorted(set(self.folder.glob("*stats_*.csv")) - set(self.folder.glob("stats_synth*"))):
+            table = pd.read_csv(path, index_col=0)
+            if path.stem == "stats_aggregate_gene_shifts":
+                table = table[table["Perturbed"].isin(self.perturbing)]
+            names = [name for name in table if name != "Perturbed" and "name" not in name]
+            cut |= pack_frame(path.stem, table, names, names=False)
+        return cut
+
     def write(self, out: Path, more_names: set[str]) -> None:
         """Write everything below ``out``; the dictionaries know the genes called ``more_names``, too."""
         arrays, inputs = self.arrays(), self.inputs()
         save(out / "expected.safetensors.xz", arrays)
+        save(out / "expected_isp.safetensors.xz", self.effects())
+        save(out / "tables.safetensors.xz", self.tables())
         for name, adata in inputs.items():
             save(out / f"{name}.safetensors.xz", pack_cells(adata, ["n_counts"]))
         embedded = [self.cells[i] for i in self.embedded]
         tokens = cut_offsets(self.expected, "upstream_tok_offsets", embedded, ["upstream_tok_tokens"])
         rows = {0, 1, 2, 3, *tokens["upstream_tok_tokens"], *arrays["logits_tokens"], *arrays["logits_columns"]}
+        rows |= {*self.perturbed["isp_tokens"]}
         kept = {WORDS: rows, POSITIONS: range(self.longest), "cls.predictions.bias": arrays["logits_columns"]}
         save(out / "weights.safetensors.xz", cut_rows(load_file(self.folder / "model.safetensors"), kept))
         shutil.copyfile(self.folder / "config.json", out / "config.json")

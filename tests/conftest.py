@@ -5,14 +5,14 @@ import re
 import tomllib
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
-    from typing import Any, TypeVar
+    from typing import TypeVar
 
     Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
 
@@ -62,6 +62,20 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
 @pytest.hookimpl(wrapper=True)
 def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
     return failed_if_missing((yield))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what the attacks in tests/attack found: how many of each kind, how often what came of them, and the worst."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for report in terminalreporter.getreports("passed") + terminalreporter.getreports("failed"):
+        for name, figures in report.user_properties if report.when == "call" else ():
+            found.setdefault(name, []).append(figures)
+    for name, tried in sorted(found.items()):
+        sums = {key: [figures[key] for figures in tried] for key in tried[0]}
+        said = (
+            f"{key} {max(values) if isinstance(values[0], float) else sum(values):.4g}" for key, values in sums.items()
+        )
+        terminalreporter.write_line(f"{name}: {len(tried)}; {', '.join(said)}")
 
 
 @pytest.fixture(scope="session")

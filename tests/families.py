@@ -54,7 +54,7 @@ def dense_states(states: AnnData) -> NDArray[np.float32]:
 
 
 _SIZES: dict[str, Any] = {"n_genes": N_GENES, "n_layers": 2, "max_tokens": LONGEST}
-_RANKED = frozenset({"linear layers", "genes", "masked genes"})
+_RANKED = frozenset({"linear layers", "genes", "masked genes", "perturbed genes"})
 _transcriptformer = partial(write_transcriptformer, n_genes=N_GENES, seq_len=20)
 _in_order: dict[str, Any] = {"exempt": frozenset({"gene order"}), "options": {"gene_order": "vocabulary"}}
 TINY = {
@@ -63,7 +63,10 @@ TINY = {
     "scCello": Tiny("sccello", partial(write_sccello, **_SIZES), offers=_RANKED),
     "scfm-mini": Tiny("scfm_mini", lambda _: "scfm-mini", offers=_RANKED),
     "TranscriptFormer": Tiny(
-        "transcriptformer", _transcriptformer, offers=frozenset({"linear layers", "genes", "scores"}), **_in_order
+        "transcriptformer",
+        _transcriptformer,
+        offers=frozenset({"linear layers", "genes", "scores", "perturbed genes"}),
+        **_in_order,
     ),
     "ESM2-CE": Tiny("esm2ce", _transcriptformer, offers=frozenset({"genes"}), **_in_order),
 }

@@ -16,9 +16,9 @@ import pytest
 from scfm.testing._rules import RULES
 
 NOT_OFFERED = {
-    "bag-of-genes": ("linear layers", "genes", "scores", "masked genes"),
+    "bag-of-genes": ("linear layers", "genes", "scores", "masked genes", "perturbed genes"),
     "binned-values": ("linear layers", "scores", "masked genes"),
-    "sampled-genes": ("genes", "scores", "masked genes"),
+    "sampled-genes": ("genes", "scores", "masked genes", "perturbed genes"),
 }
 PACKAGES = [Path(__file__).parent / name for name in ("example_package", "example_binned", "example_sampled")]
 CODE = """

@@ -70,7 +70,9 @@ overwrite
     names, as for :func:`scfm.tl.embed`.
 kind
     ``"delete"``; ``"overexpress"``: to the front of the ranks; ``"inhibit"`` or ``"activate"``: a quarter of the ranks
-    down or up. All but ``"overexpress"`` take the cells that express all genes of a group.
+    down or up. Of a model that reads counts, genes keep their places: ``"overexpress"`` gives them the largest count that
+    it reads (``clip_counts``; genes that a cell does not express come first), ``"inhibit"`` half and ``"activate"`` twice
+    their count, up to that. All but ``"overexpress"`` take the cells that express all genes of a group.
 anchor
     Gene that is changed together with each of ``genes``.
 states_key

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 __all__ = [
     "ATTENTION",
     "AnnotationKeys",
+    "CONTROL",
     "GENE_CONTEXT",
     "GROUPS",
     "Keys",
@@ -16,6 +17,7 @@ __all__ = [
     "PERTURB",
     "PREDICTED",
     "PREDICT_GENES",
+    "RANDOM_SHIFTS",
     "EMBEDDINGS",
     "STATES",
     "STATS",
@@ -30,6 +32,7 @@ __all__ = [
     "result_keys",
     "score_keys",
     "state_endings",
+    "stored_under",
 ]
 
 PARAMS = "params"
@@ -42,8 +45,10 @@ MARKER_GENES = "marker_genes"
 PERTURB = "perturb"
 STATS, STATS_PARAMS = "stats", "stats_params"
 """Entries of a perturbation in ``uns``: what the tests found, and how they were made."""
-STATES, EMBEDDINGS = "states", "embeddings"
-"""Entries of a perturbation in ``uns``: embeddings of the states, and of cells and copies."""
+STATES, EMBEDDINGS, RANDOM_SHIFTS = "states", "embeddings", "random_shifts"
+"""Entries of a perturbation in ``uns``: embeddings of the states, of cells and copies, and mean shifts towards random states."""
+CONTROL = "control"
+"""Name of cells as they are among those that are perturbed."""
 FUNCTION = "function"
 """Entry of ``params`` that names the function whose result it describes."""
 MAX_BYTES = 200
@@ -78,8 +83,15 @@ def provenance_keys(use_rep: str) -> tuple[str, str]:
     return use_rep, use_rep.removeprefix("X_")
 
 
-def check_key(key_added: object) -> None:
+def check_key(key_added: object, called: str = "key_added") -> None:
     """Find out whether a name can be stored, by the same rule whether that is in memory, in h5ad or in zarr.
+
+    Parameters
+    ----------
+    key_added
+        The name.
+    called
+        The argument that it comes from, for messages.
 
     Raises
     ------
@@ -90,13 +102,13 @@ def check_key(key_added: object) -> None:
         backslashes or characters that cannot be printed, or is a name that the formats keep for themselves.
     """
     if not isinstance(key_added, str):
-        msg = f"key_added must be a string, got {key_added!r} ({type(key_added).__name__})."
+        msg = f"{called} must be a string, got {key_added!r} ({type(key_added).__name__})."
         raise TypeError(msg)
     named = key_added.strip() == key_added != "" and not key_added.startswith((".", "__"))
     plain = key_added.isprintable() and not {"/", "\\"}.intersection(key_added)
     if not (named and plain and len(key_added.encode()) <= MAX_BYTES) or key_added in ("_index", "zarr.json"):
         msg = (
-            f"key_added={key_added!r} cannot be stored: give a name of at most {MAX_BYTES} bytes without '/', backslashes, "
+            f"{called}={key_added!r} cannot be stored: give a name of at most {MAX_BYTES} bytes without '/', backslashes, "
             "line breaks or spaces around it, that does not start with '.' or '__'."
         )
         raise ValueError(msg)
@@ -105,6 +117,12 @@ def check_key(key_added: object) -> None:
 def made_by(function: str) -> dict[str, str]:
     """The entry of ``params`` by which a function of ``scfm.tl`` knows its own results again."""
     return {FUNCTION: f"scfm.tl.{function}"}
+
+
+def stored_under(uns: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """What a verb stored under a key of ``uns``; empty where there is nothing, or something of another kind."""
+    found = uns.get(key)
+    return found if isinstance(found, Mapping) else {}
 
 
 def check_own(function: str, taken: Sequence[str], stored: object) -> None:
@@ -196,10 +214,10 @@ def annotation_keys(key_added: str) -> AnnotationKeys:
     )
 
 
-def state_endings(n_states: int) -> list[str]:
+def state_endings(n_states: int, effect: str = "embedding") -> list[str]:
     """Endings of the fields with the effects of a perturbation: a field for each state, or one without any."""
     if not n_states:
-        return [""]
+        return ["_llh" if effect == "likelihood" else ""]
     return ["_start", "_goal", *(f"_alternative_{i}" for i in range(1, n_states - 1))]
 
 

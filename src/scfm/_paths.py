@@ -30,6 +30,7 @@ __all__ = [
     "read_json",
     "replace",
     "reserve",
+    "room_beside",
     "settle",
     "size_of",
     "sync",
@@ -182,6 +183,13 @@ def atomic(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         raise OSError(error.errno, msg) from error
 
 
+@contextmanager
+def room_beside(path: Path) -> Iterator[Path]:
+    """Give an empty folder beside ``path``, which is removed in the end, by the next call there if this process is killed."""
+    with _folder_beside(path) as folder:
+        yield folder / NEW
+
+
 def _place(path: Path) -> Path:
     """Where a link leads; any other path as it is."""
     return Path(os.path.realpath(path)) if path.is_symlink() else path
@@ -200,7 +208,7 @@ def _folder_beside(path: Path) -> Iterator[Path]:
             if isinstance(error, TimeoutError) or not folder.exists():
                 continue  # another process took it for left behind
             if error.errno not in NO_LOCKS:
-                shutil.rmtree(folder, ignore_errors=True)
+                _discard(folder)
                 raise
         if folder.exists():
             break
@@ -210,7 +218,13 @@ def _folder_beside(path: Path) -> Iterator[Path]:
             (folder / OLD).mkdir()
             yield folder
         finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            _discard(folder)
+
+
+def _discard(folder: Path) -> None:
+    """Remove a folder of work, its lock last, so that one that is killed meanwhile is still known for left behind."""
+    for path in (folder / NEW, folder / OLD, folder):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _locked(folder: Path) -> Any:
@@ -239,7 +253,7 @@ def settle(parent: Path) -> None:
                     replace(work, path)
                     logger.info("completed the replacement of %s, which an earlier process had begun", path)
             if alone:
-                shutil.rmtree(folder, ignore_errors=True)
+                _discard(folder)
 
 
 def replace(work: Path, path: Path) -> None:

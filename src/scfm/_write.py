@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import stat
@@ -13,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from scfm._paths import atomic, check_new, check_room, link_or_copy, reserve, settle, size_of
 from scfm.read import check_links, entry, inside, is_anndata_file, open_container
-from scfm.read.convert import write_h5ad
+from scfm.read.convert import check_storable, write_h5ad
+from scfm.read.errors import reading
 from scfm.run.store import fingerprint
 
 if TYPE_CHECKING:
@@ -41,14 +43,14 @@ SLACK = 2**20
 """Bytes that a file may grow by beside the values that are added."""
 
 
-def check_output(source: Path, out: Path, *, overwrite: bool) -> None:
+def check_output(source: Path, out: Path, modality: str | None, *, overwrite: bool) -> None:
     """Find out before the long work whether ``out`` can be written.
 
     Raises
     ------
     ValueError
         If the suffix is not ``.zarr`` for a zarr store, ``.h5mu`` for such a file, and ``.h5ad`` for any other, or ``source``
-        is a store with links.
+        is a store with links, or becomes an AnnData and has a column that cannot be stored.
     FileExistsError
         If ``out`` exists and is not to be overwritten, or is a folder of something else.
     FileNotFoundError
@@ -77,6 +79,10 @@ def check_output(source: Path, out: Path, *, overwrite: bool) -> None:
         replaces=is_anndata_store if suffix == ".zarr" else None,
     )
     check_room(out.resolve().parent, size_of(source))
+    if not is_anndata_file(source):
+        with open_container(source, modality) as found:
+            check_storable(found.obs, "obs", source)
+            check_storable(found.var, "var", source)
 
 
 def is_anndata_store(path: Path) -> bool:
@@ -123,10 +129,12 @@ def _bytes_of(value: Any) -> int:
     return int(value.memory_usage().sum() if hasattr(value, "columns") else getattr(value, "nbytes", 0))
 
 
-def write_results(source: Path, out: Path, results: Results, modality: str | None) -> None:
+def write_results(
+    source: Path, out: Path, results: Results, modality: str | None, stale: Sequence[tuple[str, str]] = ()
+) -> None:
     """Copy ``source`` to ``out`` and add the results; ``out`` appears only when it is complete.
 
-    Everything else in the file stays as it is. ``out`` may be ``source``. A file that is no AnnData becomes one.
+    Everything else in the file stays as it is, except that what is in the stale places, by slot and key, is removed. ``out`` may be ``source``. A file that is no AnnData becomes one.
     """
     if not is_anndata_file(source):
         with atomic(out, overwrite=True) as work:
@@ -135,7 +143,7 @@ def write_results(source: Path, out: Path, results: Results, modality: str | Non
                 fill(root, results)
         return
     with completed_copy(source, out, results.nbytes) as root:
-        fill(root if modality is None else root["mod"][modality], results)
+        fill(root if modality is None else root["mod"][modality], results, stale)
 
 
 def is_mudata_file(path: Path) -> bool:
@@ -260,10 +268,15 @@ def _opened(path: Path, mode: Literal["r", "r+"] = "r+") -> Iterator[Any]:
         if mode == "r":
             yield zarr.open_group(path, mode=mode, use_consolidated=False)
             return
-        consolidated = zarr.open_group(path, mode="r").metadata.consolidated_metadata is not None
-        yield zarr.open_group(path, mode="r+", use_consolidated=False)
-        if consolidated:
-            zarr.consolidate_metadata(path)
+        with reading(path.name):
+            root: Any = zarr.open_group(path, mode="r+", use_consolidated=False)
+        yield root
+        metadata = path / "zarr.json"
+        if (path / ".zmetadata").exists() or (
+            metadata.exists() and json.loads(metadata.read_bytes()).get("consolidated_metadata")
+        ):
+            with reading(path.name):
+                zarr.consolidate_metadata(path)
         return
     import h5py
 
@@ -271,7 +284,7 @@ def _opened(path: Path, mode: Literal["r", "r+"] = "r+") -> Iterator[Any]:
         yield file
 
 
-def fill(group: Any, results: Results) -> None:
+def fill(group: Any, results: Results, stale: Sequence[tuple[str, str]] = ()) -> None:
     """Write results as anndata does, columns of ``obs`` after those it has."""
     from anndata.io import write_elem
 
@@ -280,4 +293,8 @@ def fill(group: Any, results: Results) -> None:
         write_elem(group[slot], name, value)
     obs = group["obs"]
     order = [str(name) for name in obs.attrs["column-order"]]
-    obs.attrs["column-order"] = order + [name for name in results.obs if name not in order]
+    for slot, name in stale:
+        if slot in group and name in group[slot]:
+            del group[slot][name]
+    left = [name for name in order if ("obs", name) not in stale]
+    obs.attrs["column-order"] = left + [name for name in results.obs if name not in order]

@@ -18,9 +18,21 @@ SIZES = [0, 1, 2, 5, 13, 14, 49, 50, 51, 60, 200]
 
 
 def test_ranks_share_ties_within_their_group() -> None:
-    ranks, ties = ranks_within(np.array([1, 0, 1, 1, 0]), np.array([3.0, 3.0, 1.0, 3.0, 9.0]))
+    ranks = ranks_within(np.array([1, 0, 1, 1, 0]), np.array([3.0, 3.0, 1.0, 3.0, 9.0]))
     np.testing.assert_array_equal(ranks, [2.5, 1, 1, 2.5, 2])
-    np.testing.assert_array_equal(ties, [2, 1, 1, 2, 1])
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_ranks_equal_scipy_whatever_the_values(seed: int) -> None:
+    """Signs, zeros of both signs, ties, infinities, and values that float32 does not tell apart."""
+    rng = np.random.default_rng(seed)
+    values = rng.choice([-np.inf, -1, -0.0, 0.0, 1e-40, -1e-40, 1, 1e300, np.inf], 300)
+    near = rng.random(300) < 0.7
+    values[near] = 1 + rng.integers(-9, 9, near.sum()) * 1e-12
+    groups = rng.integers(0, 3, 300)
+    ranks = ranks_within(groups, values)
+    for group in range(3):
+        np.testing.assert_array_equal(ranks[groups == group], stats.rankdata(values[groups == group]))
 
 
 @pytest.mark.parametrize("tied", [False, True])

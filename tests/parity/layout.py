@@ -59,6 +59,11 @@ def load(path: Path) -> Arrays:
     return numbers | {name: values.view(f"S{values.shape[-1]}")[..., 0] for name, values in text.items()}
 
 
+def as_text(values: np.ndarray) -> np.ndarray:
+    """Text as such, not as the bytes that it is stored as."""
+    return values.astype(str) if values.dtype.kind == "S" else values
+
+
 def whole_tensors(path: Path) -> dict[str, torch.Tensor]:
     """Tensors in their published shapes; rows that were cut off are zero."""
     arrays = load(path)
@@ -137,7 +142,13 @@ def write_geneformer(source: Path, folder: Path) -> None:
     write_expected(source, folder)
     save_file(whole_tensors(source / "weights.safetensors.xz"), folder / "model.safetensors", metadata={"format": "pt"})
     plain = ["input_plain"] * (source / "input_plain.safetensors.xz").exists()
-    write_cells(source, folder, "input", "edge", *plain)
+    write_cells(source, folder, "input", "edge", "isp_input", *plain)
+    columns: dict[str, dict[str, np.ndarray]] = {}
+    for name, values in load(source / "tables.safetensors.xz").items():
+        table, _, column = name.partition(".")
+        columns.setdefault(table, {})[column] = as_text(values)
+    for table, parts in columns.items():
+        pd.DataFrame(parts).to_csv(folder / f"{table}.csv")
 
 
 def write_sccello(source: Path, folder: Path) -> None:

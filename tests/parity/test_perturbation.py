@@ -6,18 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 import anndata as ad
 import numpy as np
-import pandas as pd
 import pytest
 import torch
-from scipy.stats import false_discovery_control
 
 import scfm
 from scfm._types import TokenBlock
 from scfm.batch import plan_batches
-from scfm.metrics.shift_tests import against_null, against_others, mixture, summary
-from scfm.metrics.shifts import Shifts
 from scfm.model.arguments import Arguments
 from scfm.tasks import Perturb, Perturbations
+
+from .layout import as_text
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,10 +31,8 @@ class Case:
 
     def __init__(self, root: Path, version: str) -> None:
         folder = root / "fixtures" / "geneformer" / version
-        if not (folder / "expected_isp.npz").exists():
-            pytest.skip("these values are not committed")
         with np.load(folder / "expected_isp.npz", allow_pickle=False) as file:
-            self.expected = dict(file)
+            self.expected = {name: as_text(values) for name, values in file.items()}
         self.version = version
         self.model: Any = scfm.model.load(folder, dictionaries=root / "dictionaries" / version.upper())
         self.adata = ad.read_h5ad(folder / "isp_input.h5ad")
@@ -108,6 +104,8 @@ def test_every_gene_with_an_anchor(case: Case, kind: Kind, prefix: str) -> None:
 @pytest.mark.parametrize("goal", [False, True], ids=["nogoal", "goal"])
 def test_cells_that_are_too_long(case: Case, goal: bool) -> None:
     """Tokens that the values give: such cells would make the files large."""
+    if "overflow_tokens" not in case.expected:
+        pytest.skip("these values are not committed")
     offsets = case.expected["overflow_offsets"].astype(np.int64)
     tokens = case.expected["overflow_tokens"].astype(np.int32)
     group = tuple(case.expected["overflow_gene_tokens"].tolist())
@@ -134,7 +132,7 @@ def test_effects_on_other_genes(case: Case) -> None:
     cosines = dict(zip(map(tuple, pairs.tolist()), case.expected["upstream_delall_genes_lm1_pair_cos"], strict=True))
     found: list[tuple[int, np.ndarray, np.ndarray]] = []
     arguments = Arguments(hidden_layer=-1, compat="upstream", device="cpu", dtype="float32")
-    n = 0
+    n, perturbed = 0, set(pairs[:, 1].tolist())  # the committed values are of a few genes
     for cell in case.start.tolist():
         with case.model.count_session(case.adata, arguments) as session:
             found.clear()
@@ -142,104 +140,11 @@ def test_effects_on_other_genes(case: Case) -> None:
                 Perturb(session.model, session.options, Perturbations("delete"), None, lambda *one: found.append(one)),
                 [(cell, cell + 1)],
             )
-        for tag, genes, effects in found:
+        for tag, genes, effects in (one for one in found if one[0] in perturbed):
             wanted = [cosines[cell, tag, gene] for gene in genes.tolist()]
             np.testing.assert_allclose(1 - effects, wanted, atol=TOLERANCE)
             n += len(genes)
     assert n == len(cosines)
-
-
-class Table:
-    """A table of upstream's statistics, by token."""
-
-    def __init__(self, folder: Path, name: str) -> None:
-        if not (folder / f"{name}.csv").exists():
-            pytest.skip("these values are not committed")
-        self.frame = pd.read_csv(folder / f"{name}.csv", index_col=0).set_index("Gene")
-
-    def close(self, shifts: Shifts, found: dict[str, np.ndarray]) -> None:
-        """Compare columns with values of all names."""
-        at = pd.Index(shifts.names).get_indexer(self.frame.index)
-        for name, values in found.items():
-            np.testing.assert_allclose(values[at], self.frame[name], atol=1e-6, rtol=1e-6, err_msg=name)
-
-
-def shifts_from(cells: np.ndarray, tokens: np.ndarray, values: np.ndarray) -> Shifts:
-    names, genes = np.unique(tokens, return_inverse=True)
-    return Shifts(np.asarray(cells, np.int64), genes, np.asarray(values, np.float64), pd.Index(names))
-
-
-def spread(table: pd.DataFrame, n: int, column: str) -> np.ndarray:
-    return table[column].reindex(range(n)).to_numpy()
-
-
-def test_shift_to_the_goal(case: Case, reference: Path) -> None:
-    table = Table(reference / "fixtures" / "geneformer" / case.version, "stats_goal_state_shift")
-    name = "upstream_delall_goal_lm1"
-    for state, mean, pval, fdr in [
-        (1, "Shift_to_goal_end", "Goal_end_vs_random_pval", "Goal_end_FDR"),
-        (2, "Shift_to_alt_end_HCC827", "Alt_end_vs_random_pval_HCC827", "Alt_end_FDR_HCC827"),
-    ]:
-        shifts = shifts_from(
-            *(case.expected[f"{name}_{part}"] for part in ("cell", "token")), case.expected[f"{name}_shift"][:, state]
-        )
-        found, n = summary(shifts, None), len(shifts.names)
-        pvals = against_others(shifts, upstream=True)[1]
-        columns = {mean: spread(found, n, "effect"), "N_Detections": spread(found, n, "n_cells")}
-        table.close(shifts, columns | {pval: pvals, fdr: false_discovery_control(pvals)})
-
-
-def test_against_other_cells(case: Case, reference: Path) -> None:
-    table = Table(reference / "fixtures" / "geneformer" / case.version, "stats_vs_null")
-    shifts, null = (
-        shifts_from(*(case.expected[f"upstream_delall_nogoal_{part}lm1_{name}"] for name in ("cell", "token", "shift")))
-        for part in ("", "null_")
-    )
-    pvals = against_null(shifts, null, by_gene=True)[1]
-    table.close(shifts, {"Test_vs_null_pval": pvals, "Test_vs_null_FDR": false_discovery_control(pvals)})
-
-
-def test_mixture_of_effects(case: Case, reference: Path) -> None:
-    table = Table(reference / "fixtures" / "geneformer" / case.version, "stats_mixture_model")
-    cells, tokens, cosines = (
-        case.expected[f"upstream_delall_nogoal_lm1_{name}"] for name in ("cell", "token", "shift")
-    )
-    shifts = shifts_from(cells, tokens, 1 - cosines.astype(np.float64))
-    effect = spread(summary(shifts, None), len(shifts.names), "effect")
-    impact, share = mixture(shifts, effect, upstream=True)
-    table.close(
-        shifts, {"Test_avg_shift": 1 - effect, "Impact_component": impact, "Impact_component_percent": 100 * share}
-    )
-
-
-@pytest.mark.parametrize("ordered", [True, False], ids=["ordered", "unordered"])
-def test_components_in_either_order(reference: Path, ordered: bool) -> None:
-    """Upstream takes the first component for the one with an impact; by default, the one with larger effects is."""
-    folder = reference / "fixtures" / "geneformer" / "v2"
-    name = f"mixture_{'ordered' if ordered else 'unordered'}"
-    table = Table(folder, f"stats_synth_{name}")
-    with np.load(folder / "stats_synth.npz") as file:
-        tokens, cosines = file[f"{name}_token"], file[f"{name}_shift"]
-    shifts = shifts_from(np.arange(len(tokens)), tokens, 1 - cosines)
-    effect = spread(summary(shifts, None), len(shifts.names), "effect")
-    impact, share = mixture(shifts, effect, upstream=True)
-    table.close(shifts, {"Impact_component": impact, "Impact_component_percent": 100 * share})
-    assert (mixture(shifts, effect, upstream=False)[0].sum() == impact.sum()) == ordered
-
-
-def test_many_genes(reference: Path) -> None:
-    folder = reference / "fixtures" / "geneformer" / "v2"
-    goal, null = Table(folder, "stats_synth_goal_state_shift"), Table(folder, "stats_synth_vs_null")
-    with np.load(folder / "stats_synth.npz") as file:
-        synth = dict(file)
-    shifts = shifts_from(np.arange(len(synth["goal_token"])), synth["goal_token"], synth["goal_shift"][:, 1])
-    pvals = against_others(shifts, upstream=True)[1]
-    goal.close(shifts, {"Goal_end_vs_random_pval": pvals, "Goal_end_FDR": false_discovery_control(pvals)})
-    test, other = (
-        shifts_from(np.arange(len(synth[f"{one}_token"])), synth[f"{one}_token"], synth[f"{one}_shift"])
-        for one in ("test", "null")
-    )
-    null.close(test, {"Test_vs_null_pval": against_null(test, other, by_gene=True)[1]})
 
 
 @pytest.mark.parametrize(("name", "kind"), [("delgrp", "delete"), ("ovxgrp", "overexpress")])

@@ -168,3 +168,11 @@ def test_the_guide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = scfm.model.load("scfm-mini").embed(ad.AnnData(counts, obs=cells, var=pd.DataFrame(index=genes)))
     close(names_there["mouse"].obsm["X_scfm_mini"], expected)
     assert "tf-metazoa" in names_there["models"].index
+
+
+def test_compressions_that_blow_up(tmp_path: Path) -> None:
+    table().to_csv(tmp_path / "mart.tsv.bz2", sep="\t", index=False)
+    (tmp_path / "mart.tsv.gz").write_bytes(b"no gzip")
+    for name in ("mart.tsv.bz2", "mart.tsv.gz"):
+        with pytest.raises(ValueError, match="is not a table of orthologs"):
+            scfm.pp.to_orthologs(mouse(), tmp_path / name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import zlib
 from typing import TYPE_CHECKING, Any
 
@@ -123,6 +124,16 @@ def test_h5ad_that_leads_out_of_itself(kind: str, other: Path, tmp_path: Path) -
         list(source.obs)
     assert ALLOWED in str(error.value)
     assert path.name in str(error.value)
+
+
+@pytest.mark.parametrize("names", [("aaa",), ("matrix", "row_attrs", "col_attrs")])
+def test_other_files_are_told_by_what_is_in_them(names: tuple[str, ...], other: Path, tmp_path: Path) -> None:
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        for name in names:
+            file[name] = h5py.ExternalLink(str(other), "X")
+    with pytest.raises(ValueError, match=rf"has a link at {min(names)} to X in another file"):
+        open_counts(path)
 
 
 @pytest.mark.usefixtures("allowed")
@@ -358,12 +369,25 @@ def test_links_in_a_store_are_not_followed(place: str, tmp_path: Path) -> None:
             with pytest.raises(ValueError, match=rf"a\.zarr/.*is a link, to .*private.*{ALLOWED}"):
                 read(name)
     for call in (
-        lambda: check_output(path, out, overwrite=False),
+        lambda: check_output(path, out, None, overwrite=False),
         lambda: write_results(path, out, Results(obsm={"X_a": np.ones((N_OBS, 2))}), None),
     ):
         with pytest.raises(ValueError, match=ALLOWED):
             call()
     assert not out.exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="has no pipes")
+@pytest.mark.parametrize("place", ["X/data/pipe", "uns/pipe"])
+def test_pipes_in_a_store_are_not_read(place: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.zarr"
+    adata().write_zarr(path)
+    os.mkfifo(path / place)
+    with pytest.raises(ValueError, match="pipe is neither a file nor a folder"):
+        check_output(path, tmp_path / "out.zarr", None, overwrite=False)
+    if place != "uns/pipe":  # which is not read
+        with pytest.raises(ValueError, match="pipe is neither a file nor a folder"):
+            read(path)
 
 
 @pytest.mark.usefixtures("allowed")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 import tempfile
 from typing import TYPE_CHECKING, Any
 
@@ -133,8 +134,10 @@ def test_a_matrix_without_entries(cells: ad.AnnData, tmp_path: Path) -> None:
         (lambda text: text.replace("11 23 ", "11 "), "is damaged: numbers of genes, cells and entries are missing"),
         (lambda text: text[: text.rindex("\n", 0, -1)], r"is damaged: it has \d+ instead of \d+ entries"),
         (lambda text: text + "12 1 1\n", "is damaged: it has entries beyond 11 genes and 23 cells"),
+        (lambda text: text + "1 1 1\n", r"is damaged: it has more than \d+ entries"),
+        (lambda text: re.sub(r"^(\d+ \d+ \d)$", r"1 \1", text, flags=re.M), "lines of more than gene, cell and value"),
+        (lambda text: text[: text.rindex(" ") + 1] + "4294967301\n", "holds 4294967301; int32 is read"),
         (lambda text: text + "1 1 x\n", r"matrix\.mtx cannot be read"),
-        (lambda text: text + "1 1 99999999999\n", r"matrix\.mtx cannot be read|instead of"),
     ],
 )
 def test_a_damaged_matrix_market_file(
@@ -145,6 +148,20 @@ def test_a_damaged_matrix_market_file(
     with pytest.raises(ValueError, match=message) as caught:
         open_counts(file.parent)
     assert str(file) in str(caught.value)
+
+
+def test_odd_text_around_a_matrix(cells: ad.AnnData, tmp_path: Path) -> None:
+    folder = write_mtx(tmp_path / "mtx", cells, version=2)
+    expected = dense(folder)
+    matrix, genes = folder / "matrix.mtx", folder / "genes.tsv"
+    matrix.write_text(matrix.read_text().replace("\n", "\n%" + "1 2 3 " * 1000 + "\n", 1))
+    lines = genes.read_text().splitlines()
+    lines[2], lines[5] = (line.replace("\t", '\t"') for line in (lines[2], lines[5]))  # a quote that is not closed
+    lines[7] = "\t".join(f'"{word}"' for word in lines[7].split("\t"))
+    genes.write_text("\n".join(lines))
+    found = dense(folder)
+    np.testing.assert_array_equal(found[0], expected[0])
+    pd.testing.assert_frame_equal(found[2], expected[2])
 
 
 def test_a_compressed_matrix_that_is_cut_off(cells: ad.AnnData, tmp_path: Path) -> None:

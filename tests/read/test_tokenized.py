@@ -521,3 +521,10 @@ def test_a_source_says_what_it_is(tmp_path: Path) -> None:
     with open_tokenized(stream(table_of(CELLS), tmp_path / "a.arrow")) as source:
         assert repr(source) == f"TokenizedSource({tmp_path / 'a.arrow'}: input_ids, 2500 cells in 1 file)"
     assert tokenized.__all__ == ["TokenizedSource", "is_tokenized", "open_tokenized"]
+
+
+def test_values_that_a_file_cannot_back(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    pa.parquet.write_table(pa.table({"input_ids": pa.array([[1] * 20_000_000], pa.list_(pa.int16()))}), path)
+    with pytest.raises(ValueError, match=r"declares 80,000,000 bytes of values in .*Accepted: 1100 for each byte"):
+        open_tokenized(path)

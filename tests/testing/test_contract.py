@@ -24,7 +24,7 @@ from ..families import TINY
 if TYPE_CHECKING:
     from scfm.model import FoundationModel
 
-OFFERED = {"linear layers", "genes", "scores", "masked genes"}
+OFFERED = {"linear layers", "genes", "scores", "masked genes", "perturbed genes"}
 
 
 @pytest.fixture(scope="module")
@@ -216,6 +216,31 @@ class OtherCellsAreMasked(Geneformer):
         return super().count_session(data[::-1].copy(), arguments)
 
 
+class OtherCellsArePerturbed(Geneformer):
+    def count_session(self, data: Any, arguments: Any) -> Any:
+        return super().count_session(data[::-1].copy(), arguments)
+
+
+class PerturbsNothing(Geneformer):
+    def perturber(self, kind: Any, options: Any) -> Any:
+        return lambda genes, _: genes
+
+
+class OverexpressesByCompany(Geneformer):
+    """Looks at the cells that it saw before."""
+
+    seen = 0
+
+    def perturber(self, kind: Any, options: Any) -> Any:
+        plain = super().perturber(kind, options)
+
+        def edit(genes: Any, group: Any) -> Any:
+            self.seen += 1
+            return plain(genes, group if self.seen % 2 else group[:0])
+
+        return edit
+
+
 BROKEN: dict[type[FoundationModel], tuple[str, str]] = {
     Constant: ("result", "all cells have the same embedding"),
     DoublePrecision: ("result", "the embeddings are float64"),
@@ -239,6 +264,9 @@ BROKEN: dict[type[FoundationModel], tuple[str, str]] = {
     OtherMeans: ("genes", "the mean of a gene differs"),
     CentredScores: ("scores", "the score of a cell alone differs"),
     OtherCellsAreMasked: ("masked genes", "a gene that a cell does not express has a score"),
+    OtherCellsArePerturbed: ("perturbed genes", "a gene that a cell does not express has an effect"),
+    PerturbsNothing: ("perturbed genes", "no embedding changes with the genes of a cell"),
+    OverexpressesByCompany: ("perturbed genes", "the embedding of a changed cell alone differs"),
 }
 
 

@@ -149,3 +149,17 @@ def test_command(model: FoundationModel, tmp_path: Path, capsys: pytest.CaptureF
     assert "--layer chooses among counts" in capsys.readouterr().err
     assert main([*wrong[:4], "--out", str(tmp_path / "out.zarr")]) == 1
     assert "becomes an .h5ad file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [("when", pa.array([0], pa.timestamp("ns"))), ("day", pa.array([0], pa.date32())), ("", pa.array([1]))],
+)
+def test_a_column_that_cannot_be_stored_is_told_first(
+    name: str, values: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path / "a.parquet", [[50, 60]], **{name: values})
+    monkeypatch.setattr("scfm.model.session.Session.run", None)
+    with pytest.raises(ValueError, match=r"a\.parquet .*cannot be written to an \.h5ad file"):
+        scfm.tl.embed(path, "scfm-mini", out=tmp_path / "out.h5ad")
+    assert [file.name for file in tmp_path.iterdir()] == ["a.parquet"]

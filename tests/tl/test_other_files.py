@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import anndata as ad
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -56,6 +57,17 @@ def test_embeddings_go_to_an_h5ad(path: Path, cells: ad.AnnData, model: Foundati
     assert written.obs_names.tolist() == cells.obs_names.tolist()
     assert written.var["gene_ids"].tolist() == cells.var["gene_ids"].tolist()
     assert {file: file.read_bytes() for file in before} == before
+
+
+def test_a_column_that_cannot_be_stored_is_told_first(
+    cells: ad.AnnData, model: FoundationModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_tenx(tmp_path / "a.h5", cells)
+    with h5py.File(path, "a") as file:
+        file["matrix/features/pairs"] = np.zeros(cells.n_vars, [("a", "i4"), ("b", "i4")])
+    monkeypatch.setattr("scfm.model.session.Session.run", None)
+    with pytest.raises(ValueError, match=r"var\['pairs'\] of .*a\.h5 cannot be written to an \.h5ad file"):
+        scfm.tl.embed(path, model, out=tmp_path / "out.h5ad")
 
 
 def test_genes_are_matched_in_them(path: Path, cells: ad.AnnData, model: FoundationModel) -> None:

@@ -214,6 +214,9 @@ STATES = {"states_key": "bulk_labels", "start": "CD19+ B", "goal": "CD56+ NK"}
         ({"genes": []}, ValueError, "nothing to perturb"),
         ({"genes": [()]}, ValueError, "empty group"),
         ({"genes": [("CD79A", "CD79A")]}, ValueError, "holds a gene twice"),
+        ({"genes": ["CD74", "ENSG00000019582"]}, ValueError, "'CD74' and 'ENSG00000019582' are one gene"),
+        ({"genes": {"control": ["CD74"]}}, ValueError, "cannot be called 'control'"),
+        ({"genes": {"a/b": ["CD74"]}}, ValueError, "name of a group of genes='a/b' cannot be stored"),
         ({"pooling": "gene"}, ValueError, "no embedding of cells"),
         ({"start": "CD19+ B"}, ValueError, "states_key= is missing"),
         (STATES | {"states_key": "nothing"}, KeyError, "not a column of obs"),
@@ -266,3 +269,54 @@ def test_embeddings_of_changed_cells(model: Any, adata: AnnData, tmp_path: Path)
     row = adata.obs_names.get_loc(changed.obs_names[0].removesuffix(f"_{names[0]}"))
     wanted = states_of(model, changed_by_hand(ranked(model, adata)[row], token, "delete")).mean(axis=0)
     close(changed.X[0], wanted)
+
+
+def test_embeddings_of_cells_that_were_moved(model: Any) -> None:
+    adata = scfm.datasets.pbmc68k()[:8].copy()
+    scfm.tl.perturb(adata, model, genes=["CD74"], embeddings=True, device="cpu")
+    whole = scfm.get.perturbed(adata)
+    for moved in (adata[::-1], adata[3:], adata[[5, 2]]):
+        found = scfm.get.perturbed(moved.copy())
+        there = [name for name in whole.obs_names if name.rsplit("_", 1)[0] in moved.obs_names]
+        assert found.obs_names.tolist() == there
+        np.testing.assert_array_equal(found.X, whole[there].X)
+    axes = scfm.pl.perturb_cells(adata[::-1].copy(), "CD74", n_neighbors=2, show=False)
+    before = scfm.pl.perturb_cells(adata, "CD74", n_neighbors=2, show=False)
+    np.testing.assert_array_equal(axes.collections[-1].U, before.collections[-1].U)
+    adata.obs_names = ["x"] * 8
+    with pytest.raises(ValueError, match="names of cells repeat"):
+        scfm.get.perturbed(adata)
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_nothing_is_left_of_an_earlier_run(on_disk: bool, model: Any, tmp_path: Path) -> None:
+    adata = scfm.datasets.pbmc68k()[:8].copy()
+    genes: list[Any] = [("CD74", "NKG7"), "HLA-DRA"]
+    scfm.tl.perturb(adata, model, genes=genes, gene_effects=True, device="cpu")
+    if on_disk:
+        adata.write_h5ad(tmp_path / "a.h5ad")
+        out = scfm.tl.perturb(tmp_path / "a.h5ad", model, genes=["CD74"], out=tmp_path / "b.h5ad", device="cpu")
+        adata = ad.read_h5ad(out)
+    else:
+        scfm.tl.perturb(adata, model, genes=["CD74"], device="cpu")
+    assert scfm.get.perturb_df(adata, table="raw")["names"].unique().tolist() == ["CD74"]
+    assert (list(adata.obsm), list(adata.varp), list(adata.varm)) == (["X_umap"], [], [])
+
+
+def test_something_else_under_the_key() -> None:
+    adata = scfm.datasets.pbmc68k()[:3].copy()
+    adata.uns["perturb"] = "mine"
+    for read in (scfm.get.perturb_df, scfm.get.perturbed, scfm.tl.perturb_stats, scfm.pl.perturb):
+        with pytest.raises(KeyError, match="call scfm.tl.perturb"):
+            read(adata)
+
+
+def test_a_mixture_takes_two_genes(model: Any) -> None:
+    adata = scfm.datasets.pbmc68k()[:6].copy()
+    adata.obs["half"] = pd.Categorical(["a"] * 6, categories=["a", "b"])
+    scfm.tl.perturb(adata, model, genes=["CD74"], device="cpu")
+    with pytest.raises(ValueError, match="effects of genes, of which there is 1"):
+        scfm.tl.perturb_stats(adata, test="mixture", groupby="half")
+    scfm.tl.perturb(adata, model, genes=["CD74", "NKG7"], device="cpu")
+    scfm.tl.perturb_stats(adata, test="mixture", groupby="half")
+    assert set(adata.uns["perturb"]["stats"]["group"]) == {"a"}

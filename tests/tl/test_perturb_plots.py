@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.testing.compare import compare_images
 
 import scfm
 
@@ -42,6 +44,41 @@ def adata() -> AnnData:
     table["pvals"] = table["pvals_adj"] / 2
     adata.uns["perturb"] = {"stats": table.sort_values("pvals")}
     return adata
+
+
+IMAGES = Path(__file__).parent / "images"
+TOLERANCE = 12
+"""Root mean square of the differences of pixels; versions of matplotlib and of fonts make some."""
+
+
+def looks_as_before(ax: Any, name: str, folder: Path) -> None:
+    """Compare with the picture of this name, which is drawn if there is none: look at it, and run again."""
+    path = folder / f"{name}.png"
+    ax.figure.savefig(path, dpi=50)
+    if not (IMAGES / path.name).exists():
+        IMAGES.mkdir(exist_ok=True)
+        (IMAGES / path.name).write_bytes(path.read_bytes())
+        pytest.fail(f"drew {IMAGES / path.name}")
+    difference = compare_images(str(IMAGES / path.name), str(path), TOLERANCE)
+    assert difference is None, difference
+
+
+@pytest.mark.parametrize("kind", ["volcano", "bar"])
+def test_pictures_of_genes(adata: AnnData, kind: Any, tmp_path: Path) -> None:
+    with mpl.rc_context(mpl.rcParamsDefault | {"figure.constrained_layout.use": True, "backend": "Agg"}):
+        looks_as_before(scfm.pl.perturb(adata, kind=kind, n_genes=6, show=False), f"perturb_{kind}", tmp_path)
+
+
+def test_picture_of_cells(adata: AnnData, tmp_path: Path) -> None:
+    """Embeddings that are the places themselves, so that a cell is drawn where it has been moved to."""
+    places = adata.obsm["X_umap"][:60].astype(np.float32)
+    moved = places[:20] * 0.5 + places.mean(axis=0) * 0.5
+    names = ["control"] * 60 + ["GENE"] * 20
+    cells = [*range(60), *range(20)]
+    adata.uns["perturb"]["embeddings"] = {"X": np.vstack([places, moved]), "cells": cells, "perturbation": names}
+    with mpl.rc_context(mpl.rcParamsDefault | {"backend": "Agg"}):
+        ax = scfm.pl.perturb_cells(adata, "GENE", n_neighbors=3, color="bulk_labels", legend_loc=None, show=False)
+        looks_as_before(ax, "perturb_cells", tmp_path)
 
 
 def test_a_volcano_names_the_smallest_p_values_without_overlap(adata: AnnData) -> None:

@@ -157,3 +157,15 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["embed", str(out), "--model", str(folder), "--out", str(tmp_path / "out.h5ad")]) == 0
     values = scfm.model.load(folder).embed(source)
     np.testing.assert_array_equal(ad.read_h5ad(tmp_path / "out.h5ad").obsm["X_geneformer"], values)
+
+
+@pytest.mark.parametrize("name", ["tokens", "tokens.parquet", "tokens.arrow"])
+def test_overwriting(name: str, model: FoundationModel, tmp_path: Path) -> None:
+    out = scfm.tl.tokenize(cells(), model, tmp_path / name)
+    scfm.tl.tokenize(cells()[:2], model, out, overwrite=True)
+    assert scfm.tl.embed_tokenized(out, model).n_obs == 2
+    if out.is_dir():
+        (out / "thesis.txt").write_text("mine")
+        with pytest.raises(FileExistsError, match="a folder of something else"):
+            scfm.tl.tokenize(cells(), model, out, overwrite=True)
+        assert (out / "thesis.txt").read_text() == "mine"

@@ -114,7 +114,7 @@ COMMANDS = {
         verb="scfm.tl:perturb",
         example="scfm perturb cells.h5ad --model scfm-mini --states-key disease --start dcm --goal nf --out out.h5ad",
         required=(),
-        families="rank_frame",
+        families="perturber",
     ),
     "perturb-store": Command(
         "Perturb genes of more cells than fit into memory or an evening, into a store; goes on where it stopped.",
@@ -123,7 +123,7 @@ COMMANDS = {
         example="scfm perturb-store cells.h5ad --model scfm-mini --states-key disease --start dcm --goal nf --out screen.zarr",
         positional=("source",),
         hidden=("client", "resume"),
-        families="rank_frame",
+        families="perturber",
         several=("source",),
         texts={
             "source": "files, patterns such as 'atlas/*.h5ad', folders of zarr stores, or addresses of zarr stores",

@@ -9,7 +9,7 @@ import pandas as pd
 from anndata import AnnData
 
 from scfm._checks import check_least, entry_of, typed
-from scfm._keys import MARKER_GENES, PARAMS, provenance_keys
+from scfm._keys import MARKER_GENES, PARAMS, provenance_keys, stored_under
 from scfm.metrics.ranking import COLUMNS, table_of
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def marker_genes_df(
     """
     if n_genes is not None:
         check_least("n_genes", n_genes)
-    result = adata.uns.get(key, {})
+    result = stored_under(adata.uns, key)
     if not set(COLUMNS) <= set(result):
         msg = f"uns[{key!r}] holds no ranked genes; call scfm.tl.marker_genes(adata, model, groupby=...) first."
         raise KeyError(msg)

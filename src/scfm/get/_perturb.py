@@ -9,12 +9,12 @@ import pandas as pd
 from anndata import AnnData
 
 from scfm._checks import typed
-from scfm._keys import EMBEDDINGS, PERTURB, STATS
-from scfm.metrics.shifts import shifts_of
+from scfm._keys import PERTURB, STATS, stored_under
+from scfm.metrics.shifts import effects_on_genes, embeddings_of, shifts_of
 
 __all__ = ["perturb_df", "perturbed"]
 
-Table = Literal["genes", "raw"]
+Table = Literal["genes", "effects", "raw"]
 
 
 @typed
@@ -25,6 +25,7 @@ def perturb_df(
     *,
     state: str = "goal",
     group: str | None = None,
+    gene: str | None = None,
 ) -> pd.DataFrame:
     """Effects of perturbations as a table.
 
@@ -35,21 +36,25 @@ def perturb_df(
     key
         ``key_added`` of :func:`scfm.tl.perturb`.
     table
-        ``"genes"``: what :func:`scfm.tl.perturb_stats` stored, a row for each gene (or group of genes). ``"raw"``: a row for each
+        ``"genes"``: what :func:`scfm.tl.perturb_stats` stored, a row for each gene (or group of genes). ``"effects"``: what
+        ``gene_effects=True`` measured, a row for each gene and each other gene that it affects. ``"raw"``: a row for each
         gene of each cell.
     state
         For ``"raw"``, with states: ``"goal"``, ``"start"``, ``"alternative_1"`` and so on.
     group
         For ``"genes"``: rows of one group only.
+    gene
+        Rows of one gene (or group of genes) only.
 
     Returns
     -------
-    The table; for ``"raw"`` with the columns ``cell``, ``names`` and ``effect``.
+    The table. ``"effects"`` has the columns ``names``, ``affected``, ``effect`` (mean over cells of ``1 − cos``), ``sd`` and
+    ``n_cells``, the largest effects of each gene first; ``"raw"`` has ``cell``, ``names`` and ``effect``.
 
     Raises
     ------
     KeyError
-        If there is no such result, state or group.
+        If there is no such result, state, group or gene.
     ValueError
         If ``table`` is not known.
 
@@ -64,11 +69,17 @@ def perturb_df(
     if table == "raw":
         shifts = shifts_of(adata, key, state)
         names = shifts.names.astype(str)[shifts.genes]
-        return pd.DataFrame({"cell": adata.obs_names[shifts.cells], "names": names, "effect": shifts.values})
-    found = adata.uns.get(key, {}).get(STATS)
-    if found is None:
+        found = pd.DataFrame({"cell": adata.obs_names[shifts.cells], "names": names, "effect": shifts.values})
+        return _of_gene(found, gene)
+    if table == "effects":
+        found = effects_on_genes(adata, key, gene)
+        place = found.groupby("names", sort=False).ngroup()
+        return found.iloc[np.lexsort((-found["effect"], place))].reset_index(drop=True)
+    tested = stored_under(adata.uns, key).get(STATS)
+    if tested is None:
         msg = f"uns[{key!r}] holds no statistics; call scfm.tl.perturb_stats(adata, {key!r}) first."
         raise KeyError(msg)
+    found = _of_gene(tested, gene)
     if group is None:
         return found.copy()
     known = list(found["group"].cat.categories)
@@ -76,6 +87,16 @@ def perturb_df(
         msg = f"{group!r} is no group of uns[{key!r}]; found {known}."
         raise KeyError(msg)
     return found[found["group"] == group].drop(columns="group")
+
+
+def _of_gene(table: pd.DataFrame, gene: str | None) -> pd.DataFrame:
+    if gene is None:
+        return table
+    rows = table[table["names"] == gene]
+    if rows.empty:
+        msg = f"gene={gene!r} is not in the table; its names are like {table['names'].head(3).tolist()}."
+        raise KeyError(msg)
+    return rows
 
 
 @typed
@@ -91,13 +112,16 @@ def perturbed(adata: AnnData, key: str = PERTURB) -> AnnData:
 
     Returns
     -------
-    AnnData of (cell, perturbation) × features: ``X`` are the embeddings, float32; ``obs`` are those of the cells with
+    AnnData of (cell, perturbation) × features: ``X`` are the embeddings, float32, of the cells that are still in ``adata``,
+    found by their names; ``obs`` are those of the cells with
     ``obs["perturbation"]``, which is ``"control"`` for the cells as they are.
 
     Raises
     ------
     KeyError
-        If there are no such embeddings.
+        If there are no such embeddings, or none of their cells is left.
+    ValueError
+        If cells were moved, and their names repeat.
 
     Examples
     --------
@@ -107,13 +131,8 @@ def perturbed(adata: AnnData, key: str = PERTURB) -> AnnData:
     >>> scfm.get.perturbed(adata).obs["perturbation"].cat.categories.tolist()
     ['CD74', 'HLA-DRA', 'control']
     """
-    stored = adata.uns.get(key, {}).get(EMBEDDINGS)
-    if stored is None:
-        msg = (
-            f"uns[{key!r}] holds no embeddings; call scfm.tl.perturb(adata, model, genes=[...], embeddings=True) first."
-        )
-        raise KeyError(msg)
-    obs = adata.obs.iloc[np.asarray(stored["cells"])].copy()
-    obs["perturbation"] = pd.Categorical(np.asarray(stored["perturbation"]).astype(str))
+    vectors, cells, names = embeddings_of(adata, key)
+    obs = adata.obs.iloc[cells].copy()
+    obs["perturbation"] = pd.Categorical(names)
     obs.index = obs.index.astype(str) + "_" + obs["perturbation"].astype(str)
-    return AnnData(np.asarray(stored["X"]), obs=obs)
+    return AnnData(vectors, obs=obs)

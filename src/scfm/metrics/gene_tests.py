@@ -16,30 +16,25 @@ EXACT_UP_TO, EXACT_TIED_UP_TO = 50, 13
 """Values of a gene for which the distribution of the signed-rank statistic is exact, without and with ties or zeros, as in scipy."""
 
 
-def ranks_within(groups: NDArray[np.int64], values: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+def ranks_within(groups: NDArray[np.int64], values: NDArray[Any]) -> NDArray[np.float64]:
     """Rank of each value among those of its group, from 1; equal values share their mean rank.
 
     Parameters
     ----------
     groups, values
         Group and value of each entry, shape ``(n,)``.
-
-    Returns
-    -------
-    The ranks, and how many values of the group equal each, both of shape ``(n,)``.
     """
-    order = np.lexsort((values, groups))
-    group, value = groups[order], values[order]
-    new = np.ones(len(order), bool)
-    new[1:] = (group[1:] != group[:-1]) | (value[1:] != value[:-1])
-    starts = np.flatnonzero(new)
-    run = np.cumsum(new) - 1
-    sizes = np.diff(np.append(starts, len(order)))
-    first = np.searchsorted(group, group, side="left")
-    ranks, ties = np.empty(len(order)), np.empty(len(order), np.int64)
-    ranks[order] = starts[run] - first + (sizes[run] + 1) / 2
-    ties[order] = sizes[run]
-    return ranks, ties
+    from scfm.metrics.rank_kernels import ranks_of_groups
+
+    found = np.empty(len(groups))
+    if (groups[1:] >= groups[:-1]).all():
+        ranks_of_groups(np.asarray(values, np.float64), _starts(groups, 0), found)
+        return found
+    starts, order = _by_group(groups, np.arange(len(groups)), 0)
+    ranks_of_groups(np.asarray(values, np.float64)[order], starts, found)
+    ranks = np.empty_like(found)
+    ranks[order] = found
+    return ranks
 
 
 def signed_rank(
@@ -61,15 +56,15 @@ def signed_rank(
     -------
     Statistic (the smaller rank sum) and p-value of each gene, shape ``(n_genes,)``; NaN without values.
     """
-    used = values != 0
-    n_zeros = np.bincount(genes[~used], minlength=n_genes)
-    genes, values = genes[used], values[used]
-    ranks, ties = ranks_within(genes, np.abs(values))
-    n = np.bincount(genes, minlength=n_genes)
-    plus = np.bincount(genes[values > 0], ranks[values > 0], n_genes)
-    minus = np.bincount(genes[values < 0], ranks[values < 0], n_genes)
-    # each of the t values of a tie adds (t³ − t) / t
-    tied = np.bincount(genes, ties.astype(np.float64) ** 2 - 1, n_genes)
+    from scipy.stats import rankdata
+
+    from scfm.metrics.rank_kernels import signed_rank_sums
+
+    starts, own = _by_group(genes, values, n_genes)
+    n = np.zeros(n_genes, np.int64)
+    plus, minus, tied = np.zeros((3, n_genes))
+    signed_rank_sums(own, starts, n, plus, minus, tied)
+    n_zeros = np.diff(starts) - n
     error = np.sqrt((n * (n + 1.0) * (2 * n + 1) - tied / 2) / 24)
     with np.errstate(invalid="ignore", divide="ignore"):
         pvals = _two_sided((plus - n * (n + 1) / 4) / error)
@@ -77,11 +72,10 @@ def signed_rank(
     even = (n_zeros == 0) & (tied == 0)
     for gene in np.flatnonzero((n > 0) & even & (n <= EXACT_UP_TO)).tolist():
         pvals[gene] = _exact(tuple(range(1, n[gene] + 1)))[int(statistic[gene])]
-    doubled = (2 * ranks[np.argsort(genes, kind="stable")]).astype(np.int64)
-    starts = np.cumsum(n) - n
     for gene in np.flatnonzero((n > 0) & ~even & (n + n_zeros <= EXACT_TIED_UP_TO)).tolist():
-        own = np.sort(doubled[starts[gene] : starts[gene] + n[gene]])
-        pvals[gene] = _exact(tuple(own.tolist()))[int(2 * statistic[gene])]
+        few = own[starts[gene] : starts[gene + 1]]
+        doubled = np.sort(2 * rankdata(np.abs(few[few != 0]))).astype(np.int64)
+        pvals[gene] = _exact(tuple(doubled.tolist()))[int(2 * statistic[gene])]
     pvals[n == 0] = np.nan
     return statistic, pvals
 
@@ -102,7 +96,7 @@ def rank_sum(
     -------
     Statistic (standardised, positive where the gene is higher) and p-value of each gene, shape ``(n_genes,)``.
     """
-    ranks, _ = ranks_within(np.zeros_like(genes), values)
+    ranks = ranks_within(np.zeros_like(genes), values)
     n = np.bincount(genes, minlength=n_genes)
     return _standardised(np.bincount(genes, ranks, n_genes), n, len(values) - n)
 
@@ -123,10 +117,23 @@ def rank_sum_pairs(
     -------
     As :func:`rank_sum`; NaN for a gene that one of the sets lacks.
     """
-    ranks, _ = ranks_within(genes, values)
+    ranks = ranks_within(genes, values)
     n = np.bincount(genes[of_test], minlength=n_genes)
     sums = np.bincount(genes[of_test], ranks[of_test], n_genes)
     return _standardised(sums, n, np.bincount(genes, minlength=n_genes) - n)
+
+
+def _starts(groups: NDArray[np.int64], n_groups: int) -> NDArray[np.int64]:
+    return np.append(0, np.cumsum(np.bincount(groups, minlength=n_groups)))
+
+
+def _by_group(groups: NDArray[np.int64], values: NDArray[Any], n_groups: int) -> tuple[NDArray[np.int64], NDArray[Any]]:
+    """Start of each group, and the values sorted by group."""
+    from scfm.metrics.rank_kernels import put_by_group
+
+    starts, own = _starts(groups, n_groups), np.empty_like(values)
+    put_by_group(groups, values, starts[:-1].copy(), own)
+    return starts, own
 
 
 def _standardised(

@@ -11,11 +11,23 @@ import pandas as pd
 from scfm.metrics.gene_tests import rank_sum, rank_sum_pairs, ranks_within, signed_rank
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     from scfm.metrics.shifts import Shifts
 
-__all__ = ["against_null", "against_others", "mixture", "paired", "summary"]
+__all__ = [
+    "against_null",
+    "against_others",
+    "against_random",
+    "adjusted",
+    "impact_of",
+    "means_of",
+    "paired",
+    "share_of",
+    "summary",
+]
 
 NULL_VALUES = 100_000
 """Values to which upstream reduces the null of all genes."""
@@ -33,9 +45,8 @@ def summary(shifts: Shifts, donors: NDArray[np.int64] | None) -> pd.DataFrame:
     """
     genes, values = shifts.genes, shifts.values
     n = np.bincount(genes, minlength=len(shifts.names))
-    seen = n > 0
+    seen, effect = n > 0, means_of(shifts)
     with np.errstate(invalid="ignore"):
-        effect = np.bincount(genes, values, len(n)) / n
         squares = np.bincount(genes, (values - effect[genes]) ** 2, len(n)) / n
     n_donors = np.zeros(len(n), np.int64)
     if donors is not None:
@@ -51,6 +62,23 @@ def summary(shifts: Shifts, donors: NDArray[np.int64] | None) -> pd.DataFrame:
     return pd.DataFrame(columns)[seen]
 
 
+def means_of(shifts: Shifts) -> NDArray[np.float64]:
+    """Mean effect of each gene, NaN for one without any."""
+    n = len(shifts.names)
+    with np.errstate(invalid="ignore"):
+        return np.bincount(shifts.genes, shifts.values, n) / np.bincount(shifts.genes, minlength=n)
+
+
+def adjusted(pvals: NDArray[np.float64]) -> NDArray[np.float64]:
+    """P-values adjusted by Benjamini–Hochberg; NaN stays."""
+    from scipy.stats import false_discovery_control
+
+    found = pvals.copy()
+    valid = np.isfinite(pvals)
+    found[valid] = false_discovery_control(pvals[valid])
+    return found
+
+
 def paired(shifts: Shifts, donors: NDArray[np.int64] | None) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Signed-rank test, over cells, of the place of a gene among the genes of the cell: 0 in the middle, ½ for the largest.
 
@@ -60,11 +88,14 @@ def paired(shifts: Shifts, donors: NDArray[np.int64] | None) -> tuple[NDArray[np
     """
     genes, cells, values = shifts.genes, shifts.cells, shifts.values
     n = np.bincount(cells)
-    places = (ranks_within(cells, values)[0] - 0.5) / n[cells] - 0.5
-    kept = n[cells] > 1
+    of_cell = n[cells]
+    places = (2 * ranks_within(cells, values) - 1 - of_cell) / (2 * of_cell)  # exactly as far above the middle as below
+    if (n == 1).any():
+        kept = n[cells] > 1
+        genes, cells, places = genes[kept], cells[kept], places[kept]
     if donors is None:
-        return signed_rank(genes[kept], places[kept], len(shifts.names))
-    kept &= donors[cells] >= 0
+        return signed_rank(genes, places, len(shifts.names))
+    kept = donors[cells] >= 0
     means = pd.Series(places[kept]).groupby([genes[kept], donors[cells[kept]]]).mean()
     genes = means.index.get_level_values(0).to_numpy(np.int64)
     return signed_rank(genes, np.asarray(means, np.float64), len(shifts.names))
@@ -99,32 +130,66 @@ def _against(shifts: Shifts, null: NDArray[np.float64]) -> tuple[NDArray[np.floa
     return found[:, 0], found[:, 1]
 
 
-def mixture(
-    shifts: Shifts, effect: NDArray[np.float64], *, upstream: bool
-) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
-    """Whether the mean effect of a gene belongs to the component with the larger effects, and the share of its cells.
+def against_random(
+    effect: NDArray[np.float64], random_shifts: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Whether the mean shift of a gene towards the goal is one of those towards random states, two-sided.
+
+    The latter are means over many cells, so close to normal: the statistic is how many of their standard deviations the
+    shift is away from their mean, and has Student's distribution.
 
     Parameters
     ----------
-    shifts
-        Effects.
     effect
-        Mean effect of each gene, NaN for none, shape ``(n_names,)``.
+        Mean shift of each gene, shape ``(n_names,)``.
+    random_shifts
+        Those towards random states, shape ``(n_names, n_states)``.
+    """
+    from scipy.special import stdtr
+
+    n = random_shifts.shape[1]
+    spread = random_shifts.std(axis=1, ddof=1) * np.sqrt(1 + 1 / n)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        statistic = (effect - random_shifts.mean(axis=1)) / spread
+    return statistic, 2 * stdtr(n - 1, -np.abs(statistic))
+
+
+def impact_of(effect: NDArray[np.float64], *, upstream: bool) -> Callable[[NDArray[np.float64]], NDArray[np.bool_]]:
+    """Fit two normal distributions to mean effects; whether effects belong to the one with the larger mean.
+
+    Parameters
+    ----------
+    effect
+        Mean effect of each gene.
     upstream
-        Take the first of two components for the one with larger effects, whichever it is.
+        Take the first of the two for the one with the larger mean, whichever it is, and fit to the effects in the order in
+        which they are given, on which the fit depends.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two genes.
     """
     from sklearn.mixture import GaussianMixture
 
-    model = GaussianMixture(n_components=2, random_state=0).fit(1 - effect[np.isfinite(effect)][:, None])
+    effect = effect[np.isfinite(effect)]
+    if len(effect) < 2:
+        msg = f"test='mixture' fits two distributions to the effects of genes, of which there {'is 1' if len(effect) else 'are none'}."
+        raise ValueError(msg)
+    model = GaussianMixture(n_components=2, random_state=0).fit(1 - (effect if upstream else np.sort(effect))[:, None])
     means = model.means_[:, 0]
     large = 0 if upstream else int(np.argmin(means))  # of cosines
 
-    def is_large(effects: NDArray[np.float64]) -> NDArray[np.bool_]:
+    def has_impact(effects: NDArray[np.float64]) -> NDArray[np.bool_]:
         cosines = 1 - effects
         predicted = model.predict(cosines[:, None]) == large
         return np.where(cosines > means[1 - large], False, np.where(cosines < means[large], True, predicted))
 
-    n = np.bincount(shifts.genes, minlength=len(effect))
-    hits = np.bincount(shifts.genes, is_large(shifts.values), len(effect))
+    return has_impact
+
+
+def share_of(shifts: Shifts, chosen: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Of the entries of each gene, the share that is chosen; NaN for none."""
+    n = len(shifts.names)
     with np.errstate(invalid="ignore"):
-        return is_large(np.nan_to_num(effect)) & (n > 0), hits / n
+        return np.bincount(shifts.genes, chosen, n) / np.bincount(shifts.genes, minlength=n)

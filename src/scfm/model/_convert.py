@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scfm._checks import typed
 from scfm._lock import hold
-from scfm._paths import atomic, check_new, link_or_copy
+from scfm._paths import atomic, check_new, link_or_copy, room_beside
 from scfm.model._cache import lock_path, models_folder
 from scfm.model._published_folder import WEIGHTS_FILE, PublishedFolder
 from scfm.model.saved import finish_folder
@@ -102,8 +101,7 @@ def convert_known(
     out.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         if packed:
-            room = stack.enter_context(tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent))
-            folder = unpack(folder, Path(room))
+            folder = unpack(folder, stack.enter_context(room_beside(out)))
         _write(PublishedFolder(folder, family), dictionaries, known, name, out)
     return out
 

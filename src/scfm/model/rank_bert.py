@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from scfm._settings import settings
 from scfm.encode import RankEncoder
 from scfm.model._base import FoundationModel
+from scfm.tasks import edit_ranks
 from scfm.weights import ModelCard
 
 if TYPE_CHECKING:
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from scfm.model.recipe import RunOptions
     from scfm.nn import AttentionTile, BertConfig, BertEncoder
     from scfm.read import CountSource
+    from scfm.tasks import Kind, Perturber
     from scfm.tasks.predict_genes import Predictor
 
 __all__ = ["RankBert"]
@@ -60,6 +63,10 @@ class RankBert(FoundationModel):
         """``<cls>`` and ``<eos>``, so far as the vocabulary has them."""
         specials = self.vocabulary.special_tokens
         return specials.get("<cls>", -1), specials.get("<eos>", -1)
+
+    def perturber(self, kind: Kind, options: RunOptions) -> Perturber:
+        """Move genes among the ranks."""
+        return partial(edit_ranks, kind=kind, max_genes=self.max_genes(options))
 
     def max_genes(self, options: RunOptions) -> int:
         """Genes that fit beside the special tokens."""
@@ -107,8 +114,15 @@ class RankBert(FoundationModel):
         """Run the layers and pool."""
         import torch
 
-        tokens = torch.from_numpy(batch.tokens)
-        hidden: torch.Tensor = network(tokens, batch.lengths, first_only=self.reads_first(options.pooling))
+        from scfm.nn.deleting import copies_forward
+
+        tokens, first_only = torch.from_numpy(batch.tokens), self.reads_first(options.pooling)
+        hidden: torch.Tensor
+        if batch.tags is None:
+            hidden = network(tokens, batch.lengths, first_only=first_only)
+        else:  # there may be several copies of a cell
+            encoder, lengths, cells = cast("BertEncoder", network), batch.lengths.tolist(), batch.rows.tolist()
+            hidden = copies_forward(encoder, tokens, lengths, cells, first_only=first_only)
         return self.pool(network, hidden, batch.lengths, options.pooling)
 
     @classmethod

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from scfm.model.published import Published
     from scfm.nn import AttentionTile
     from scfm.read import CountSource
-    from scfm.tasks import Scorer
+    from scfm.tasks import Kind, Perturber, Scorer
     from scfm.tasks.predict_genes import Predictor
     from scfm.weights import ModelCard
 
@@ -72,9 +72,9 @@ class Recipe(ABC):
 
     An author names the family and its poolings, and writes :attr:`config_class`, :meth:`encoder`, :meth:`network` and
     :meth:`forward`. Everything else has a default. What a family can do beyond embeddings follows from the methods it has:
-    :meth:`scorer` for log-likelihoods, :meth:`masked_outputs` for marker genes, :meth:`predictor` for predicted genes,
-    :meth:`attention_tiles` for attention, :meth:`rank_frame` for cells that were tokenised elsewhere,
-    :meth:`published_tensors` for training.
+    :meth:`scorer` for log-likelihoods, :meth:`masked_outputs` for marker genes, :meth:`perturber` for perturbed genes,
+    :meth:`predictor` for predicted genes, :meth:`attention_tiles` for attention, :meth:`rank_frame` for cells that were
+    tokenised elsewhere, :meth:`published_tensors` for training.
 
     Parameters
     ----------
@@ -99,6 +99,8 @@ class Recipe(ABC):
 
     upstream_prefers_raw: ClassVar[bool] = False
     """Whether the family's own code takes ``raw`` where there is one (``compat="upstream"``)."""
+    context_poolings: ClassVar[tuple[str, ...]] = ("mean",)
+    """Poolings that add up the states of genes; a perturbation then compares the genes that were not changed."""
     weights_family: ClassVar[str | None] = None
     """Family whose converted weights this one takes, where it has none of its own."""
     initial_architecture: ClassVar[Mapping[str, Any]] = MappingProxyType({})
@@ -220,6 +222,15 @@ class Recipe(ABC):
         For each cell the embeddings of its copies, shape ``(n_positions, n_features)``.
         """
         msg = f"The family {self.family!r} was not trained with masked genes."
+        raise TypeError(msg)
+
+    def perturber(self, kind: Kind, options: RunOptions) -> Perturber:
+        """Make the step that changes genes of a cell, for a family that reads how much each of them is expressed.
+
+        Usually :func:`scfm.tasks.edit_ranks` or :func:`scfm.tasks.edit_values` with some arguments filled in. A ValueError
+        if the options do not go with the kind of change.
+        """
+        msg = f"The family {self.family!r} does not read how much genes are expressed."
         raise TypeError(msg)
 
     @classmethod

@@ -71,7 +71,7 @@ def masked_outputs(
     """
     found: list[list[Tensor]] = [[] for _ in cells]
     waiting: list[tuple[int, int, Tensor]] = []  # cell, number of copies, their states
-    first = _shared_layer(network)
+    first = shared_layer(network)
 
     def flush() -> None:
         if not waiting:
@@ -99,7 +99,7 @@ def masked_outputs(
     return [torch.cat(parts) if parts else nothing for parts in found]
 
 
-def _shared_layer(network: BertEncoder) -> BertLayer | None:
+def shared_layer(network: BertEncoder) -> BertLayer | None:
     """The first layer, if its output for the copies follows from that for the cell."""
     if torch.is_grad_enabled() or not len(network.layers):
         return None

@@ -110,6 +110,7 @@ def _volcano(ax: Axes, table: pd.DataFrame, n_genes: int, alpha: float) -> None:
     ax.scatter(table["effect"], height, s=8, c=_colours(table, alpha), linewidths=0)
     ax.axhline(-np.log10(alpha), color=GREY, linewidth=0.8, linestyle="--")
     ax.set(xlabel="mean effect", ylabel="−log10 adjusted p-value")
+    ax.locator_params(axis="x", nbins=5)  # small effects have long numbers
     named = table.head(n_genes)
     label_points(ax, named["effect"].to_numpy(), height[:n_genes], named["names"].tolist())
 
@@ -126,7 +127,7 @@ def _bars(ax: Axes, table: pd.DataFrame, n_genes: int, alpha: float) -> None:
 
 
 def label_points(ax: Axes, x: Any, y: Any, names: list[str]) -> None:
-    """Write names beside points, each at the first of eight places around its point where nothing is written yet."""
+    """Write names beside points, each at the first place around its point that is inside the axes and where nothing is written yet."""
     figure = ax.get_figure()
     assert figure is not None
     renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
@@ -144,7 +145,8 @@ def label_points(ax: Axes, x: Any, y: Any, names: list[str]) -> None:
                     arrowprops={"arrowstyle": "-", "linewidth": 0.5, "color": GREY} if distance > 4 else None,
                 )
                 box = text.get_window_extent(renderer)
-                if box.x1 < ax.bbox.x1 and not any(box.overlaps(other) for other in taken):
+                inside = ax.bbox.contains(*box.min) and ax.bbox.contains(*box.max)
+                if inside and not any(box.overlaps(other) for other in taken):
                     break
                 text.remove()
             else:

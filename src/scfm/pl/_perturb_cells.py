@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
-from scfm._checks import typed
-from scfm._keys import EMBEDDINGS, PERTURB
-from scfm.get import perturbed
+from scfm._checks import check_least, typed
+from scfm._keys import CONTROL, PERTURB
+from scfm.metrics.shifts import embeddings_of
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -74,9 +75,9 @@ def perturb_cells(
     import scanpy as sc
     from scanpy.plotting._utils import savefig_or_show
 
-    found = perturbed(adata, key)
-    names = found.obs["perturbation"]
-    known = [name for name in names.cat.categories if name != "control"]
+    check_least("n_neighbors", n_neighbors)
+    vectors, cells, names = embeddings_of(adata, key)
+    known = [name for name in np.unique(names).tolist() if name != CONTROL]
     if perturbation not in known:
         msg = f"{perturbation!r} was not perturbed with embeddings; found {known}."
         raise KeyError(msg)
@@ -84,15 +85,14 @@ def perturb_cells(
     if places is None:
         msg = f"basis={basis!r} is not in obsm; found {list(adata.obsm)}."
         raise KeyError(msg)
-    cells = np.asarray(adata.uns[key][EMBEDDINGS]["cells"])
-    control, changed = (names == "control").to_numpy(), (names == perturbation).to_numpy()
+    control, changed = names == CONTROL, names == perturbation
     if control.sum() <= n_neighbors:
         msg = f"n_neighbors={n_neighbors} takes more than as many perturbed cells; there are {int(control.sum())}."
         raise ValueError(msg)
-    reference, at = np.asarray(found.X)[control], np.asarray(places)[cells[control], :2]
-    own = np.searchsorted(cells[control], cells[changed])
+    reference, at = vectors[control], np.asarray(places)[cells[control], :2]
+    own = pd.Index(cells[control]).get_indexer(pd.Index(cells[changed]))
     before = _placed(reference[own], reference, at, n_neighbors, without=own)
-    after = _placed(np.asarray(found.X)[changed], reference, at, n_neighbors, without=own)
+    after = _placed(vectors[changed], reference, at, n_neighbors, without=own)
     ax = sc.pl.embedding(adata, basis, show=False, **arguments)
     move = after - before
     ax.quiver(*before.T, *move.T, angles="xy", scale_units="xy", scale=1, width=0.003, color="black")

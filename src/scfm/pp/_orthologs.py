@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import logging
 import re
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -75,7 +77,7 @@ def to_orthologs(
     adata
         Counts of cells × genes.
     table
-        A DataFrame, or the path of a TSV or CSV file, with the columns *Gene stable ID*, *… gene stable ID* of the other
+        A DataFrame, or the path of a TSV or CSV file (perhaps ``.gz``), with the columns *Gene stable ID*, *… gene stable ID* of the other
         species, and preferably *… homology type* and gene names.
     relations
         Which orthologs to use: ``"one2one"``, ``"one2many"``, ``"many2many"``, or a list of these. Counts of genes with the
@@ -172,9 +174,12 @@ def _read(table: pd.DataFrame | str | Path) -> pd.DataFrame:
         return table
     path = Path(table).expanduser()
     try:
-        found = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)
-        return found if found.shape[1] > 1 else pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (ValueError, EOFError) as error:  # pandas' own errors are ValueErrors, too
+        # Other compressions than gzip may hold any number of bytes in a few.
+        layout: dict[str, Any] = {"dtype": str, "keep_default_na": False}
+        layout["compression"] = "gzip" if path.suffix == ".gz" else None
+        found = pd.read_csv(path, sep="\t", **layout)
+        return found if found.shape[1] > 1 else pd.read_csv(path, **layout)
+    except (ValueError, EOFError, gzip.BadGzipFile, zlib.error) as error:  # pandas' own errors are ValueErrors, too
         msg = f"{path} is not a table of orthologs ({error}): export one from BioMart as TSV or CSV."
         raise ValueError(msg) from error
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from scfm._package import pip_install
+from scfm.read._door import RATIO, ROOM
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -20,6 +21,8 @@ __all__ = ["ArrowFile", "Cells", "arrow", "cells_of", "reading"]
 
 TOKENS = ("input_ids", "gene_token_ids")
 """Columns of token ids, the first that is there: what a network was given comes before what it is named for."""
+VALUE_BYTES = 4
+"""Of a token id in memory, however many of them were packed together."""
 STEP = 1024
 """Most cells that are decoded together."""
 END = b"\xff\xff\xff\xff\0\0\0\0"
@@ -72,6 +75,7 @@ class ArrowFile:
             if path.suffix == ".parquet":
                 with pa.parquet.ParquetFile(path, memory_map=True) as file:
                     schema, n_obs = file.schema_arrow, file.metadata.num_rows
+                    _check_backed(file.metadata, path)
             else:
                 with pa.memory_map(str(path)) as source:
                     schema, n_obs = _ipc_reader(source, None).schema, None
@@ -97,6 +101,17 @@ class ArrowFile:
         if row != self.n_obs:
             msg = f"{self.path} is damaged: it holds {row} cells instead of {self.n_obs}."
             raise ValueError(msg)
+
+
+def _check_backed(metadata: Any, path: Path) -> None:
+    """Refuse a Parquet file whose values would take far more memory than any file of its size holds."""
+    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+    parts = [group.column(number) for group in groups for number in range(group.num_columns)]
+    declared = sum(max(part.total_uncompressed_size, VALUE_BYTES * part.num_values) for part in parts)
+    stored = path.stat().st_size
+    if declared > ROOM + RATIO * stored:
+        msg = f"{path} declares {declared:,} bytes of values in {stored:,}, and is not read. Accepted: {RATIO} for each byte."
+        raise ValueError(msg)
 
 
 def cells_of(column: Any, path: Path, row: int, largest: int) -> Cells:

@@ -126,7 +126,7 @@ def entry_of_names(group: Any, path: str, *, chunks: bool = True) -> tuple[Any, 
 
 
 def check_links(path: Path) -> None:
-    """Raise a ValueError if a store that is going to be copied holds a link."""
+    """Raise a ValueError if a store that is going to be copied holds a link or a pipe."""
     if path.is_dir() and not settings.allow_external:
         for _ in _files(path):
             pass
@@ -234,15 +234,18 @@ def _refuse_link(link: Path) -> NoReturn:
 
 
 def _files(folder: Path) -> Iterator[os.DirEntry[str]]:
-    """All files in a folder, none of which is a link."""
+    """All files in a folder, none of which is a link or a pipe."""
     with os.scandir(folder) as found:
         for item in found:
             if item.is_symlink() and not settings.allow_external:
                 _refuse_link(Path(item.path))
             if item.is_dir():
                 yield from _files(Path(item.path))
-            else:
+            elif item.is_file():
                 yield item
+            else:  # reading a pipe never ends
+                msg = f"{item.path} is neither a file nor a folder, and is not read."
+                raise ValueError(msg)
 
 
 def _claims_zarr(element: Any, folder: Path) -> Iterator[Claim]:

@@ -24,7 +24,7 @@ GENES = ("Gene", "var_names", "gene_names")
 
 def is_loom(root: Any) -> bool:
     """Whether an HDF5 file is one of loompy."""
-    return all(name in root for name in ("matrix", "row_attrs", "col_attrs")) and not is_group(root["matrix"])
+    return all(name in root for name in ("matrix", "row_attrs", "col_attrs")) and not is_group(inside(root, "matrix"))
 
 
 class LoomContainer(TableContainer):

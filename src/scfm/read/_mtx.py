@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import csv
+import gzip
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from scfm.read._container import Element, Stored, TableContainer
+from scfm.read._door import PER_BYTE, ROWS
 from scfm.read._matrix_market import TextMatrix
 from scfm.read.memory import SparseMemory
 
@@ -24,6 +28,10 @@ def mtx_files(path: Path) -> list[Path]:
     """The matrices in a folder, or the one that ``path`` itself is; their names may have a prefix."""
     found = sorted(path.iterdir()) if path.is_dir() else [path]
     return [file for file in found if file.name.endswith((MATRIX, f"{MATRIX}.gz"))]
+
+
+ROOM, RATIO = 2**24, 100
+"""Bytes that a table may unpack to whatever it takes, and how many more for each of those."""
 
 
 class MtxContainer(TableContainer):
@@ -66,4 +74,26 @@ def _table(path: Path, *names: str) -> pd.DataFrame:
     if found is None:
         msg = f"{path} needs a table beside it: {' or '.join(place.name for place in places)}."
         raise FileNotFoundError(msg)
-    return pd.read_csv(found, sep="\t", header=None, dtype=str, keep_default_na=False)
+    text = _text(found)
+    n_columns = text[: text.find(b"\n")].count(b"\t") + 1
+    read = list(range(min(n_columns, len(FEATURES))))
+    layout: dict[str, Any] = {"sep": "\t", "header": None, "usecols": read, "dtype": str, "keep_default_na": False}
+    table = pd.read_csv(
+        BytesIO(text), quoting=csv.QUOTE_NONE, **layout
+    )  # a quote in a name would swallow the lines after it
+    return table.apply(lambda column: column.str.strip('"'))
+
+
+def _text(path: Path) -> bytes:
+    """The text of a table, unless it unpacks to more than such tables do."""
+    stored = path.stat().st_size
+    most, lines = ROOM + RATIO * stored, ROWS + PER_BYTE * stored
+    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        text = file.read(most + 1)
+    if len(text) > most or text.count(b"\n") > lines:
+        msg = (
+            f"{path} has {stored:,} bytes and unpacks to more than {most:,} bytes or {lines:,} lines, and is not read. "
+            "Unpack it yourself if you trust the source."
+        )
+        raise ValueError(msg)
+    return text

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from scfm.read._container import Element, Stored, TableContainer
-from scfm.read._door import entry, entry_of_names, is_group
+from scfm.read._door import entry, entry_of_names, inside, is_group
 from scfm.read._tables import text_of
 from scfm.read.backed import SparseStored
 
@@ -23,7 +23,8 @@ NOT_READ = ("name", "_all_tag_keys")
 
 def tenx_groups(root: Any) -> list[str]:
     """Names of the matrices of a file: ``matrix`` since Cell Ranger 3, one for each genome before; none in other files."""
-    return [name for name in root if is_group(root[name]) and "barcodes" in root[name] and "indptr" in root[name]]
+    groups = {name: found for name in root if is_group(found := inside(root, name))}
+    return [name for name, group in groups.items() if "barcodes" in group and "indptr" in group]
 
 
 class TenxContainer(TableContainer):

@@ -13,11 +13,41 @@ from scfm.read.counts import CountSource
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import pandas as pd
     from numpy.typing import DTypeLike, NDArray
 
-__all__ = ["write_h5ad"]
+__all__ = ["check_storable", "write_h5ad"]
 
 CHUNK = 2**16
+
+
+def check_storable(table: pd.DataFrame, slot: str, source: object) -> None:
+    """Find out before the long work whether a table can be written to an ``.h5ad`` file.
+
+    Parameters
+    ----------
+    table, slot
+        The table, and its place in an AnnData.
+    source
+        Where it comes from, for the message.
+
+    Raises
+    ------
+    ValueError
+        If anndata cannot write a column, or would write one that it cannot read.
+    """
+    import h5py
+
+    with h5py.File("unused", "w", driver="core", backing_store=False) as file:
+        for name in table.columns:
+            try:
+                write_elem(file, slot, table[[name]])
+            except Exception as error:
+                msg = f"{slot}[{name!r}] of {source} cannot be written to an .h5ad file: {error}. Leave the column out, or convert it."
+                raise ValueError(msg) from error
+    if "" in table.columns:
+        msg = f"{slot} of {source} has a column without a name, which cannot be written to an .h5ad file. Name it, or leave it out."
+        raise ValueError(msg)
 
 
 def write_h5ad(source: Path, out: Path, modality: str | None) -> None:

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 __all__ = ["of_file", "reading"]
 
+MOST = 2000
+"""Characters of a message, for libraries put into it what a file says."""
 BUILTIN = (
     MemoryError,
     ImportError,
@@ -68,4 +70,5 @@ def _kind(error: Exception) -> type[Exception] | None:
 def _text(error: Exception) -> str:
     """The message, of a KeyError without the quotes, without logins."""
     quoted = isinstance(error, KeyError) and error.args
-    return masked(error.args[0] if quoted else error) or type(error).__name__
+    text = masked(error.args[0] if quoted else error) or type(error).__name__
+    return text if len(text) <= MOST else f"{text[:MOST]} ..."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -19,10 +20,13 @@ if TYPE_CHECKING:
 
     from scfm._types import TokenBlock
 
-__all__ = ["write_tokens"]
+__all__ = ["is_file", "is_saved", "write_tokens"]
 
 TOKENS, LENGTH = "input_ids", "length"
 SHARD = "data-00000-of-00001.arrow"
+SAVED = re.compile(r"(data|cache|indices)-[\w-]+\.arrow")
+"""Names of the files of a dataset beside the two that describe it."""
+STATE_FILE, INFO_FILE = "state.json", "dataset_info.json"
 STATE: dict[str, Any] = {
     "_format_columns": None,
     "_format_kwargs": {},
@@ -30,6 +34,17 @@ STATE: dict[str, Any] = {
     "_output_all_columns": False,
     "_split": None,
 }
+
+
+def is_file(path: Path) -> bool:
+    """Whether :func:`write_tokens` writes a file there rather than a folder."""
+    return path.suffix in (".parquet", ".arrow")
+
+
+def is_saved(folder: Path) -> bool:
+    """Whether a folder holds what ``save_to_disk`` of ``datasets`` writes, and nothing else that would be lost with it."""
+    names = {path.name for path in folder.iterdir()}
+    return STATE_FILE in names and all(name in (STATE_FILE, INFO_FILE) or SAVED.fullmatch(name) for name in names)
 
 
 def write_tokens(path: Path, blocks: Iterable[TokenBlock], obs: pd.DataFrame, about: Mapping[str, Any]) -> int:
@@ -83,8 +98,8 @@ def write_tokens(path: Path, blocks: Iterable[TokenBlock], obs: pd.DataFrame, ab
             n_cells += len(kept)
     if path.is_dir():
         state = {"_data_files": [{"filename": SHARD}], "_fingerprint": fingerprint.hexdigest()[:16], **STATE}
-        (path / "state.json").write_text(json.dumps(state, indent=2), encoding="utf-8")
-        (path / "dataset_info.json").write_text("{}", encoding="utf-8")  # the types are those of the file
+        (path / STATE_FILE).write_text(json.dumps(state, indent=2), encoding="utf-8")
+        (path / INFO_FILE).write_text("{}", encoding="utf-8")  # the types are those of the file
     return n_cells
 
 
@@ -94,7 +109,7 @@ def _column(values: pd.Series) -> Any:
     try:
         found = pa.array(values, from_pandas=True)
         return found.dictionary_decode() if pa.types.is_dictionary(found.type) else found
-    except pa.ArrowException as error:
+    except (pa.ArrowException, UnicodeEncodeError) as error:
         msg = f"obs[{values.name!r}] cannot be written: {error}. Leave it out, or convert it to one type."
         raise ValueError(msg) from error
 
@@ -107,7 +122,7 @@ def _writer(path: Path, schema: Any) -> Iterator[Any]:
         if path.suffix == ".parquet":
             writer = stack.enter_context(pa.parquet.ParquetWriter(path, schema))
         else:
-            if path.suffix != ".arrow":
+            if not is_file(path):
                 path.mkdir()
                 path = path / SHARD
             writer = stack.enter_context(pa.ipc.new_stream(path, schema))

@@ -21,7 +21,7 @@ import numpy as np
 
 from scfm._keys import PARAMS
 from scfm._lock import hold
-from scfm._paths import atomic, read_json, settle, sync, tree
+from scfm._paths import atomic, read_json, settle, sync
 from scfm._text import some
 from scfm.read.paths import is_url
 from scfm.read.remote import open_url
@@ -155,6 +155,10 @@ class ShardStore:
     @property
     def _markers(self) -> Path:
         return self.folder / SHARDS_FOLDER
+
+    @property
+    def _params(self) -> Path:
+        return self.path / "uns" / self.key / PARAMS
 
     def _marker(self, shard: Shard) -> Path:
         return self._markers / f"{shard.number:08d}.json"
@@ -305,21 +309,20 @@ class ShardStore:
 
     def settle(self) -> None:
         """Remove what killed processes left beside the store and in it."""
-        for folder in (self.path.resolve().parent, self._markers, self.folder / MERGED_FOLDER):
+        for folder in (self.path.resolve().parent, self._markers, self.folder / MERGED_FOLDER, self._params.parent):
             settle(folder)
 
     def set_params(self, values: dict[str, Any]) -> None:
-        """Change entries of the provenance in place, also such as a power failure damaged."""
+        """Change entries of the provenance, all in one step, also such as a power failure damaged."""
         import zarr
         from anndata.io import write_elem
 
-        place = f"uns/{self.key}/{PARAMS}"
-        root = zarr.open_group(self.path, mode="r+")
-        with hold(self._markers / "params.lock"):
+        with hold(self._markers / "params.lock"), atomic(self._params, overwrite=True) as work:
+            shutil.copytree(self._params, work)
+            group = zarr.open_group(work, mode="r+")
             for name, value in values.items():
-                shutil.rmtree(self.path / place / name, ignore_errors=True)
-                write_elem(root[place], name, value, dataset_kwargs=UNSHARDED)
-            sync(tree(self.path / place))
+                shutil.rmtree(work / name, ignore_errors=True)
+                write_elem(group, name, value, dataset_kwargs=UNSHARDED)
 
     def n_bytes(self, shards: Sequence[Shard]) -> int:
         """About how many bytes the results of shards take, but for sums over their cells."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from scfm.testing._checkpoints import write_geneformer, write_sccello
 from scfm.testing._contract import check_model
 from scfm.testing._oracles import bert_hidden_states, rank_tokens
+from scfm.testing._perturb import perturb_effects
 from scfm.testing._transcriptformer import (
     TranscriptFormerOracle,
     TranscriptFormerScores,
@@ -22,6 +23,7 @@ __all__ = [
     "bert_hidden_states",
     "check_model",
     "esm2ce_cell",
+    "perturb_effects",
     "rank_tokens",
     "transcriptformer_cell",
     "transcriptformer_scores",

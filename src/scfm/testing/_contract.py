@@ -50,6 +50,8 @@ def check_model(model: FoundationModel, *, exempt: Collection[str] = (), **argum
         Log-likelihoods of a cell depend on that cell; for a model that :func:`scfm.tl.score` takes.
     ``masked genes``
         Scores of genes depend on the cell, and are 0 to 2; for a model that :func:`scfm.tl.marker_genes` takes.
+    ``perturbed genes``
+        Changed genes change the embedding of the cell that has them; for a model that :func:`scfm.tl.perturb` takes.
 
     Parameters
     ----------

@@ -14,7 +14,7 @@ import anndata as ad
 import numpy as np
 from scipy import sparse
 
-from scfm import tl
+from scfm import get, tl
 from scfm._keys import PARAMS, result_keys, score_keys
 from scfm._settings import settings
 from scfm.testing._small_cells import containers_of, descending, fingerprint, with_values
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from scfm.model import FoundationModel
+    from scfm.tasks import Kind
 
 __all__ = ["LONGEST", "RULES", "NotOfferedError", "Subject"]
 
@@ -322,9 +323,32 @@ def masked_genes(subject: Subject) -> None:
     _same(alone, wanted, "the score of a gene in a cell alone")
 
 
+def perturbed_genes(subject: Subject) -> None:
+    cells, genes = subject.cells[::4].copy(), subject.cells.var_names[:5].tolist()
+
+    def perturbed(adata: ad.AnnData, kind: Kind) -> Any:
+        return tl.perturb(
+            adata, subject.model, genes=genes, kind=kind, embeddings=True, key_added=KEY, copy=True, **subject.arguments
+        )
+
+    def embedded(adata: ad.AnnData, kind: Kind) -> NDArray[np.float32]:
+        return get.perturbed(perturbed(adata, kind), KEY).to_df().sort_index().to_numpy()
+
+    try:
+        effects = perturbed(cells, "delete").layers[KEY].toarray()
+    except TypeError as error:
+        raise NotOfferedError from error
+    _require(np.isfinite(effects).all(), "the effect of a gene is not finite.")
+    _require((effects[cells.X.toarray() == 0] == 0).all(), "a gene that a cell does not express has an effect.")
+    together = embedded(cells, "overexpress")
+    _require(len(np.unique(together, axis=0)) > cells.n_obs, "no embedding changes with the genes of a cell.")
+    alone = [embedded(cells[row].copy(), "overexpress") for row in range(cells.n_obs)]
+    _same(np.concatenate(alone), together, "the embedding of a changed cell alone")
+
+
 _ALL = (
     *(result, batches, cell_order, gene_order, unknown_genes, containers, empty_cells, bad_input, unchanged_input),
-    *(provenance, devices, linear_layers, genes, scores, masked_genes),
+    *(provenance, devices, linear_layers, genes, scores, masked_genes, perturbed_genes),
 )
 RULES: dict[str, Callable[[Subject], None]] = {rule.__name__.replace("_", " "): rule for rule in _ALL}
 """Rules by name, in the order in which they are checked."""

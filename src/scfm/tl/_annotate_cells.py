@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Self
@@ -12,13 +11,13 @@ import pandas as pd
 from scipy import sparse
 
 from scfm._checks import entry_of
-from scfm._keys import PARAMS, provenance_keys
+from scfm._keys import PARAMS, provenance_keys, stored_under
 from scfm._warn import warn
 from scfm.annotate import Reference
 from scfm.genes import overlap
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from anndata import AnnData
     from numpy.typing import NDArray
@@ -93,9 +92,8 @@ class Cells:
 def provenance(adata: AnnData, use_rep: str) -> Mapping[str, Any]:
     """What is stored about how an embedding was made; empty if nothing is."""
     for key in provenance_keys(use_rep):
-        stored = adata.uns.get(key)
-        params = stored.get(PARAMS) if isinstance(stored, Mapping) else None
-        if isinstance(params, Mapping) and "model" in params:
+        params = stored_under(stored_under(adata.uns, key), PARAMS)
+        if "model" in params:
             return params
     return {}
 

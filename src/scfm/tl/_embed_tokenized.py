@@ -11,6 +11,7 @@ from scfm._paths import atomic, check_new
 from scfm.model import load
 from scfm.model.arguments import Arguments
 from scfm.read import is_tokenized
+from scfm.read.convert import check_storable
 from scfm.run import ArraySink
 from scfm.tasks import Embed
 
@@ -87,7 +88,7 @@ def embed_tokenized(
     if not is_tokenized(data):
         msg = f"{data!r} is no tokenised dataset (.arrow, .parquet, or a folder of them); scfm.tl.embed takes counts."
         raise ValueError(msg)
-    return _embedded(load(model), data, arguments, key_added)
+    return _embedded(load(model), data, arguments, key_added, is_stored=False)
 
 
 def write_tokenized(
@@ -108,19 +109,27 @@ def write_tokenized(
         msg = f"groupby={groupby!r} averages genes, which takes counts; {data} is tokenised already. Leave it out."
         raise ValueError(msg)
     check_new(out, overwrite=overwrite, hint="pass overwrite=True")
-    adata = _embedded(load(model), data, arguments, key_added)
+    adata = _embedded(load(model), data, arguments, key_added, is_stored=True)
     with atomic(out) as work:
         adata.write_h5ad(work)
     return out
 
 
 def _embedded(
-    loaded: FoundationModel, data: str | Path | Sequence[str | Path], arguments: Arguments, key_added: str | None
+    loaded: FoundationModel,
+    data: str | Path | Sequence[str | Path],
+    arguments: Arguments,
+    key_added: str | None,
+    *,
+    is_stored: bool,
 ) -> AnnData:
     from anndata import AnnData
 
     with loaded.session(data, arguments) as session:
         adata = AnnData(obs=session.source.obs)
+        if is_stored:
+            adata.strings_to_categoricals()
+            check_storable(adata.obs, "obs", data)
         sink = ArraySink(session.source.n_obs, session.model.n_features)
         params = session.params(session.run(Embed(session.model, session.options, sink)))
     keys = result_keys(loaded.family, key_added)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,12 +15,12 @@ if TYPE_CHECKING:
 
 __all__ = ["GeneEffects"]
 
-ENTRY_BYTES = 12
-"""Of a sum and a count."""
+ENTRY_BYTES = 20
+"""Of two sums and a count."""
 
 
 class GeneEffects:
-    """Mean over cells of one minus the cosine of the states of a gene in cell and changed copy.
+    """One minus the cosine of the states of a gene in cell and changed copy, over the cells.
 
     Parameters
     ----------
@@ -39,20 +40,32 @@ class GeneEffects:
         check_memory(ENTRY_BYTES * len(tags) * len(tokens), what, "Name fewer genes=.")
         self.tags, self.tokens = tags, tokens
         shape = (len(tags), len(tokens))
-        self.arrays: dict[str, NDArray[Any]] = {"sums": np.zeros(shape), "counts": np.zeros(shape, np.int32)}
+        self.arrays: dict[str, NDArray[Any]] = {
+            "sums": np.zeros(shape),
+            "squares": np.zeros(shape),
+            "counts": np.zeros(shape, np.int32),
+        }
         """What is added up over the cells, by name."""
+        self._lock = Lock()  # each device has a thread
 
     def __call__(self, tag: int, tokens: NDArray[np.int64], effects: NDArray[np.float64]) -> None:
         """Add the effects of one copy."""
         row, columns = np.searchsorted(self.tags, tag), np.searchsorted(self.tokens, tokens)
-        np.add.at(self.arrays["sums"][row], columns, effects)
-        np.add.at(self.arrays["counts"][row], columns, 1)
+        with self._lock:
+            for name, added in (("sums", effects), ("squares", effects**2), ("counts", 1)):
+                np.add.at(self.arrays[name][row], columns, added)
 
-    def matrices(self) -> tuple[sparse.csr_matrix, sparse.csr_matrix]:
-        """Means, float32, and numbers of cells, int32; both of shape ``(n_tags, n_tokens)``, stored where there is any cell."""
+    def matrices(self) -> dict[str, sparse.csr_matrix]:
+        """Means, standard deviations (``"_sd"``) and numbers of cells (``"_n"``), by the ending of their field.
+
+        Shape ``(n_tags, n_tokens)``, float32 and int32, stored where there is any cell.
+        """
         from scipy import sparse
 
-        seen, shape = self.arrays["counts"].nonzero(), self.arrays["counts"].shape
-        counts = self.arrays["counts"][seen]
-        means = (self.arrays["sums"][seen] / counts).astype(np.float32)
-        return sparse.csr_matrix((means, seen), shape=shape), sparse.csr_matrix((counts, seen), shape=shape)
+        counted = self.arrays["counts"]
+        seen, shape = counted.nonzero(), counted.shape
+        counts = counted[seen]
+        means = self.arrays["sums"][seen] / counts
+        sds = np.sqrt(np.maximum(self.arrays["squares"][seen] / counts - means**2, 0))
+        values = {"": means.astype(np.float32), "_sd": sds.astype(np.float32), "_n": counts}
+        return {ending: sparse.csr_matrix((one, seen), shape=shape) for ending, one in values.items()}

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from scfm._keys import CONTROL, check_key
 from scfm.genes.align import token_finder
 
 if TYPE_CHECKING:
@@ -38,7 +39,8 @@ def chosen_genes(genes: str | Sequence[str | Sequence[str]] | Mapping[str, Seque
     KeyError
         If neither the data nor the model know a name, or the model does not know a gene of the data.
     ValueError
-        If there is nothing to change, or a group is empty or names a gene twice.
+        If there is nothing to change, a group is empty or names a gene twice, two names are one gene, or the name of a group
+        cannot be stored.
     """
     if isinstance(genes, Mapping):
         named = {str(name): (group,) if isinstance(group, str) else tuple(group) for name, group in genes.items()}
@@ -50,12 +52,23 @@ def chosen_genes(genes: str | Sequence[str | Sequence[str]] | Mapping[str, Seque
     if not named or not all(named.values()):
         msg = "genes is empty or holds an empty group, so there is nothing to perturb; leave it out to perturb every gene."
         raise ValueError(msg)
+    for name, called in named.items():
+        if called != (name,):
+            check_key(name, "name of a group of genes")
+    if CONTROL in named:
+        msg = f"A group of genes cannot be called {CONTROL!r}, which are the cells as they are; choose another name."
+        raise ValueError(msg)
     wanted = list(dict.fromkeys(gene for group in named.values() for gene in group))
     tokens = _found(wanted, session)
     groups = [tuple(tokens[gene] for gene in group) for group in named.values()]
     for name, group in zip(named, groups, strict=True):
         if len(set(group)) < len(group):
             msg = f"The group {name!r} holds a gene twice: {named[name]}."
+            raise ValueError(msg)
+    single: dict[int, str] = {}
+    for name, group in zip(named, groups, strict=True):
+        if len(group) == 1 and (first := single.setdefault(group[0], name)) != name:
+            msg = f"{first!r} and {name!r} are one gene, or share a token of the model; leave one of them out."
             raise ValueError(msg)
     return Chosen(list(named), list(named.values()), groups)
 

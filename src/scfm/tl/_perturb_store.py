@@ -19,7 +19,7 @@ from scfm.tasks.perturbations import Kind  # noqa: TC001  compared with argument
 from scfm.tl._fill import Filling, fill_store
 from scfm.tl._perturb_genes import ALL
 from scfm.tl._placing import digest, places
-from scfm.tl._screen import RANKED, WORKLOAD, Screen
+from scfm.tl._screen import PERTURBED, WORKLOAD, Screen
 from scfm.tl._states import StateAverage, average_states, states_of
 
 if TYPE_CHECKING:
@@ -210,7 +210,7 @@ class ScreenFiller:
     row_bytes = 0
 
     def __init__(self, session: Session, work: ScreenWork) -> None:
-        check_offers(session.model.card, "rank_frame", RANKED)
+        check_offers(session.model.card, "perturber", PERTURBED)
         if work.gene_effects and len(session.source.files) > 1:
             msg = f"gene_effects=True takes one file, whose genes the result has; got {len(session.source.files)}."
             raise ValueError(msg)
@@ -246,7 +246,7 @@ class ScreenFiller:
         described = self._session.description() | screen.described(work.state_average)
         uns: dict[str, Any] = {PARAMS: made_by("perturb") | described}
         if self._states is not None:
-            uns[STATES] = average_states(self._session, self._states, work.state_average)
+            uns[STATES], _ = average_states(self._session, self._states, work.state_average)
         chunk = min(rows, CHUNK_ROWS)
         arrays = [
             ShardedArray(self.path, (n_obs, width, max(1, self._n_states)), "float32", np.nan, rows, chunk),

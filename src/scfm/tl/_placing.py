@@ -18,18 +18,25 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from scipy import sparse
 
+    from scfm.tasks import Effect
     from scfm.tl._gene_effects import GeneEffects
 
     Table = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]
-    """Cell, tag and effects of each perturbation, as :meth:`scfm.tasks.perturb.Effects.table` gives them."""
+    """Cell, tag and effects of each perturbation, as :meth:`scfm.tasks.effects.Effects.table` gives them."""
+
+ON_GENES = ("", "_sd", "_n")
+"""Endings of the fields of effects on genes: means, standard deviations, numbers of cells."""
 
 __all__ = ["Placing", "digest", "places"]
 
 
-def places(key: str, n_states: int) -> list[tuple[str, str]]:
+def places(key: str, n_states: int, effect: Effect = "embedding") -> list[tuple[str, str]]:
     """Slot and key of each field that the effects of a perturbation may have, but for ``uns``."""
-    rows = [(slot, key + ending) for slot in ("layers", "obsm") for ending in state_endings(n_states)]
-    return [*rows, ("obs", f"{key}_n"), ("varp", key), ("varm", f"{key}_effects")]
+    rows = [(slot, key + ending) for slot in ("layers", "obsm") for ending in state_endings(n_states, effect)]
+    genes = [
+        (slot, f"{key}{name}{ending}") for slot, name in (("varp", ""), ("varm", "_effects")) for ending in ON_GENES
+    ]
+    return [*rows, ("obs", f"{key}_n"), *genes]
 
 
 def digest(names: pd.Index) -> str:
@@ -44,6 +51,7 @@ class Placing:
     key: str
     n_states: int
     """States that effects are measured on; 0 for none."""
+    effect: Effect
     tokens: NDArray[np.int32]
     """Token of each gene of ``var``, −1 for none."""
     tags: NDArray[np.int64]
@@ -58,7 +66,7 @@ class Placing:
     @property
     def endings(self) -> list[str]:
         """Of the names of the fields, one for each effect."""
-        return state_endings(self.n_states)
+        return state_endings(self.n_states, self.effect)
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Placing:
@@ -126,22 +134,23 @@ class Placing:
         from scipy import sparse
 
         affected = first_index(pd.Index(self.tokens), pd.Index(gene_effects.tokens))
-        n, found, matrices = len(var_names), [], gene_effects.matrices()
-        for matrix in matrices:
+        n, named = len(var_names), self.named(seen)
+        varm, varp = {}, {}
+        for ending, matrix in gene_effects.matrices().items():
             entries = matrix.tocoo()
             row, column = self.columns[entries.row], affected[entries.col]
             kept = (row >= 0) & (column >= 0)
-            found.append(sparse.csr_matrix((entries.data[kept], (row[kept], column[kept])), shape=(n, n)))
-        varp = {self.key: found[0], f"{self.key}_n": found[1]} if (self.columns >= 0).any() else {}
-        named = self.named(seen)
-        if not len(named):
-            return {}, varp
-        table = np.full((n, len(named)), np.nan, np.float32)
-        entries = matrices[0][named].tocoo()
-        kept = affected[entries.col] >= 0
-        table[affected[entries.col][kept], entries.row[kept]] = entries.data[kept]
-        frame = pd.DataFrame(table, index=var_names, columns=self._called(named))
-        return {f"{self.key}_effects": frame}, varp
+            if (self.columns >= 0).any():
+                varp[self.key + ending] = sparse.csr_matrix(
+                    (entries.data[kept], (row[kept], column[kept])), shape=(n, n)
+                )
+            if len(named):
+                own = matrix[named].tocoo()
+                kept = affected[own.col] >= 0
+                table = np.full((n, len(named)), np.nan, np.float32)
+                table[affected[own.col][kept], own.row[kept]] = own.data[kept]
+                varm[f"{self.key}_effects{ending}"] = pd.DataFrame(table, index=var_names, columns=self._called(named))
+        return varm, varp
 
     def _called(self, named: NDArray[np.intp]) -> list[str]:
         return [self.names[position] for position in named]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from scfm._keys import STATES
+from scfm._keys import CONTROL, RANDOM_SHIFTS, STATES
 from scfm.batch import ranges_of
 from scfm.genes import first_index
 from scfm.metrics.ranking import cells_of_groups
@@ -18,6 +18,7 @@ from scfm.tasks import Embed, Perturb, Perturbations
 from scfm.tl._gene_effects import GeneEffects
 from scfm.tl._perturb_genes import ALL, chosen_genes
 from scfm.tl._placing import Placing
+from scfm.tl._random_shifts import RandomShifts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -27,14 +28,12 @@ if TYPE_CHECKING:
     from scfm._write import Results
     from scfm.model.session import CountSession, Session
     from scfm.run import RunStats
-    from scfm.tasks import Kind
+    from scfm.tasks import Effect, Kind
     from scfm.tl._states import StateAverage, States
 
-__all__ = ["CONTROL", "RANKED", "WORKLOAD", "Screen"]
+__all__ = ["PERTURBED", "WORKLOAD", "Screen"]
 
-CONTROL = "control"
-"""Name of cells as they are among the perturbations."""
-RANKED = "does not read ranked genes; perturbation takes a model of one of these families"
+PERTURBED = "does not read how much genes are expressed; perturbation takes a model of one of these families"
 WORKLOAD = "perturbing %(cells)d cells: %(sequences)d sequences, about %(seconds).0f s"
 
 
@@ -45,7 +44,7 @@ class Screen:
     ----------
     session
         Model and cells.
-    genes, kind, anchor, n_cells, seed, gene_effects, embeddings
+    genes, kind, anchor, n_cells, seed, effect, gene_effects, embeddings
         As for :func:`scfm.tl.perturb`.
     states
         States between which effects are measured; the cells of the first are changed.
@@ -66,16 +65,18 @@ class Screen:
         n_cells: int | None,
         seed: int,
         *,
+        effect: Effect = "embedding",
         gene_effects: bool = False,
         embeddings: bool = False,
     ) -> None:
-        if session.options.pooling == "gene":
+        if session.options.pooling == "gene" and effect == "embedding":
             msg = "pooling='gene' gives no embedding of cells; leave pooling out, or use 'cls' or 'mean'."
             raise ValueError(msg)
-        if gene_effects and session.options.pooling not in ("cls", "mean"):
-            msg = f"gene_effects=True takes pooling='cls' or 'mean', got {session.options.pooling!r}."
+        with_genes = [one for one in session.model.usable_poolings if one in ("cls", *session.model.context_poolings)]
+        if gene_effects and session.options.pooling not in with_genes:
+            msg = f"gene_effects=True takes pooling={' or '.join(map(repr, with_genes))}, got {session.options.pooling!r}."
             raise ValueError(msg)
-        self._session, self._states, self._embeddings = session, states, embeddings
+        self._session, self._states, self._effect, self._embeddings = session, states, effect, embeddings
         self._chosen = None if isinstance(genes, str) and genes == ALL else chosen_genes(genes, session)
         self._anchor, self._seed = anchor, seed
         if embeddings and self._chosen is None:
@@ -100,6 +101,7 @@ class Screen:
         self.tags = known if groups is None else np.arange(len(groups))
         """Numbers of the perturbations that there may be."""
         self.gene_effects = GeneEffects(self.tags, known) if gene_effects else None
+        self._random_shifts: RandomShifts | None = None
 
     def workload(self, counts: NDArray[np.int64]) -> dict[str, float]:
         """Numbers of cells, sequences and tokens, given those of each cell, and the seconds that they will take."""
@@ -135,6 +137,7 @@ class Screen:
         called = self.called or {}
         found: dict[str, Any] = {
             "kind": self._perturbations.kind,
+            "effect": self._effect,
             "n_cells_perturbed": len(self.cells),
             "seed": self._seed,
             "anchor": self._anchor,
@@ -144,8 +147,11 @@ class Screen:
             found |= {"states_key": self._states.key, STATES: self._states.names, "state_average": state_average}
         return found
 
-    def run(self, targets: NDArray[np.float64] | None, n_sequences: int) -> tuple[Perturb, RunStats]:
-        """Compute the effects, on each of the states if there are any."""
+    def run(
+        self, targets: NDArray[np.float64] | None, random: NDArray[np.float64] | None, n_sequences: int
+    ) -> tuple[Perturb, RunStats]:
+        """Compute the effects, on each of the states if there are any, and the mean ones on random states."""
+        self._random_shifts = None if random is None else RandomShifts(self.tags, random)
         task = self.task(targets)
         return task, self._session.run(task, ranges_of(self.cells), sequences=n_sequences)
 
@@ -155,6 +161,9 @@ class Screen:
         (session,) = self._session.files()
         placing = self.placing(session, key, var_names)
         results = placing.results(table, self._session.source.obs_names)
+        if self._random_shifts is not None:
+            called = np.where(placing.columns >= 0, var_names.astype(str).to_numpy()[placing.columns], placing.names)
+            results = replace(results, uns={RANDOM_SHIFTS: self._random_shifts.table(pd.Series(called, placing.tags))})
         if self.gene_effects is None:
             return results
         varm, varp = placing.on_genes(self.gene_effects, np.unique(table[1]), var_names)
@@ -173,19 +182,29 @@ class Screen:
             single = np.full_like(single, -1)
         n_states = 0 if self._states is None else len(self._states.names)
         tokens = session.tokens_for(var_names)
-        return Placing(key, n_states, tokens, self.tags, names, single, self._chosen is not None)
+        return Placing(key, n_states, self._effect, tokens, self.tags, names, single, self._chosen is not None)
 
     def embedded(self, task: Perturb) -> dict[str, Any]:
-        """Embeddings of cells and copies, with the position of the cell and the name of the perturbation of each."""
+        """Embeddings of cells and copies, with the position and the name of the cell, and the name of the perturbation, of each."""
         rows, tags, vectors = task.effects.embeddings()
         assert self._chosen is not None
         names = np.asarray([*self._chosen.names, CONTROL], dtype=object)[tags]  # cells as they are have the tag -1
-        return {"X": vectors, "cells": rows, "perturbation": names.astype(str)}
+        cells = self._session.source.obs_names.to_numpy()[rows].astype(str)
+        return {"X": vectors, "cells": rows, "obs_names": cells, "perturbation": names.astype(str)}
 
     def task(self, targets: NDArray[np.float64] | None) -> Perturb:
         """What is computed: effects on each of the states if there are any."""
         model, options = self._session.model, self._session.options
-        return Perturb(model, options, self._perturbations, targets, self.gene_effects, embeddings=self._embeddings)
+        return Perturb(
+            model,
+            options,
+            self._perturbations,
+            targets,
+            self.gene_effects,
+            self._random_shifts,
+            effect=self._effect,
+            embeddings=self._embeddings,
+        )
 
     def _tokens_per_second(self) -> float:
         """How fast the network is, from a small batch."""

@@ -102,10 +102,13 @@ class _Means:
             return self._sums / self._counts
 
 
-def average_states(session: Session, states: States, average: StateAverage) -> pd.DataFrame:
+def average_states(
+    session: Session, states: States, average: StateAverage, n_random: int = 0, seed: int = 0
+) -> tuple[pd.DataFrame, NDArray[np.float64] | None]:
     """Average embedding of the cells of each state, float64, shape ``(n_states, n_features)``.
 
-    For means nothing of a single cell is kept; medians take the embeddings of all cells.
+    The second are ``n_random`` of the goal under permuted labels, if any are asked for. For means without these nothing of
+    a single cell is kept; medians and permutations take the embeddings of all cells.
 
     Raises
     ------
@@ -114,17 +117,44 @@ def average_states(session: Session, states: States, average: StateAverage) -> p
     """
     cells = np.flatnonzero(states.codes >= 0)
     n_features = session.model.n_features
-    sink = _Means(states, n_features) if average == "mean" else ArraySink(session.source.n_obs, n_features)
+    streams = average == "mean" and not n_random
+    sink = _Means(states, n_features) if streams else ArraySink(session.source.n_obs, n_features)
     session.run(Embed(session.model, session.options, sink), ranges_of(cells))
-    values = sink.values() if isinstance(sink, _Means) else _medians(sink.values[cells], states.codes[cells])
+    codes, random = states.codes[cells], None
+    if isinstance(sink, _Means):
+        values = sink.values()
+    else:
+        vectors = sink.values[cells].astype(np.float64)
+        values = pd.DataFrame(vectors).groupby(codes).agg(average).to_numpy()
+        random = _drawn(vectors, codes, average, n_random, seed) if n_random else None
     averages = pd.DataFrame(values, pd.Index(states.names), [str(feature) for feature in range(n_features)])
     empty = averages.index[averages.isna().any(axis=1)].tolist()
     if empty:
         msg = f"No cell of the state {empty[0]!r} holds a gene of the model, so the state has no embedding."
         raise ValueError(msg)
-    return averages
+    return averages, random
 
 
-def _medians(vectors: NDArray[np.float32], codes: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Medians by state of the cells that have an embedding."""
-    return pd.DataFrame(vectors.astype(np.float64)).groupby(codes).median().to_numpy()
+def _drawn(
+    vectors: NDArray[np.float64], codes: NDArray[np.int64], average: StateAverage, n_states: int, seed: int
+) -> NDArray[np.float64]:
+    """Average embeddings of the goal under permuted labels: of as many cells of start and goal as the goal has.
+
+    Parameters
+    ----------
+    vectors
+        Embeddings of the cells, shape ``(n_cells, n_features)``; those without one are left out.
+    codes
+        State of each cell: 0 is the start, 1 the goal.
+    average
+        How a state is averaged.
+    n_states
+        Number of permutations.
+    seed
+        Seed of them.
+    """
+    known = (codes <= 1) & np.isfinite(vectors).all(axis=1)
+    cells, n_goal = np.flatnonzero(known), int((known & (codes == 1)).sum())
+    rng = np.random.default_rng(seed)
+    averaged = np.mean if average == "mean" else np.median
+    return np.stack([averaged(vectors[rng.permutation(cells)[:n_goal]], axis=0) for _ in range(n_states)])

@@ -35,6 +35,8 @@ class Target(ABC):
     """What the verb reads."""
     verb: str
     """Its name in ``scfm.tl``, by which it knows its earlier results."""
+    _places: tuple[tuple[str, str], ...] = ()
+    """Where an earlier run may have left results that this one does not have."""
 
     @property
     @abstractmethod
@@ -54,8 +56,8 @@ class Target(ABC):
         """An entry of ``uns``, ``None`` where there is none."""
 
     @abstractmethod
-    def _put(self, results: Results) -> AnnData | MuData | Path | None:
-        """Put the results into their place."""
+    def _put(self, results: Results, stale: Sequence[tuple[str, str]]) -> AnnData | MuData | Path | None:
+        """Put the results into their place, and remove what is in the stale ones."""
 
     @abstractmethod
     def check_room(self, row_bytes: int) -> None:
@@ -69,7 +71,8 @@ class Target(ABC):
         uns
             Key of the provenance.
         places
-            Slot and key of the other results.
+            Slot and key of the other results. Those of an earlier run that this one does not have are removed with its
+            provenance, by :meth:`store`.
 
         Raises
         ------
@@ -80,13 +83,14 @@ class Target(ABC):
         taken = [f"{slot}[{name!r}]" for slot, name in places if self.has(slot, name)]
         taken += [f"uns[{uns!r}]"] if stored is not None else []
         check_own(self.verb, taken, stored)
+        self._places = places
 
     def store(self, results: Results) -> AnnData | MuData | Path | None:
         """Put the results into their place, with the name of the verb in ``params``; what the verb returns."""
         for entry in results.uns.values():
             if isinstance(entry, dict) and PARAMS in entry:
                 entry[PARAMS] = made_by(self.verb) | entry[PARAMS]
-        return self._put(results)
+        return self._put(results, [place for place in self._places if place[1] not in getattr(results, place[0])])
 
 
 class ObjectTarget(Target):
@@ -130,7 +134,7 @@ class ObjectTarget(Target):
     def check_room(self, row_bytes: int) -> None:
         """Nothing goes to a disk."""
 
-    def _put(self, results: Results) -> AnnData | MuData | None:
+    def _put(self, results: Results, stale: Sequence[tuple[str, str]]) -> AnnData | MuData | None:
         """Set the results; returns the copy if there is to be one."""
         data = self.data.copy() if self._copy else self.data
         adata = adata_of(data, self._modality, "data")
@@ -138,6 +142,9 @@ class ObjectTarget(Target):
             if slot != "uns" and name in getattr(adata, slot):
                 logger.info("overwriting .%s[%r]", slot, name)
             getattr(adata, slot)[name] = value
+        for slot, name in stale:
+            if name in getattr(adata, slot):
+                del getattr(adata, slot)[name]
         logger.info("added %s", results)
         return data if self._copy else None
 
@@ -172,9 +179,9 @@ class FileTarget(Target):
         with open_container(self.data, self._modality) as found:
             check_room(self._out.absolute().parent, size_of(self.data) + found.n_obs * row_bytes)
 
-    def _put(self, results: Results) -> Path:
+    def _put(self, results: Results, stale: Sequence[tuple[str, str]]) -> Path:
         """Write the copy; returns its path."""
-        write_results(self.data, self._out, results, self._modality)
+        write_results(self.data, self._out, results, self._modality, stale)
         logger.info("added %s to %s", results, self._out)
         return self._out
 
@@ -206,7 +213,7 @@ def target_of(
             raise ValueError(msg)
         return ObjectTarget(data, modality, verb, copy=copy)
     source, target = check_paths(data, verb, out=out, copy=copy)
-    check_output(source, target, overwrite=overwrite)
+    check_output(source, target, modality, overwrite=overwrite)
     return FileTarget(source, target, modality, verb)
 
 

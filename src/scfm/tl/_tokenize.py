@@ -14,8 +14,7 @@ from scfm._paths import atomic, check_new
 from scfm.model import load_recipe
 from scfm.model.arguments import Arguments
 from scfm.model.registry import check_offers
-from scfm.read import is_tokenized
-from scfm.read.token_files import write_tokens
+from scfm.read.token_files import is_file, is_saved, write_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -114,7 +113,7 @@ def tokenize(
         compat=compat,
         options=options,
     )
-    check_new(out, overwrite=overwrite, hint="pass overwrite=True", replaces=is_tokenized)
+    check_new(out, overwrite=overwrite, hint="pass overwrite=True", replaces=None if is_file(out) else is_saved)
     if CELL_ID in obs_columns:
         msg = f"obs_columns: {CELL_ID!r} is the column of cell names; rename the column of obs."
         raise ValueError(msg)

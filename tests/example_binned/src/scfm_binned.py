@@ -13,6 +13,7 @@ from safetensors.numpy import save_file
 
 from scfm.genes import Vocabulary
 from scfm.model import FoundationModel, TokenBlock, register
+from scfm.tasks import edit_values
 from scfm.weights import ModelCard, read_cards
 
 
@@ -70,6 +71,11 @@ class BinnedValues(FoundationModel):
     def encoder(self, source: Any, genes: Any, options: Any) -> Any:
         """Genes and bins."""
         return partial(encode, column_tokens=genes.tokens, n_bins=self.config.n_bins)
+
+    def perturber(self, kind: Any, options: Any) -> Any:
+        """Put genes into another bin."""
+        highest = self.config.n_bins - 1
+        return partial(edit_values, kind=kind, max_genes=self.max_genes(options), highest=highest, whole=True)
 
     def network(self, n_layers: int) -> Any:
         """A table for the genes and one for the bins."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
@@ -11,6 +12,7 @@ from scfm.model.families.transcriptformer.cells import ASSAY, UNKNOWN
 from scfm.model.families.transcriptformer.score import Scorer
 from scfm.model.families.transcriptformer.sequences import PAD, START, GeneSequences
 from scfm.model.registry import cards, register
+from scfm.tasks import edit_values
 from scfm.weights import ModelCard
 
 if TYPE_CHECKING:
@@ -20,9 +22,11 @@ if TYPE_CHECKING:
 
     from scfm._types import TokenBatch
     from scfm.genes import Vocabulary
+    from scfm.model.families.transcriptformer.options import TranscriptFormerOptions
     from scfm.model.recipe import RunOptions
     from scfm.nn import AttentionTile
     from scfm.nn import TranscriptFormer as Network
+    from scfm.tasks import Kind, Perturber
     from scfm.tasks.predict_genes import Predictor
 
 __all__ = ["TranscriptFormer"]
@@ -37,6 +41,7 @@ class TranscriptFormer(GeneSequences):
     """
 
     family = "transcriptformer"
+    context_poolings: ClassVar[tuple[str, ...]] = ("cell",)
     initial_architecture: ClassVar[Mapping[str, Any]] = {
         "n_assays": 1,
         "gene_vector_size": None,
@@ -129,3 +134,18 @@ class TranscriptFormer(GeneSequences):
     def scorer(self, options: RunOptions, device: torch.device, dtype: torch.dtype) -> Scorer:
         """Compute log-likelihoods with the heads."""
         return Scorer(self, self.config, options, device, dtype)
+
+    def perturber(self, kind: Kind, options: RunOptions) -> Perturber:
+        """Change the counts of genes, which are at most ``clip_counts``."""
+        family: TranscriptFormerOptions = options.family
+        if not family.filter_to_vocabs:
+            msg = (
+                "filter_to_vocabs=False gives one token to all genes that the model does not know, so they cannot be "
+                "perturbed one by one; leave it out."
+            )
+            raise ValueError(msg)
+        if kind == "overexpress" and family.clip_counts is None:
+            msg = "kind='overexpress' gives genes the count clip_counts=, which is None; give a number, as the default 30."
+            raise ValueError(msg)
+        highest = np.inf if family.clip_counts is None else family.clip_counts
+        return partial(edit_values, kind=kind, max_genes=self.max_genes(options), highest=highest)
