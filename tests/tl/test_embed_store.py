@@ -210,7 +210,7 @@ def test_wrong_places(source: Path, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="There is no folder"):
         embed(source, tmp_path / "nowhere" / "emb.zarr")
     (tmp_path / "mine").mkdir()
-    with pytest.raises(FileExistsError, match="is no store of embeddings"):
+    with pytest.raises(FileExistsError, match="is no store that scfm.tl.embed_store"):
         embed(source, tmp_path / "mine")
     out = embed(source, tmp_path / "emb.zarr", shard="1/20")
     with pytest.raises(FileExistsError, match="exists already; choose another name, or go on with it by resume=True"):
