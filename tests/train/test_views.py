@@ -111,6 +111,31 @@ def test_cells_share_a_panel(counts: NDArray[np.float32]) -> None:
     assert len(np.unique(seen, axis=0)) == 6
 
 
+def test_views_without_a_gene_in_common(counts: NDArray[np.float32]) -> None:
+    views, block = Views(thinned=0, cut=0, disjoint=1, cells_per_panel=150), block_of(counts)
+    one, other = (
+        dense(views(block, GENES, np.random.default_rng(view), half=(view, np.random.default_rng(9))))
+        for view in (0, 1)
+    )
+    np.testing.assert_array_equal(one + other, plain(counts))
+    seen = (one.reshape(2, 150, -1) > 0).any(axis=1)
+    assert not ((one.reshape(2, 150, -1) > 0) & (other.reshape(2, 150, -1) > 0).any(axis=1, keepdims=True)).any()
+    assert ((seen.mean(axis=1) > 0.2) & (seen.mean(axis=1) < 0.75)).all()
+    assert (seen[0] != seen[1]).any()
+
+
+def test_cells_of_a_panel_share_efficiencies() -> None:
+    block = block_of(np.full((400, N_COLUMNS), 100))
+    got = dense(Views(thinned=0, cut=0, efficiency=1, cells_per_panel=200)(block, GENES, np.random.default_rng(1)))[
+        :, GENES >= 0
+    ].reshape(2, 200, -1)
+    by_gene = got.mean(axis=1) / 100
+    assert (by_gene == 1).mean() == pytest.approx(0.5, abs=0.1)  # none is counted more often than it was
+    assert by_gene.min() < 0.7
+    assert np.abs(got[:, :100].mean(axis=1) - got[:, 100:].mean(axis=1)).max() < 4  # of which the noise is 0.7
+    assert np.abs(by_gene[0] - by_gene[1]).max() > 0.2
+
+
 def test_panels_of_other_sources(counts: NDArray[np.float32]) -> None:
     panels = np.zeros((2, 303), bool)  # fewer tokens than the model has: none of the others was measured there
     panels[0, :100], panels[1, 150:] = True, True
@@ -151,6 +176,8 @@ def test_no_cells() -> None:
         ({"thinned": 1.5}, "thinned must be between 0 and 1, got 1.5"),
         ({"foreign": -0.1}, "foreign must be between 0 and 1"),
         ({"least_depth": 0.0}, "least_depth must be above 0 and at most 1"),
+        ({"disjoint": 2.0}, "disjoint must be between 0 and 1, got 2.0"),
+        ({"efficiency": -1.0}, "efficiency must not be negative, got -1.0"),
         ({"least_genes": 0}, "least_genes"),
     ],
 )

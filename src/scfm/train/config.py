@@ -23,6 +23,8 @@ class Genes:
     ----------
     source
         Folder or name of a model whose vocabulary is taken as it is. By default the genes are those of the corpus.
+    medians
+        With ``source``: medians of the corpus; a gene that it does not express keeps its own.
     append
         With ``base``: add genes of the corpus that the base does not know, behind its own.
     names
@@ -34,6 +36,7 @@ class Genes:
     """
 
     source: str | None = None
+    medians: bool = False
     append: bool = False
     names: str | None = None
     species: str = "human"
@@ -91,6 +94,8 @@ class Optimiser:
         Largest learning rate.
     embedding_rate
         That of the vectors of genes; as the others by default.
+    head_rate
+        That of the heads of objectives; as the others by default.
     weight_decay
         Of matrices; biases, norms and the vectors of genes have none.
     betas, eps
@@ -105,6 +110,7 @@ class Optimiser:
 
     learning_rate: float = 1e-3
     embedding_rate: float | None = None
+    head_rate: float | None = None
     weight_decay: float = 0.01
     betas: tuple[float, float] = (0.9, 0.98)
     eps: float = 1e-8
@@ -114,7 +120,12 @@ class Optimiser:
     final: float = 0.05
 
     def __post_init__(self) -> None:
-        rates = {"learning_rate": self.learning_rate, "embedding_rate": self.embedding_rate, "eps": self.eps}
+        rates = {
+            "learning_rate": self.learning_rate,
+            "embedding_rate": self.embedding_rate,
+            "head_rate": self.head_rate,
+            "eps": self.eps,
+        }
         for name, value in rates.items():
             if value is not None and not 0 < value < 1:
                 msg = f"optimiser.{name} must be between 0 and 1, got {value}."
@@ -200,6 +211,9 @@ class Pretraining:
         only ``dropout``.
     pooling, max_tokens
         How a cell is pooled, and its longest sequence; defaults of the model that is trained.
+    start
+        Weights that training starts from without ``base``: ``"random"``, or those of a ``"projection"`` of the corpus
+        (:mod:`scfm.train.rank_start`).
     gene_vectors
         File of vectors from which those of genes start: ``.npz`` with ``genes`` and ``vectors``, or HDF5 as
         TranscriptFormer's.
@@ -230,6 +244,7 @@ class Pretraining:
     architecture: dict[str, int | float | str] = field(default_factory=dict)
     pooling: str | None = None
     max_tokens: int | None = None
+    start: Literal["random", "projection"] = "random"
     gene_vectors: str | None = None
     layer: str | None = None
     gene_key: str | None = None
@@ -254,6 +269,9 @@ class Pretraining:
         check_least("steps", self.steps)
         check_least("checkpoint_every", self.checkpoint_every)
         check_least("seed", self.seed, 0)
+        if self.start == "projection" and self.base is not None:
+            msg = "start='projection' makes new weights, but base= has some; leave one of the two out."
+            raise ValueError(msg)
         if not self.objectives:
             msg = "objectives is empty: name at least one loss, as {'masked_genes': {}}."
             raise ValueError(msg)

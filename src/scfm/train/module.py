@@ -20,6 +20,7 @@ from scfm.train.start import set_gene_vectors
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from scfm._types import TokenBatch
     from scfm.model import FoundationModel
     from scfm.model.recipe import RunOptions
     from scfm.train.config import Pretraining
@@ -88,10 +89,13 @@ class PretrainingModule(LightningModule):
     def forward(self, batch: TrainingBatch) -> dict[str, Term]:
         """The terms of all objectives that have something to predict in a batch."""
         hidden, pooled = self.recipe.training_outputs(self.network, batch.batch, self.options)
-        outputs = Outputs(self.network, hidden, pooled)
+        outputs = Outputs(self.network, hidden, pooled, self._embed)
         return {
             name: objective(outputs, batch) for name, objective in self._objectives().items() if objective.count(batch)
         }
+
+    def _embed(self, network: nn.Module, batch: TokenBatch) -> Tensor:
+        return self.recipe.training_outputs(network, batch, self.options)[1]
 
     def training_step(self, batches: list[TrainingBatch], step: int) -> None:
         """One step of the optimiser."""
@@ -146,18 +150,21 @@ class PretrainingModule(LightningModule):
         """AdamW without decay of vectors, with warm-up and a schedule."""
         config = self.config.optimiser
         vectors = {id(module.weight) for module in self.network.modules() if isinstance(module, nn.Embedding)}
-        parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        rates = {"learning_rate": config.learning_rate, "embeddings": config.embedding_rate or config.learning_rate}
-        groups = [
-            {"params": [p for p in parameters if id(p) in vectors], "lr": rates["embeddings"], "weight_decay": 0.0},
-            {
-                "params": [p for p in parameters if id(p) not in vectors and p.ndim > 1],
-                "weight_decay": config.weight_decay,
-            },
-            {"params": [p for p in parameters if id(p) not in vectors and p.ndim < 2], "weight_decay": 0.0},
-        ]
+        heads = {id(parameter) for parameter in self.objectives.parameters()}
+        rates = {"learning_rate": config.learning_rate, "embeddings": config.embedding_rate, "heads": config.head_rate}
+        groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+        for parameter in self.parameters():
+            if parameter.requires_grad:
+                kind = (
+                    "embeddings" if id(parameter) in vectors else "heads" if id(parameter) in heads else "learning_rate"
+                )
+                decays = kind != "embeddings" and parameter.ndim > 1
+                groups.setdefault((rates[kind] or config.learning_rate, decays), []).append(parameter)
         optimiser = torch.optim.AdamW(
-            [group for group in groups if group["params"]],
+            [
+                {"params": parameters, "lr": rate, "weight_decay": config.weight_decay * decays}
+                for (rate, decays), parameters in sorted(groups.items(), key=lambda item: item[0])
+            ],
             lr=config.learning_rate,
             betas=config.betas,
             eps=config.eps,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -47,6 +47,8 @@ class Outputs:
     """Last hidden state of each token, shape ``(n_tokens, d)``."""
     pooled: Tensor
     """Embedding of each sequence by the pooling of the model, shape ``(n_sequences, d)``."""
+    embed: Callable[[nn.Module, TokenBatch], Tensor] | None = None
+    """Embeds sequences by another network likewise."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ import torch
 from lightning import Trainer
 
 from scfm._lock import hold
+from scfm._paths import atomic
 from scfm._settings import settings
 from scfm.genes import GeneMap
 from scfm.model.arguments import Arguments
@@ -25,10 +26,12 @@ from scfm.train.data import CellData
 from scfm.train.masking import Masking
 from scfm.train.module import PretrainingModule
 from scfm.train.objectives import OBJECTIVES
+from scfm.train.rank_start import projecting_tensors
 from scfm.train.result import write_result
 from scfm.train.start import read_vectors, starting_model
 from scfm.train.steps import Steps
 from scfm.train.views import Views
+from scfm.weights.tensors import open_tensors, save_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -96,6 +99,8 @@ class Plan:
             run.seed,
         )
         torch.set_num_threads(run.machine.threads or settings.threads)
+        if run.start == "projection":
+            model = _projected(model, steps, options, run, work / "start.safetensors")
         module = PretrainingModule(model, options, objectives, weights, run, cell_types, read)
         type(model)(
             model.card, model.vocabulary, module.published_tensors()
@@ -199,6 +204,18 @@ def _objectives(run: Pretraining) -> tuple[dict[str, Objective], dict[str, float
             raise ValueError(msg) from error
         weights[name] = float(weight)
     return made, weights
+
+
+def _projected(
+    model: FoundationModel, steps: Steps, options: RunOptions, run: Pretraining, path: Path
+) -> FoundationModel:
+    """The model with weights that embed cells by a projection, which are made once."""
+    with hold(path.with_name("start.lock")):
+        if not path.exists():
+            tensors = projecting_tensors(model, steps, options, run.seed)
+            with atomic(path) as new:
+                save_tensors(tensors, new)
+    return type(model)(model.card, model.vocabulary, open_tensors(path))
 
 
 def _split(run: Pretraining, corpus: Corpus) -> tuple[list[Stream], dict[str, dict[int, NDArray[np.int64]]]]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -123,7 +123,8 @@ def _vocabulary(run: Pretraining, cls: type[FoundationModel], base: FoundationMo
     if base is not None and not run.genes.append:
         return base.vocabulary
     if run.genes.source is not None:
-        return load_recipe(run.genes.source).vocabulary
+        given = load_recipe(run.genes.source).vocabulary
+        return _with_medians(given, run) if run.genes.medians else given
     if base is None:
         return _of_corpus(run, cls.initial_tokens)
     return _appended(base.vocabulary, _of_corpus(run, (), base.vocabulary))
@@ -150,6 +151,16 @@ def _of_corpus(run: Pretraining, tokens: Sequence[str], names: Vocabulary | None
     except ValueError as error:  # which speaks of the arguments there
         raise ValueError(str(error).replace("names=", "genes.names in the config")) from error
     return vocabulary
+
+
+def _with_medians(given: Vocabulary, run: Pretraining) -> Vocabulary:
+    """A vocabulary with the medians of the corpus, so far as it has them."""
+    everything = replace(run, genes=replace(run.genes, names=run.genes.source, min_cells=1, min_share=0.0))
+    found = _of_corpus(everything, ())
+    new = dict(zip(found.genes.tolist(), cast("NDArray[np.float64]", found.medians).tolist(), strict=True))
+    own = np.ones(len(given.genes)) if given.medians is None else given.medians
+    medians = [new.get(gene, old) for gene, old in zip(given.genes.tolist(), own.tolist(), strict=True)]
+    return replace(given, medians=np.array(medians))
 
 
 def _check_fits(own: Vocabulary, given: Vocabulary, run: Pretraining) -> None:

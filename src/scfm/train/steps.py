@@ -105,7 +105,7 @@ class Steps:
             for unit, key in enumerate(keys):
                 cells = slice(unit * n, (unit + 1) * n)
                 rng = np.random.default_rng((*key, view))
-                blocks.append(self._view(block, np.arange(cells.start, cells.stop), files[cells], rng))
+                blocks.append(self._view(block, np.arange(cells.start, cells.stop), files[cells], rng, (view, key)))
                 rngs.append(rng)
         encoded = self.encode(joined_blocks(blocks))
         shown, targets = encoded.tokens.copy(), np.full(len(encoded.tokens), IGNORED, np.int32)
@@ -118,14 +118,20 @@ class Steps:
         return [self._batch(encoded, shown, targets, files, labels, cells) for cells in self._parts(encoded)]
 
     def _view(
-        self, block: CountBlock, rows: NDArray[np.int64], files: NDArray[np.int64], rng: np.random.Generator
+        self,
+        block: CountBlock,
+        rows: NDArray[np.int64],
+        files: NDArray[np.int64],
+        rng: np.random.Generator,
+        half: tuple[int, tuple[int, ...]],
     ) -> CountBlock:
         cells = taken(block, rows)
         if self.views is None:
             return cells
         panels = self.corpus.panels
         measured = np.where(panels[files].any(axis=0), self.vocabulary.tokens, -1)
-        return self.views(cells, measured, rng, self._panels_by_token if self.views.foreign else None)
+        known = self._panels_by_token if self.views.foreign else None
+        return self.views(cells, measured, rng, known, (half[0], np.random.default_rng(half[1])))
 
     @cached_property
     def _panels_by_token(self) -> NDArray[np.bool_]:

@@ -39,6 +39,13 @@ class Views:
         Genes of the smallest subset; the largest is all genes that were measured.
     foreign
         Share of the cells that are cut to the genes of a source drawn at random.
+    disjoint
+        Share of the panels that hold no gene of the other view: a random 30 to 70 % of the genes are of one view, and the
+        others of the other one. What two such views have in common is the state of the cell, never a single gene.
+    efficiency
+        Largest standard deviation of the log-efficiency with which a gene is counted, by which a gene is thinned further
+        (never less than by the depth). A panel draws its own between 0 and this, and efficiencies of its genes: cells of
+        one panel then differ from those of another as batches do.
     cells_per_panel
         Consecutive cells that share a panel; 1 for a panel for each cell.
     least_expressed
@@ -47,7 +54,7 @@ class Views:
     Raises
     ------
     ValueError
-        If a share is not between 0 and 1, ``least_depth`` not above 0 and at most 1, or a number below 1; on calling, if
+        If a share is not between 0 and 1, ``least_depth`` not above 0 and at most 1, ``efficiency`` negative, or a number below 1; on calling, if
         the source has a count that is negative or not finite, or ``foreign`` has no panels.
 
     Examples
@@ -66,13 +73,18 @@ class Views:
     cut: float = 0.5
     least_genes: int = 250
     foreign: float = 0.0
+    disjoint: float = 0.0
+    efficiency: float = 0.0
     cells_per_panel: int = 1
     least_expressed: int = 20
 
     def __post_init__(self) -> None:
-        for name in ("thinned", "cut", "foreign"):
+        for name in ("thinned", "cut", "foreign", "disjoint"):
             check_share(name, getattr(self, name))
         check_share("least_depth", self.least_depth, above=True)
+        if self.efficiency < 0:
+            msg = f"efficiency must not be negative, got {self.efficiency!r}."
+            raise ValueError(msg)
         for name in ("least_genes", "cells_per_panel", "least_expressed"):
             check_least(name, getattr(self, name))
 
@@ -82,6 +94,7 @@ class Views:
         genes: NDArray[np.integer],
         rng: np.random.Generator,
         panels: NDArray[np.bool_] | None = None,
+        half: tuple[int, np.random.Generator] | None = None,
     ) -> CountBlock:
         """Draw one view of each cell.
 
@@ -96,6 +109,8 @@ class Views:
             Where the view is drawn from, alone.
         panels
             Genes of the sources of the corpus, by token, shape ``(n_sources, n_tokens)``; needed for ``foreign``.
+        half
+            Number of this view, and where both views draw alike which genes are of the first; needed for ``disjoint``.
 
         Returns
         -------
@@ -107,9 +122,15 @@ class Views:
         n = block.n_cells
         row, token = np.repeat(np.arange(n), np.diff(block.indptr)), genes[block.indices]
         depths = np.where(rng.random(n) < self.thinned, self.least_depth ** rng.random(n), 1.0)
-        data = _thinned(block.data, depths[row], rng)
-        panel = row // self.cells_per_panel
-        kept = self._panels(genes, -(-n // self.cells_per_panel), rng, panels)
+        panel, n_panels = row // self.cells_per_panel, -(-n // self.cells_per_panel)
+        kept = self._panels(genes, n_panels, rng, panels)
+        if self.disjoint and half is not None:
+            kept &= self._half(kept.shape, *half)
+        chance = depths[row]
+        if self.efficiency:
+            sd = rng.uniform(0, self.efficiency, (n_panels, 1))
+            chance = chance * np.exp(np.minimum(sd * rng.normal(size=kept.shape), 0))[panel, token]
+        data = _thinned(block.data, chance, rng)
         keep = (token >= 0) & (data > 0) & kept[panel, token]
         poor = (np.bincount(row[keep], minlength=n) < self.least_expressed)[row]
         keep, data = np.where(poor, token >= 0, keep), np.where(poor, block.data, data)
@@ -117,6 +138,11 @@ class Views:
         indptr = np.concatenate([[0], np.cumsum(np.bincount(row, minlength=n))])
         totals = np.bincount(row, weights=data, minlength=n).astype(np.float64)
         return replace(block, indptr=indptr, indices=block.indices[keep], data=data, totals=totals)
+
+    def _half(self, shape: tuple[int, ...], view: int, rng: np.random.Generator) -> NDArray[np.bool_]:
+        """Genes that may be of one of two views, by panel and token."""
+        is_first = rng.random(shape) < rng.uniform(0.3, 0.7, (shape[0], 1))
+        return (rng.random((shape[0], 1)) >= self.disjoint) | (is_first if view == 0 else ~is_first)
 
     def _panels(
         self, genes: NDArray[np.integer], n: int, rng: np.random.Generator, panels: NDArray[np.bool_] | None
