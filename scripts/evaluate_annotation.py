@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 METHODS = {
-    "kNN, Euclidean": {"method": "knn", "metric": "euclidean"},
+    "kNN, cosine": {"method": "knn", "metric": "cosine"},
     "kNN, whitened": {"method": "knn"},
     "logistic": {"method": "logistic"},
     "linear probe": {"method": "linear_probe"},

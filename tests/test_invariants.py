@@ -22,6 +22,7 @@ from scipy import sparse
 import scfm
 from scfm.testing import check_model
 from scfm.testing._rules import RULES
+from tests.rounding import close
 
 from .families import IDS, LONGEST, N_GENES, TINY
 
@@ -38,7 +39,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*cells express more than the"),  # half of the cells do, by intent
     pytest.mark.filterwarnings("ignore:X holds .* reading raw"),
 ]
-TOLERANCE = 5e-6
 N_OBS = 24
 IN_ORDER = ("TranscriptFormer", "ESM2-CE")
 OFFER = {name: [other for other, tiny in TINY.items() if name in tiny.offers] for name in ("genes", "scores")}
@@ -112,10 +112,6 @@ def embed(model: FoundationModel, data: Any = None, **arguments: Any) -> Found:
         patch.setattr(model, "forward", spy)
         values = model.embed(anndata(model) if data is None else data, device="cpu", **arguments)
     return Found([found[row] for row in sorted(found)], values)
-
-
-def close(found: Any, wanted: Any, tolerance: float = TOLERANCE) -> None:
-    np.testing.assert_allclose(found, wanted, rtol=0, atol=tolerance)
 
 
 def same_bits(found: Found, wanted: Found) -> None:

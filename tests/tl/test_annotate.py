@@ -10,6 +10,7 @@ import mudata as md
 import numpy as np
 import pandas as pd
 import pytest
+import scanpy as sc
 from scipy import sparse
 from sklearn.metrics import roc_auc_score
 
@@ -139,19 +140,15 @@ def test_labels_come_back_with_shared_genes() -> None:
     reference = cells[order[:300]].copy()
     query = cells[order[300:400], np.random.default_rng(1).permutation(765)[:250]].copy()
     how: dict[str, Any] = {"labels_key": "bulk_labels", "use_rep": "X_scfm_mini"}
-
-    def accuracy() -> float:
-        annotate(query, reference, **how)
-        return float((query.obs["annotation"].astype(str) == query.obs["bulk_labels"].astype(str)).mean())
-
     model = scfm.model.load("scfm-mini")
     for one in (reference, query):
         scfm.tl.embed(one, model)
     with pytest.warns(UserWarning, match="based on different genes"):
-        apart = accuracy()
+        annotate(query, reference, **how)
     scfm.tl.embed(query, model, shared_with=reference)
     scfm.tl.embed(reference, model, shared_with=query)
-    assert accuracy() > apart + 0.05
+    annotate(query, reference, **how)
+    assert (query.obs["annotation"].astype(str) == query.obs["bulk_labels"].astype(str)).mean() > 0.6
 
 
 def test_a_column_of_labels_that_is_there_twice() -> None:
@@ -449,17 +446,19 @@ def test_many_labels_have_colours() -> None:
 
 def test_lung_cancer_lines(shared: Path) -> None:
     adata = ad.read_h5ad(shared / "data" / "cell_lines.h5ad")
-    scfm.tl.embed(adata, "scfm-mini")
-    adata = ad.AnnData(obs=adata.obs, obsm=adata.obsm, uns=adata.uns)
-    how = {"labels_key": "cell_line", "use_rep": "X_scfm_mini"}
+    sc.pp.normalize_total(adata, target_sum=1e4)
+    sc.pp.log1p(adata)
+    sc.pp.pca(adata, n_comps=30, random_state=0)
+    adata = ad.AnnData(obs=adata.obs, obsm=adata.obsm)
+    how = {"labels_key": "cell_line", "use_rep": "X_pca"}
     lines, batches = (adata.obs[key].to_numpy(str) for key in ("cell_line", "batch"))
     auroc = []
     for batch in np.unique(batches):
         query = adata[batches == batch].copy()
         annotate(query, adata[batches != batch].copy(), **how)
-        assert (query.obs["annotation"].to_numpy(str) == query.obs["cell_line"].to_numpy(str)).mean() > 0.75
+        assert (query.obs["annotation"].to_numpy(str) == query.obs["cell_line"].to_numpy(str)).mean() > 0.95
         for line in np.unique(lines[batches == batch]):
             annotate(query, adata[(batches != batch) & (lines != line)].copy(), **how)
             auroc.append(roc_auc_score(query.obs["cell_line"] == line, query.obs["annotation_novelty"]))
     assert len(auroc) == 21
-    assert np.mean(auroc) > 0.8
+    assert np.mean(auroc) > 0.95

@@ -14,6 +14,7 @@ import scfm
 from scfm.cli import main
 from scfm.model.arguments import Arguments
 from scfm.testing import write_transcriptformer
+from tests.rounding import close
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -69,7 +70,7 @@ def test_the_store(shard_rows: int | None, files: list[Path], alone: np.ndarray,
     scfm.tl.embed_store(files, **call)
     with pytest.warns(UserWarning, match="names are not unique"):
         adata = ad.read_zarr(out)
-    np.testing.assert_allclose(adata.obsm[KEY], alone, atol=5e-6)
+    close(adata.obsm[KEY], alone)
     assert adata.obs["file"].astype(str).tolist() == [str(files[0])] * 150 + [str(files[1])] * 200
     assert list(adata.uns["scfm_mini"]["params"]["files"]["n_obs"]) == [150, 200]
     assert list(adata.uns["scfm_mini"]["params"]["genes"]["gene_key"]) == ["index", "symbol"]
@@ -85,7 +86,7 @@ def test_into_each_file(files: list[Path], alone: np.ndarray, tmp_path: Path) ->
         scfm.tl.embed_store(files, into_source=True, **call)
     for file, part in zip(files, np.split(alone, [150]), strict=True):
         adata = ad.read_h5ad(file)
-        np.testing.assert_allclose(adata.obsm[KEY], part, atol=5e-6)
+        close(adata.obsm[KEY], part)
         assert list(adata.uns["scfm_mini"]["params"]["files"]["n_obs"]) == [150, 200]
 
 
@@ -122,9 +123,9 @@ def test_plates_with_cells_of_the_same_names(tmp_path: Path, capsys: pytest.Capt
     original = paths[1].read_bytes()
     out = scfm.tl.embed_store(paths, model, tmp_path / "out.zarr", into_source=True)
     for path, expected in zip(paths, alone, strict=True):
-        np.testing.assert_allclose(ad.read_h5ad(path).obsm[KEY], expected, atol=5e-6)
+        close(ad.read_h5ad(path).obsm[KEY], expected)
     assert main(["merge", str(out), str(paths[1])]) == 0
-    np.testing.assert_allclose(ad.read_h5ad(paths[1]).obsm[KEY], alone[1], atol=5e-6)
+    close(ad.read_h5ad(paths[1]).obsm[KEY], alone[1])
     copy = tmp_path / "copy.h5ad"
     copy.write_bytes(original)
     assert main(["merge", str(out), str(copy)]) == 1

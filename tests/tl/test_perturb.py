@@ -10,6 +10,7 @@ from scipy import sparse
 from scipy.spatial.distance import cosine
 
 import scfm
+from tests.rounding import close
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -101,7 +102,7 @@ def test_towards_states(model: Any, adata: AnnData) -> None:
     }
     stored = adata.uns["perturb"]["states"]
     for name, vector in wanted.items():
-        np.testing.assert_allclose(stored.loc[name], vector, atol=1e-5)
+        close(stored.loc[name], vector)
     start = np.flatnonzero(adata.obs["bulk_labels"] == "CD19+ B")
     goal = adata.layers["perturb_goal"]
     assert set(np.flatnonzero(np.diff(goal.indptr))) == set(start)
@@ -262,12 +263,12 @@ def test_embeddings_of_changed_cells(model: Any, adata: AnnData, tmp_path: Path)
     adata.write_h5ad(tmp_path / "a.h5ad")
     found = scfm.get.perturbed(ad.read_h5ad(tmp_path / "a.h5ad"))
     control = found[found.obs["perturbation"] == "control"]
-    np.testing.assert_allclose(control.X, adata.obsm["X_scfm_mini"], atol=1e-5)
+    close(control.X, adata.obsm["X_scfm_mini"])
     token = scfm.genes.align(adata.var, model.vocabulary).tokens[adata.var_names.get_loc(names[0])]
     changed = found[found.obs["perturbation"] == names[0]]
     row = adata.obs_names.get_loc(changed.obs_names[0].removesuffix(f"_{names[0]}"))
     wanted = states_of(model, changed_by_hand(ranked(model, adata)[row], token, "delete")).mean(axis=0)
-    np.testing.assert_allclose(changed.X[0], wanted, atol=1e-5)
+    close(changed.X[0], wanted)
 
 
 def test_embeddings_of_cells_that_were_moved(model: Any) -> None:

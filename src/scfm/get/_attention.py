@@ -68,7 +68,9 @@ def _of_all(adata: AnnData, key: str) -> pd.DataFrame:
     weights = entry_of(adata.varp, key, "varp").tocoo()
     counts = entry_of(adata.varp, f"{key}_n", "varp").tocsr()
     query, to = (adata.var_names[at].astype(str) for at in (weights.row, weights.col))
-    n_cells = np.asarray(counts[weights.row, weights.col]).ravel()
+    n_cells = (
+        np.asarray(counts[weights.row, weights.col]).ravel() if weights.nnz else weights.data
+    )  # scipy: sparse if empty
     return pd.DataFrame({"query": query, "key": to, "weight": weights.data, "n_cells": n_cells})
 
 

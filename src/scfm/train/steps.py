@@ -128,9 +128,10 @@ class Steps:
         cells = taken(block, rows)
         if self.views is None:
             return cells
-        measured = np.where(self.corpus.panels[files].any(axis=0), self.vocabulary.tokens, -1)
-        panels = self._panels_by_token if self.views.foreign else None
-        return self.views(cells, measured, rng, panels, (half[0], np.random.default_rng(half[1])))
+        panels = self.corpus.panels
+        measured = np.where(panels[files].any(axis=0), self.vocabulary.tokens, -1)
+        known = self._panels_by_token if self.views.foreign else None
+        return self.views(cells, measured, rng, known, (half[0], np.random.default_rng(half[1])))
 
     @cached_property
     def _panels_by_token(self) -> NDArray[np.bool_]:

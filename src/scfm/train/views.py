@@ -54,7 +54,7 @@ class Views:
     Raises
     ------
     ValueError
-        If a share is not between 0 and 1, ``least_depth`` not above 0 and at most 1, or a number below 1; on calling, if
+        If a share is not between 0 and 1, ``least_depth`` not above 0 and at most 1, ``efficiency`` negative, or a number below 1; on calling, if
         the source has a count that is negative or not finite, or ``foreign`` has no panels.
 
     Examples

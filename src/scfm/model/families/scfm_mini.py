@@ -1,4 +1,4 @@
-"""scfm-mini: a small model of our own that comes with the package, for demonstrations and tests."""
+"""scfm-mini: a small model of our own that comes with the package."""
 
 from __future__ import annotations
 
@@ -15,10 +15,9 @@ _FOLDER = Path(__file__).parents[2] / "weights" / "scfm-mini"
 
 @register([ModelCard.read(_FOLDER)])
 class ScfmMini(Geneformer):
-    """The bundled model: rank value encoding and a BERT as in Geneformer V1, pretrained by ``scripts/pretrain_mini.py``.
+    """The bundled model: rank value encoding and a BERT as in Geneformer V1, pretrained by ``scripts/scfm_mini.yaml``.
 
-    It shows how things work and is no substitute for a model trained on millions of cells; its card in the
-    documentation gives measured figures.
+    It is no substitute for a model trained on millions of cells; its page in the documentation gives measured figures.
     """
 
     family = "scfm_mini"
