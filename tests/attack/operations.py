@@ -172,7 +172,7 @@ def _entries(path: Path) -> Iterator[str]:
     with h5py.File(path) as file:
         file.visititems(lambda _, item: found.append(item))
         for item in found:
-            values = item[()] if hasattr(item, "shape") else np.array(())
+            values = np.asarray(item[()] if getattr(item, "shape", None) is not None else ())  # None: of an empty one
             content = repr(values.tolist()).encode() if values.dtype.hasobject else values.tobytes()
             about = sorted((name, np.asarray(value).tolist()) for name, value in item.attrs.items())
             yield f"{item.name} {about} {values.dtype} {values.shape} {hashlib.sha256(content).hexdigest()}"

@@ -225,7 +225,7 @@ def test_a_failure_leaves_no_files_and_the_old_output(
         msg = "disk full"
         raise OSError(msg)
 
-    names = {"reading": "scfm.model.session.run", "writing": "scfm._write._fill", "replacing": "scfm._paths.sync"}
+    names = {"reading": "scfm.model.session.run", "writing": "scfm._write.fill", "replacing": "scfm._paths.sync"}
     monkeypatch.setattr(names[moment], fail)
     assert embed(source, out, folder, "--overwrite") == 1
     monkeypatch.undo()
@@ -239,7 +239,7 @@ def test_an_interruption_is_130(folder: Path, tmp_path: Path, monkeypatch: pytes
     def interrupt(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("scfm._write._fill", interrupt)
+    monkeypatch.setattr("scfm._write.fill", interrupt)
     assert embed(source, tmp_path / "out.h5ad", folder) == 130
     assert list(tmp_path.iterdir()) == [source]
 

@@ -77,6 +77,8 @@ def load(
         return model
     folder, known = _resolve(model, revision), find_card(str(model))
     family = known.family if known is not None and family is None else family
+    if family is not None:
+        family_class(family)  # an error of the argument, not of the folder
     with of_file(str(folder)):
         if (folder / CARD_FILE).exists():
             if dictionaries is not None:

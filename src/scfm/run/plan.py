@@ -107,6 +107,7 @@ def is_plan(plan: dict[str, Any], folder: str) -> bool:
         and isinstance(arrays, list)
         and all(isinstance(array, dict) and ShardedArray.is_one(array) for array in arrays)
         and [array["path"] for array in arrays[:1]] == [f"obsm/{folder}"]
+        and "sequences" in plan
         and (sequences is None or (isinstance(sequences, list) and all(map(is_count, sequences))))
         and (sequences is None or len(sequences) == -(-plan["n_obs"] // plan["shard_rows"]))
         and isinstance(identity, dict)
