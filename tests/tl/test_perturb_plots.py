@@ -75,7 +75,12 @@ def test_picture_of_cells(adata: AnnData, tmp_path: Path) -> None:
     moved = places[:20] * 0.5 + places.mean(axis=0) * 0.5
     names = ["control"] * 60 + ["GENE"] * 20
     cells = [*range(60), *range(20)]
-    adata.uns["perturb"]["embeddings"] = {"X": np.vstack([places, moved]), "cells": cells, "perturbation": names}
+    adata.uns["perturb"]["embeddings"] = {
+        "X": np.vstack([places, moved]),
+        "cells": cells,
+        "obs_names": adata.obs_names[cells].to_numpy(),
+        "perturbation": names,
+    }
     with mpl.rc_context(mpl.rcParamsDefault | {"backend": "Agg"}):
         ax = scfm.pl.perturb_cells(adata, "GENE", n_neighbors=3, color="bulk_labels", legend_loc=None, show=False)
         looks_as_before(ax, "perturb_cells", tmp_path)

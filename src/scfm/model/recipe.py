@@ -227,7 +227,7 @@ class Recipe(ABC):
     def perturber(self, kind: Kind, options: RunOptions) -> Perturber:
         """Make the step that changes genes of a cell, for a family that reads how much each of them is expressed.
 
-        Usually :func:`scfm.tasks.edit_ranks` or :func:`scfm.tasks.edit_values` with some arguments filled in. A ValueError
+        Usually ``scfm.tasks.edit_ranks`` or ``scfm.tasks.edit_values`` with some arguments filled in. A ValueError
         if the options do not go with the kind of change.
         """
         msg = f"The family {self.family!r} does not read how much genes are expressed."

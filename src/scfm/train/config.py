@@ -213,7 +213,7 @@ class Pretraining:
         How a cell is pooled, and its longest sequence; defaults of the model that is trained.
     start
         Weights that training starts from without ``base``: ``"random"``, or those of a ``"projection"`` of the corpus
-        (:mod:`scfm.train.rank_start`).
+        (``scfm.train.rank_start``).
     gene_vectors
         File of vectors from which those of genes start: ``.npz`` with ``genes`` and ``vectors``, or HDF5 as
         TranscriptFormer's.

@@ -75,11 +75,8 @@ def corpus_vocabulary(
 
     Returns
     -------
-    vocabulary
-        Genes in the order of their ids.
-    sources
-        For each file ``cells``, ``genes`` of it that are in the vocabulary, and the sum of its ``counts``; the index are
-        the names of the files.
+    The vocabulary, with genes in the order of their ids; and a table of the sources: for each file ``cells``, ``genes`` of
+    it that are in the vocabulary, and the sum of its ``counts``; the index are the names of the files.
 
     Raises
     ------
