@@ -291,4 +291,4 @@ def test_quantised_weights_are_read(net: Net) -> None:
         quantised = net.run()
     for key, output in quantised.items():
         error = (output - plain[key]).norm() / plain[key].norm()
-        assert 0 < error < 0.05, key
+        assert 0 < error < 0.1, key

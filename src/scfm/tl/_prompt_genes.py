@@ -76,7 +76,9 @@ def prompt_genes(
     KeyError
         If the model does not know a gene.
     ValueError
-        If there is no prompt, one is empty or names a gene twice, or ``count`` is not positive.
+        If there is no prompt, one is empty or names a gene twice, ``count`` is not positive, or an option is out of place.
+    FileNotFoundError
+        If a file that an option names does not exist.
 
     Examples
     --------
@@ -133,6 +135,9 @@ def _information(session: CountSession, genes: list[str]) -> np.ndarray:
     network = session.networks()[0]
     predict = model.predictor(session.options, session.device, session.dtype)
     batch = make_batch(next(session.tokens()), np.array([0]))
+    if len(batch.tokens) <= len(genes):
+        msg = f"The options leave the prompt of {len(genes)} genes out, or cut it; leave out {', '.join(model.dropping_options)}."
+        raise ValueError(msg)
     start = len(batch.tokens) - len(genes) - 1
     with torch.inference_mode():
         states = model.forward(network, batch, session.options)[[start, len(batch.tokens) - 1]]

@@ -51,7 +51,13 @@ def test_a_loss_falls(
     config: Callable[..., dict[str, Any]],
     tmp_path: Path,
 ) -> None:
-    run = config(files=[str(labelled / "*.h5ad")], objectives=objective, steps=30, optimiser={"warmup": 2}, **changes)
+    run = config(
+        files=[str(labelled / "*.h5ad")],
+        objectives=objective,
+        steps=40,
+        optimiser={"warmup": 2, "learning_rate": 0.01},
+        **changes,
+    )
     folder = scfm.train.pretrain(config=run, out=tmp_path / "model")
     curve = [loss for _, loss in scfm.model.load(folder).card.training["curves"]["train/loss"]]
     assert np.mean(curve[-5:]) < np.mean(curve[:5])
