@@ -61,6 +61,8 @@ def test_errors(model: FoundationModel, tmp_path: Path) -> None:
         scfm.tl.prompt_genes(model, {"a": [IDS[0], "ENSG99"]})
     with pytest.raises(ValueError, match="a are empty or name a gene twice"):
         scfm.tl.prompt_genes(model, {"a": [IDS[0], IDS[0]]})
+    with pytest.raises(ValueError, match="names a gene twice, by different names"):
+        scfm.tl.prompt_genes(model, {"a": [IDS[0], f"{IDS[0]}.3"]})
     with pytest.raises(ValueError, match="prompts is empty"):
         scfm.tl.prompt_genes(model, [])
     with pytest.raises(ValueError, match="count=0"):

@@ -162,6 +162,13 @@ class Vocabulary:
         return symbols
 
     @cached_property
+    def token_names(self) -> dict[int, str]:
+        """What each token is called: a special token by its name, a gene by its symbol, or else its id."""
+        names = {token: name for name, token in self.special_tokens.items()}
+        genes = zip(self.tokens.tolist(), self.genes.tolist(), strict=True)
+        return names | {token: self.symbol_of.get(gene, gene) for token, gene in genes}
+
+    @cached_property
     def upper_symbols(self) -> dict[str, str]:
         """Gene id of each symbol in upper case (of the first listed)."""
         genes: dict[str, str] = {}

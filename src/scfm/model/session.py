@@ -315,9 +315,8 @@ class CountSession(Session):
 
     def attention(self) -> Iterator[CellAttention]:
         """Attention weights of each cell in the last of the layers."""
-        names = {token: name for name, token in self.model.vocabulary.special_tokens.items()}
-        for token, name in zip(self.genes.tokens.tolist(), self.source.var.index, strict=True):
-            names.setdefault(token, str(name))
+        own = zip(self.genes.tokens[::-1].tolist(), self.source.var.index[::-1], strict=True)
+        names = {**self.model.vocabulary.token_names, **{token: str(name) for token, name in own if token >= 0}}
         network = self.networks()[0]
         for block in self.encoded([(0, self.source.n_obs)]):
             cells = np.split(block.tokens, block.offsets[1:-1])

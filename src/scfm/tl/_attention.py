@@ -152,7 +152,7 @@ def attention(
     target.check_free(key_added, ("varp", key_added), ("varp", f"{key_added}_n"))
     loaded = load(model)
     check_offers(loaded.card, "attention_tiles", "has no attention; models of these families have")
-    check_heads(loaded, heads, arguments)
+    _check_heads(loaded, heads, arguments)
     with loaded.count_session(target.data, arguments) as session:
         n_obs = session.source.n_obs
         labels: pd.Categorical[Any] = pd.Categorical(["all"] * n_obs) if groupby is None else session.groups(groupby)
@@ -172,7 +172,7 @@ def attention(
     return target.store(Results(varp={key_added: weights, f"{key_added}_n": counts}, uns={key_added: result}))
 
 
-def check_heads(model: FoundationModel, heads: Literal["mean", "max"] | Sequence[int], arguments: Arguments) -> None:
+def _check_heads(model: FoundationModel, heads: Literal["mean", "max"] | Sequence[int], arguments: Arguments) -> None:
     """Raise a ValueError if a head, or a layer with heads, is not there."""
     n_heads = model.config.n_heads
     if not isinstance(heads, str) and not (heads and all(is_int(head) and 0 <= head < n_heads for head in heads)):
@@ -189,7 +189,7 @@ def _pairs(
     session: CountSession, genes: str | Sequence[str] | None, labels: pd.Categorical[Any], cells: NDArray[np.int64]
 ) -> PairMeans:
     """Where the weights of the chosen cells are added up."""
-    columns = session.columns_of([genes] if isinstance(genes, str) else genes)
+    columns = session.columns_of(genes)
     tokens = session.genes.tokens
     queries = np.unique(tokens[columns][tokens[columns] >= 0])
     if not len(queries):
@@ -202,7 +202,7 @@ def _pairs(
 
 def _named(session: CountSession, pairs: PairMeans) -> dict[str, float]:
     """Mean weight on tokens that are no genes, by their names."""
-    names = {token: name for name, token in session.model.vocabulary.special_tokens.items()}
+    names = session.model.vocabulary.token_names
     return {names.get(token, f"token {token}"): mean for token, mean in pairs.special_means().items()}
 
 

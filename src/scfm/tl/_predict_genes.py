@@ -20,7 +20,7 @@ from scfm.tasks import PredictGenes
 from scfm.tl._target import target_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     import torch
@@ -142,17 +142,18 @@ def predict_genes(
     check_offers(loaded.card, "predictor", "predicts no genes; models of these families do")
     mask_token = _mask_token(loaded, genes, mask)
     with loaded.count_session(target.data, arguments) as session:
-        source_tokens, columns = session.genes.tokens, session.columns_of([genes] if isinstance(genes, str) else genes)
+        source_tokens, columns = session.genes.tokens, session.columns_of(genes)
         wanted = np.isin(source_tokens, source_tokens[columns]) & (source_tokens >= 0)
         if not wanted.any():
             msg = f"{loaded.card.id} knows none of the genes=, so there is nothing to predict; name others."
             raise ValueError(msg)
         cells = cells_of_groups(None, session.source.n_obs, n_cells, seed)
-        tokens = np.where(np.isin(found := session.tokens_for(target.var_names), source_tokens[wanted]), found, -1)
+        known = session.tokens_for(target.var_names)
+        tokens = np.where(np.isin(known, source_tokens[wanted]), known, np.int32(-1))
         task = PredictGenes(
             session.model,
             session.options,
-            tokens.astype(np.int32),
+            tokens,
             mask_token,
             mask,
             seed,
@@ -164,7 +165,7 @@ def predict_genes(
         del params["pooling"]
         stored: dict[str, Any] = {PARAMS: params}
         if n_top:
-            stored[PREDICTED] = _table(session, task, tokens, target.var_names, n_top)
+            stored[PREDICTED] = _table(task, session.model.vocabulary.token_names, known, target.var_names, n_top)
         probabilities = task.probabilities(session.source.n_obs)
     return target.store(Results(layers={key_added: probabilities}, uns={key_added: stored}))
 
@@ -200,17 +201,11 @@ def _size(session: CountSession, tokens: NDArray[Any], n_top: int) -> int:
 
 
 def _table(
-    session: CountSession, task: PredictGenes, tokens: NDArray[Any], names: pd.Index, n_top: int
+    task: PredictGenes, called: Mapping[int, str], tokens: NDArray[np.int32], names: pd.Index, n_top: int
 ) -> pd.DataFrame:
     """The most probable tokens in the place of each gene, by the names of the object or, for others, of the model."""
-    vocabulary = session.model.vocabulary
-    called = {token: name for name, token in vocabulary.special_tokens.items()}
-    called |= {
-        token: vocabulary.symbol_of.get(gene, gene)
-        for token, gene in zip(vocabulary.tokens.tolist(), vocabulary.genes.tolist(), strict=True)
-    }
-    own = session.tokens_for(names)
-    called |= {token: str(name) for token, name in zip(own[::-1].tolist(), names[::-1], strict=True) if token >= 0}
+    own = zip(tokens[::-1].tolist(), names[::-1], strict=True)  # of several columns of one gene, the first
+    called = {**called, **{token: str(name) for token, name in own if token >= 0}}
     means, counts = task.means()
     parts = [pd.DataFrame({"gene": [], "predicted": [], "probability": [], "n_cells": []})]
     for query, row, n in zip(task.queries.tolist(), means, counts.tolist(), strict=True):

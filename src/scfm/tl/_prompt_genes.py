@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from scfm.model import FoundationModel
     from scfm.model.session import CountSession
+    from scfm.tasks.predict_genes import Predictor
 
 __all__ = ["prompt_genes"]
 
@@ -100,11 +101,13 @@ def prompt_genes(
     arguments = Arguments(
         pooling="gene", hidden_layer=0, device=device, dtype=dtype, options={"gene_order": "input"} | options
     )
-    columns = {}
+    columns: dict[str, np.ndarray] = {}
+    predict: Predictor | None = None
     for name, genes in named.items():
         cell = AnnData(np.full((1, len(genes)), count, np.float32), var=pd.DataFrame(index=genes))
         with loaded.count_session(cell, arguments) as session:
-            columns[name] = _information(session, genes)
+            predict = predict or session.model.predictor(session.options, session.device, session.dtype)
+            columns[name] = _information(session, genes, predict)
     return pd.DataFrame(columns, index=pd.Index(loaded.vocabulary.genes))
 
 
@@ -123,7 +126,7 @@ def _named(prompts: Mapping[str, Sequence[str]] | Sequence[str]) -> dict[str, li
     return named
 
 
-def _information(session: CountSession, genes: list[str]) -> np.ndarray:
+def _information(session: CountSession, genes: list[str], predict: Predictor) -> np.ndarray:
     """Pointwise mutual information of one prompt and each gene of the vocabulary."""
     import torch
 
@@ -133,7 +136,9 @@ def _information(session: CountSession, genes: list[str]) -> np.ndarray:
         msg = f"{model.card.id} does not know {some(unknown)}, so it cannot be prompted with them."
         raise KeyError(msg)
     network = session.networks()[0]
-    predict = model.predictor(session.options, session.device, session.dtype)
+    if len(np.unique(tokens)) < len(tokens):
+        msg = f"The prompt {genes} names a gene twice, by different names."
+        raise ValueError(msg)
     batch = make_batch(next(session.tokens()), np.array([0]))
     if len(batch.tokens) <= len(genes):
         msg = f"The options leave the prompt of {len(genes)} genes out, or cut it; leave out {', '.join(model.dropping_options)}."
