@@ -13,6 +13,7 @@ __all__ = [
     "GROUPS",
     "Keys",
     "MARKER_GENES",
+    "ON_GENES",
     "PARAMS",
     "PERTURB",
     "PREDICTED",
@@ -53,6 +54,10 @@ FUNCTION = "function"
 """Entry of ``params`` that names the function whose result it describes."""
 MAX_BYTES = 200
 """Of a name, which is that of a folder in a zarr store, some with an ending."""
+
+
+ON_GENES = ("", "_sd", "_n")
+"""Endings of the fields of effects on genes: means, standard deviations, numbers of cells."""
 
 
 class Keys(NamedTuple):

@@ -11,7 +11,7 @@ import pytest
 from scipy.stats import false_discovery_control
 
 import scfm
-from scfm.metrics.shift_tests import against_null, against_others, impact_of, means_of, share_of
+from scfm.metrics.shift_tests import against_null, against_others, impact_of, means_of
 from scfm.metrics.shifts import Shifts
 
 from .layout import as_text
@@ -122,7 +122,7 @@ def test_against_other_cells(upstream: Tables) -> None:
 
 def mixed(shifts: Shifts, effect: np.ndarray, *, upstream: bool = True) -> dict[str, np.ndarray]:
     has_impact = impact_of(effect, upstream=upstream)
-    share = share_of(shifts, has_impact(shifts.values))
+    share = means_of(shifts, has_impact(shifts.values))
     return {"Impact_component": has_impact(effect), "Impact_component_percent": 100 * share}
 
 

@@ -55,6 +55,14 @@ def test_results_that_are_not_finite(kind: str, block_rows: int, model: Any, mon
     assert params["n_cells_not_finite"] == 2
 
 
+def test_copies_of_a_cell_count_once(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    adata: AnnData = scfm.datasets.pbmc68k()[:10].copy()
+    monkeypatch.setattr("scfm.model.session.default_batch_tokens", lambda _: 300)
+    with pytest.warns(UserWarning, match="2 of 10 cells have results that are not finite"):
+        scfm.tl.perturb(adata, model, device="cpu")
+    assert adata.uns["perturb"]["params"]["n_cells_not_finite"] == 2
+
+
 def test_in_a_store(model: Any, tmp_path: Path) -> None:
     scfm.datasets.pbmc68k()[:10].copy().write_h5ad(tmp_path / "a.h5ad")
     with pytest.warns(UserWarning, match="2 of 10 cells have results that are not finite"):

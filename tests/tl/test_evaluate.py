@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -50,6 +51,17 @@ def test_columns(files: Path) -> None:
     sc.pp.pca(adata, random_state=0)
     assert table.loc["one", "PCA"] == pytest.approx(scfm.metrics.knn_accuracy(adata.obsm["X_pca"], labels), abs=0.02)
     assert table.loc["mean", "scfm-mini, random weights"] < table.loc["mean", "scfm-mini"]
+
+
+def test_files_of_one_name(files: Path, tmp_path: Path) -> None:
+    copies = [tmp_path / part / "cells.h5ad" for part in "ab"]
+    for source, copy in zip(("one.h5ad", "two.h5ad"), copies, strict=True):
+        copy.parent.mkdir()
+        shutil.copy(files / source, copy)
+    table = scfm.tl.evaluate(copies, "scfm-mini", random_weights=False)
+    assert table.index.tolist() == [*map(str, copies), "mean"]
+    with pytest.raises(ValueError, match="models holds several called scfm-mini"):
+        scfm.tl.evaluate(copies, ["scfm-mini", scfm.model.load("scfm-mini")])
 
 
 def test_random_weights_depend_on_the_seed_alone() -> None:

@@ -215,6 +215,7 @@ STATES = {"states_key": "bulk_labels", "start": "CD19+ B", "goal": "CD56+ NK"}
         ({"genes": [()]}, ValueError, "empty group"),
         ({"genes": [("CD79A", "CD79A")]}, ValueError, "holds a gene twice"),
         ({"genes": ["CD74", "ENSG00000019582"]}, ValueError, "'CD74' and 'ENSG00000019582' are one gene"),
+        ({"genes": {"CD74": ["HLA-DRA", "HLA-DRB1"]}}, ValueError, "is called like one gene"),
         ({"genes": {"control": ["CD74"]}}, ValueError, "cannot be called 'control'"),
         ({"genes": {"a/b": ["CD74"]}}, ValueError, "name of a group of genes='a/b' cannot be stored"),
         ({"pooling": "gene"}, ValueError, "no embedding of cells"),

@@ -116,6 +116,18 @@ def test_what_is_refused(screened: AnnData, arguments: Any, error: type[Exceptio
     assert "stats" not in screened.uns["perturb"]
 
 
+@pytest.mark.parametrize("test", ["paired", "ranksum"])
+def test_groups_without_perturbed_cells(test: Any, model: Any) -> None:
+    adata = scfm.datasets.pbmc68k()[:30].copy()
+    scfm.tl.perturb(adata, model, genes=["CD74", "HLA-DRA", "B2M"], n_cells=4, device="cpu")
+    scfm.tl.perturb_stats(adata, test=test, groupby="bulk_labels")
+    done = adata.obs["bulk_labels"][adata.obs["perturb_n"] > 0]
+    assert set(scfm.get.perturb_df(adata)["group"]) == set(done)
+    others = adata[adata.obs["perturb_n"] == 0].copy()
+    with pytest.raises(ValueError, match="holds no effect on these cells"):
+        scfm.tl.perturb_stats(others, test=test)
+
+
 def test_what_a_screen_has_to_keep(model: Any) -> None:
     adata = scfm.datasets.pbmc68k()
     with pytest.raises(ValueError, match="random_states= takes states"):

@@ -242,6 +242,18 @@ def test_stores_of_another_verb_and_other_genes_are_refused(
     assert not (tmp_path / "no.zarr").exists()
 
 
+def test_merging_removes_what_an_earlier_run_left(source: Path, model: Any, tmp_path: Path) -> None:
+    copy = tmp_path / "cells.h5ad"
+    shutil.copy(source, copy)
+    scfm.tl.perturb(copy, model, genes=["CD74", "CD79A"], out=copy, overwrite=True, device="cpu")
+    assert "perturb" in ad.read_h5ad(copy).layers
+    out = perturb(copy, model, tmp_path / "screen.zarr", genes={"both": ["CD74", "CD79A"]}, into_source=True)
+    found = ad.read_h5ad(copy)
+    assert not found.layers
+    assert scfm.get.perturb_df(found, table="raw")["names"].unique().tolist() == ["both"]
+    assert out.is_dir()
+
+
 def test_the_command_line(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     copy, out = tmp_path / "cells.h5ad", tmp_path / "screen.zarr"
     shutil.copy(source, copy)

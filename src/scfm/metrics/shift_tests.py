@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -25,7 +25,6 @@ __all__ = [
     "impact_of",
     "means_of",
     "paired",
-    "share_of",
     "summary",
 ]
 
@@ -46,8 +45,7 @@ def summary(shifts: Shifts, donors: NDArray[np.int64] | None) -> pd.DataFrame:
     genes, values = shifts.genes, shifts.values
     n = np.bincount(genes, minlength=len(shifts.names))
     seen, effect = n > 0, means_of(shifts)
-    with np.errstate(invalid="ignore"):
-        squares = np.bincount(genes, (values - effect[genes]) ** 2, len(n)) / n
+    squares = means_of(shifts, (values - effect[genes]) ** 2)
     n_donors = np.zeros(len(n), np.int64)
     if donors is not None:
         pairs = np.unique(np.stack([genes, donors[shifts.cells]]), axis=1)
@@ -62,11 +60,13 @@ def summary(shifts: Shifts, donors: NDArray[np.int64] | None) -> pd.DataFrame:
     return pd.DataFrame(columns)[seen]
 
 
-def means_of(shifts: Shifts) -> NDArray[np.float64]:
-    """Mean effect of each gene, NaN for one without any."""
+def means_of(shifts: Shifts, values: NDArray[Any] | None = None) -> NDArray[np.float64]:
+    """Mean effect of each gene, or mean of other values of the same entries; NaN for a gene without any."""
     n = len(shifts.names)
     with np.errstate(invalid="ignore"):
-        return np.bincount(shifts.genes, shifts.values, n) / np.bincount(shifts.genes, minlength=n)
+        return np.bincount(shifts.genes, shifts.values if values is None else values, n) / np.bincount(
+            shifts.genes, minlength=n
+        )
 
 
 def adjusted(pvals: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -186,10 +186,3 @@ def impact_of(effect: NDArray[np.float64], *, upstream: bool) -> Callable[[NDArr
         return np.where(cosines > means[1 - large], False, np.where(cosines < means[large], True, predicted))
 
     return has_impact
-
-
-def share_of(shifts: Shifts, chosen: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Of the entries of each gene, the share that is chosen; NaN for none."""
-    n = len(shifts.names)
-    with np.errstate(invalid="ignore"):
-        return np.bincount(shifts.genes, chosen, n) / np.bincount(shifts.genes, minlength=n)

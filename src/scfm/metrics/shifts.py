@@ -10,7 +10,7 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
-from scfm._keys import EMBEDDINGS, PARAMS, STATES, state_endings, stored_under
+from scfm._keys import EMBEDDINGS, ON_GENES, PARAMS, STATES, state_endings, stored_under
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -87,11 +87,11 @@ def effects_on_genes(adata: AnnData, key: str, gene: str | None = None) -> pd.Da
     parts = []
     if key in adata.varp:
         chosen = np.arange(adata.n_vars) if gene is None else np.flatnonzero(adata.var_names == gene)
-        stored = [adata.varp[key + ending][chosen].tocoo() for ending in ("", "_sd", "_n")]
+        stored = [adata.varp[key + ending][chosen].tocoo() for ending in ON_GENES]
         row, column = stored[0].row, stored[0].col
         parts.append((adata.var_names[chosen[row]], adata.var_names[column], *(one.data for one in stored)))
     if f"{key}_effects" in adata.varm:
-        tables = [adata.varm[f"{key}_effects{ending}"] for ending in ("", "_sd", "_n")]
+        tables = [adata.varm[f"{key}_effects{ending}"] for ending in ON_GENES]
         names = tables[0].columns if gene is None else tables[0].columns.intersection([gene])
         column, row = tables[0][names].notna().to_numpy().T.nonzero()
         values = [table[names].to_numpy()[row, column] for table in tables]

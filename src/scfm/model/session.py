@@ -107,12 +107,12 @@ class Session(ABC):
     def encoder(self) -> Callable[[Any], TokenBlock]:
         """The step from a block of the source to tokens."""
 
-    def groups(self, groupby: str) -> pd.Categorical[Any]:
-        """Values of a column of ``obs``; a KeyError if it is not there."""
+    def groups(self, groupby: str, argument: str = "groupby") -> pd.Categorical[Any]:
+        """Values of a column of ``obs``; a KeyError that names the argument if it is not there."""
         import pandas as pd
 
         if groupby not in self.source.obs_columns:
-            msg = f"groupby={groupby!r} is not a column of obs; found {self.source.obs_columns}."
+            msg = f"{argument}={groupby!r} is not a column of obs; found {self.source.obs_columns}."
             raise KeyError(msg)
         return pd.Categorical(self.source.column(groupby))
 

@@ -147,12 +147,12 @@ def run(
     unit = "cell" if sequences is None else "sequence"
     with progress_bar(total, plan.progress, done_before, unit) as advance, ThreadPoolExecutor(len(forwards)) as pool:
         for block in prefetch(map(encode, prefetch(blocks))):
-            done = 0
+            done, bad = 0, set[int]()
             for edited in job.edit(block):
                 batches = plan_batches(edited, stats.batch_tokens, padded=plan.padded)
                 one_each = edited.rows is None  # otherwise the number of sequences is not the number of cells
                 shown = one_each or sequences is not None
-                work = _SharedBatches(block, batches, job, stats, advance if shown else None)
+                work = _SharedBatches(block, batches, job, stats, bad, advance if shown else None)
                 if len(forwards) == 1:
                     work.compute(forwards[0])
                 else:
@@ -166,18 +166,25 @@ def run(
             stats.n_fractional += block.n_fractional
             stats.n_dropped += int(np.count_nonzero(block.n_genes < 0))
             stats.n_empty += int(np.count_nonzero(block.n_genes == 0))
+            stats.n_not_finite += len(bad)
             job.sink.end_block(block.row0 + block.n_cells, stats)
     stats.seconds = time.perf_counter() - began
     return stats
 
 
 class _SharedBatches:
-    """The batches of a block, shared by the networks of one or more devices."""
+    """The batches of a block, shared by the networks of one or more devices; ``bad`` takes the cells that are not finite."""
 
     def __init__(
-        self, block: TokenBlock, batches: Iterator[TokenBatch], job: Job, stats: RunStats, advance: Advance | None
+        self,
+        block: TokenBlock,
+        batches: Iterator[TokenBatch],
+        job: Job,
+        stats: RunStats,
+        bad: set[int],
+        advance: Advance | None,
     ) -> None:
-        self._block = block
+        self._block, self._bad = block, bad
         self._batches, self._job, self._stats, self._advance = batches, job, stats, advance
         self._lock = Lock()
 
@@ -206,7 +213,7 @@ class _SharedBatches:
         output = pending.wait()
         with self._lock:
             self._job.sink.write(pending.batch, output)
-            self._stats.n_not_finite += _not_finite(pending.batch, output, self._block)
+            self._bad |= _not_finite(pending.batch, output, self._block)
             if self._advance is not None:
                 tags = pending.batch.tags
                 self._advance(len(pending.batch.rows) if tags is None else int(np.count_nonzero(tags >= 0)))
@@ -242,16 +249,16 @@ def _outputs(batch: TokenBatch, forward: Forward, job: Job, stats: RunStats) -> 
         waiting.append(part)
 
 
-def _not_finite(batch: TokenBatch, output: Tensor, block: TokenBlock) -> int:
+def _not_finite(batch: TokenBatch, output: Tensor, block: TokenBlock) -> set[int]:
     """Cells with genes and with NaN or infinity among their values, or those of their tokens."""
     import torch
 
     if bool(torch.isfinite(output.sum(dtype=torch.float32))):  # one pass, and no second one where all is well
-        return 0
+        return set()
     bad = ~torch.isfinite(output).flatten(1).all(dim=1).cpu().numpy()
     cells = batch.rows if len(bad) == len(batch.rows) else np.repeat(batch.rows, batch.lengths)
     found = np.unique(cells[bad])
-    return int(np.count_nonzero(block.n_genes[found - block.row0]))
+    return set(found[block.n_genes[found - block.row0] != 0].tolist())
 
 
 def _out_of_memory(error: Exception) -> bool:

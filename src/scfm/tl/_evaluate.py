@@ -12,6 +12,7 @@ from scipy import sparse
 
 from scfm._checks import typed
 from scfm._docs import with_parameters
+from scfm._text import some
 from scfm.metrics import knn_accuracy
 from scfm.metrics.knn import scorable
 from scfm.model import FoundationModel, load
@@ -84,7 +85,7 @@ def evaluate(
     KeyError
         If a file has no column ``labels_key``.
     ValueError
-        If fewer than two types of a file have five cells, no gene of a file is known to a model, or a cell has none.
+        If two models have one name, fewer than two types of a file have five cells, no gene of a file is known to a model, or a cell has none.
     TypeError, OSError
         If a file or a model cannot be read.
 
@@ -104,7 +105,12 @@ def evaluate(
         msg = "models is empty: name the models to score."
         raise ValueError(msg)
     loaded = [model if isinstance(model, FoundationModel) else load(model) for model in listed]
-    cells = {Path(str(path)).stem: _labelled(path, labels_key, layer) for path in paths_of(files)}
+    ids = [model.card.id for model in loaded]
+    if len(set(ids)) < len(ids):
+        msg = f"models holds several called {some(sorted({one for one in ids if ids.count(one) > 1}))}; give them names of their own."
+        raise ValueError(msg)
+    paths = paths_of(files)
+    cells = [_labelled(path, labels_key, layer) for path in paths]
     embeddings: dict[str, Any] = {}
     for model in loaded:
         embeddings[model.card.id] = model
@@ -112,18 +118,23 @@ def evaluate(
             embeddings[f"{model.card.id}, random weights"] = _with_random_weights(model, seed)
     options = {"gene_key": gene_key, "device": device, "dtype": dtype}
     table: dict[str, list[float]] = {
-        name: [knn_accuracy(model.embed(adata, **options), labels, seed=seed) for adata, labels in cells.values()]
+        name: [knn_accuracy(model.embed(adata, **options), labels, seed=seed) for adata, labels in cells]
         for name, model in embeddings.items()
     }
     if corpus is not None:
         projection = linear_projection(corpus, loaded[0].vocabulary, layer=layer, gene_key=gene_key, seed=seed)
         table["linear projection"] = [
-            knn_accuracy(projection.embed(adata, gene_key=gene_key), labels, seed=seed)
-            for adata, labels in cells.values()
+            knn_accuracy(projection.embed(adata, gene_key=gene_key), labels, seed=seed) for adata, labels in cells
         ]
-    table["PCA"] = [knn_accuracy(_components(adata), labels, seed=seed) for adata, labels in cells.values()]
-    scores = pd.DataFrame(table, index=pd.Index(list(cells), name="file"))
+    table["PCA"] = [knn_accuracy(_components(adata), labels, seed=seed) for adata, labels in cells]
+    scores = pd.DataFrame(table, index=pd.Index(_called(paths), name="file"))
     return pd.concat([scores, scores.mean().rename("mean").to_frame().T.rename_axis(index="file")])
+
+
+def _called(paths: Sequence[str | Path]) -> list[str]:
+    """Names of files without suffix, or the paths of those that share one."""
+    names = [Path(str(path)).stem for path in paths]
+    return [name if names.count(name) == 1 else str(path) for name, path in zip(names, paths, strict=True)]
 
 
 def _labelled(path: str | Path, labels_key: str, layer: str | None) -> tuple[AnnData, NDArray[np.object_]]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scfm._checks import check_memory
+from scfm._keys import ON_GENES
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -67,5 +68,5 @@ class GeneEffects:
         counts = counted[seen]
         means = self.arrays["sums"][seen] / counts
         sds = np.sqrt(np.maximum(self.arrays["squares"][seen] / counts - means**2, 0))
-        values = {"": means.astype(np.float32), "_sd": sds.astype(np.float32), "_n": counts}
+        values = dict(zip(ON_GENES, (means.astype(np.float32), sds.astype(np.float32), counts), strict=True))
         return {ending: sparse.csr_matrix((one, seen), shape=shape) for ending, one in values.items()}

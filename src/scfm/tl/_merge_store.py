@@ -10,14 +10,15 @@ import numpy as np
 import pandas as pd
 
 from scfm._checks import typed
-from scfm._keys import PARAMS, check_own
+from scfm._keys import PARAMS
 from scfm._paths import settle
 from scfm._text import some
-from scfm._write import Results, add_mappings, completed_copy, fill, has_entry, read_entry
+from scfm._write import Results, add_mappings, completed_copy, fill, has_entry
 from scfm.read import is_anndata_file, open_container
 from scfm.run.store import ShardStore
 from scfm.tl._gene_effects import GeneEffects
 from scfm.tl._placing import Placing, digest, places
+from scfm.tl._target import FileTarget
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -100,9 +101,7 @@ def merge(store: ShardStore, target: Path, modality: str | None = None, *, numbe
     if has_entry(target, modality, f"uns/{store.key}") and store.is_merged(file.number, target):
         return
     results = CONTENTS[store.verb](store, file, target, modality)
-    places = [*results.places, ("uns", store.key)]
-    taken = [f"{slot}[{name!r}]" for slot, name in places if has_entry(target, modality, f"{slot}/{name}")]
-    check_own(store.verb, taken, read_entry(target, modality, f"uns/{store.key}"))
+    FileTarget(target, target, modality, store.verb).check_free(store.key, *results.places)
     note = partial(store.note_merge, file.number, target) if store.is_of(file.number, target) else None
     with completed_copy(target, target, results.n_bytes(), note) as root:
         group = root if modality is None else root["mod"][modality]
@@ -151,7 +150,7 @@ class _Effects:
             msg = f"{target} has other genes than the file that was perturbed; nothing was changed."
             raise ValueError(msg)
         self._placing = Placing.from_json(own["placing"])
-        self.places = places(self._placing.key, self._placing.n_states)
+        self.places = places(self._placing.key, self._placing.n_states, self._placing.effect)
         self._n_obs = file.stop - file.start
         self._others = self._read_others(var_names, fields["affected"])
 
@@ -200,7 +199,12 @@ class _Effects:
             written = stop
         for name, layer in self._placing.layers(self._placing.nothing(), self._n_obs - written).items():
             sparse_dataset(group["layers"][name]).append(layer)
-        fill(group, self._others)
+        fill(group, self._others, [place for place in self.places if place not in self._written()])
+
+    def _written(self) -> set[tuple[str, str]]:
+        """Slot and key of all that is written; what an earlier run left in other places is removed."""
+        layers = self._placing.layers(self._placing.nothing(), 0)
+        return {("layers", name) for name in layers} | {(slot, name) for slot, name, _ in self._others.items()}
 
 
 CONTENTS: dict[str, type[_Embeddings | _Effects]] = {"embed": _Embeddings, "perturb": _Effects}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,7 @@ from scfm.model.registry import check_offers
 from scfm.tasks import Effect, Kind  # noqa: TC001  compared with arguments
 from scfm.tl._perturb_genes import ALL
 from scfm.tl._placing import places
-from scfm.tl._screen import PERTURBED, WORKLOAD, Screen
+from scfm.tl._screen import PERTURBED, Screen
 from scfm.tl._states import StateAverage, average_states, states_of
 from scfm.tl._target import target_of
 
@@ -31,8 +30,6 @@ if TYPE_CHECKING:
     from scfm.run.device import Device
 
 __all__ = ["perturb"]
-
-logger = logging.getLogger("scfm")
 
 
 @typed
@@ -204,7 +201,7 @@ def perturb(
             embeddings=embeddings,
         )
         counts = screen.counts()
-        logger.info(WORKLOAD, screen.workload(counts))
+        screen.log_workload(counts)
         averages, random = None, None
         if states is not None:
             averages, random = average_states(session, states, state_average, random_states, seed)

@@ -40,7 +40,7 @@ def chosen_genes(genes: str | Sequence[str | Sequence[str]] | Mapping[str, Seque
         If neither the data nor the model know a name, or the model does not know a gene of the data.
     ValueError
         If there is nothing to change, a group is empty or names a gene twice, two names are one gene, or the name of a group
-        cannot be stored.
+        cannot be stored or is that of one gene.
     """
     if isinstance(genes, Mapping):
         named = {str(name): (group,) if isinstance(group, str) else tuple(group) for name, group in genes.items()}
@@ -57,6 +57,11 @@ def chosen_genes(genes: str | Sequence[str | Sequence[str]] | Mapping[str, Seque
             check_key(name, "name of a group of genes")
     if CONTROL in named:
         msg = f"A group of genes cannot be called {CONTROL!r}, which are the cells as they are; choose another name."
+        raise ValueError(msg)
+    genes_of_data = {str(gene) for file in session.files() for gene in file.source.var_names}
+    like_a_gene = [name for name, called in named.items() if len(called) > 1 and name in genes_of_data]
+    if like_a_gene:
+        msg = f"The group {like_a_gene[0]!r} of {len(named[like_a_gene[0]])} genes is called like one gene; choose another name."
         raise ValueError(msg)
     wanted = list(dict.fromkeys(gene for group in named.values() for gene in group))
     tokens = _found(wanted, session)

@@ -19,7 +19,6 @@ from scfm.metrics.shift_tests import (
     impact_of,
     means_of,
     paired,
-    share_of,
     summary,
 )
 from scfm.metrics.shifts import Shifts, effects_on_genes, shifts_of
@@ -141,7 +140,12 @@ def perturb_stats(
         tables = []
         for code, group in enumerate(["all"] if groups is None else groups.categories):
             own = shifts if groups is None else shifts.of(groups.codes[shifts.cells] == code)
+            if not len(own.values):
+                continue
             tables.append(_table(own, codes, pvals_of, upstream=compat is not None).assign(group=str(group)))
+        if not tables:
+            msg = f"{key!r} holds no effect on these cells, so there is nothing to test; pass the cells that were perturbed."
+            raise ValueError(msg)
         table = pd.concat(tables, ignore_index=True)
     else:
         table = _on_genes(effects_on_genes(adata, key, gene), upstream=compat is not None)
@@ -213,7 +217,7 @@ def _table(
     rows = table.index.to_numpy()
     if pvals_of is None:
         has_impact = impact_of(table["effect"].to_numpy(), upstream=upstream)
-        share = share_of(shifts, has_impact(shifts.values))
+        share = means_of(shifts, has_impact(shifts.values))
         table = table.assign(impact=has_impact(table["effect"].to_numpy()), impact_share=share[rows])
         return table.sort_values(["impact", "effect"], ascending=False)
     statistic, pvals = pvals_of(shifts)

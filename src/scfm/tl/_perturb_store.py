@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -19,7 +18,7 @@ from scfm.tasks.perturbations import Kind  # noqa: TC001  compared with argument
 from scfm.tl._fill import Filling, fill_store
 from scfm.tl._perturb_genes import ALL
 from scfm.tl._placing import digest, places
-from scfm.tl._screen import PERTURBED, WORKLOAD, Screen
+from scfm.tl._screen import PERTURBED, Screen
 from scfm.tl._states import StateAverage, average_states, states_of
 
 if TYPE_CHECKING:
@@ -40,8 +39,6 @@ if TYPE_CHECKING:
     from scfm.tasks import Perturb
 
 __all__ = ["perturb_store"]
-
-logger = logging.getLogger("scfm")
 
 SHARD_SEQUENCES = 2**16
 """About how many sequences a shard has by default: those that are lost when a run is killed."""
@@ -238,7 +235,7 @@ class ScreenFiller:
         """Average the states, count the sequences of each shard, and lay out arrays with a row for each cell."""
         work, screen, n_obs = self._work, self._screen, self._session.source.n_obs
         counts = screen.counts()
-        logger.info(WORKLOAD, screen.workload(counts))
+        screen.log_workload(counts)
         counts = counts[:, 0]
         rows = shard_rows or int(np.clip(n_obs * SHARD_SEQUENCES // counts.sum(), 1, CHUNK_ROWS))
         n_shards, width = -(-n_obs // rows), int(counts.max())

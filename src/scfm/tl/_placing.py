@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from scfm._keys import state_endings
+from scfm._keys import ON_GENES, state_endings
 from scfm._write import Results
 from scfm.genes import first_index
 
@@ -23,9 +23,6 @@ if TYPE_CHECKING:
 
     Table = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]
     """Cell, tag and effects of each perturbation, as :meth:`scfm.tasks.effects.Effects.table` gives them."""
-
-ON_GENES = ("", "_sd", "_n")
-"""Endings of the fields of effects on genes: means, standard deviations, numbers of cells."""
 
 __all__ = ["Placing", "digest", "places"]
 

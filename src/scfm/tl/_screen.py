@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -31,10 +32,12 @@ if TYPE_CHECKING:
     from scfm.tasks import Effect, Kind
     from scfm.tl._states import StateAverage, States
 
-__all__ = ["PERTURBED", "WORKLOAD", "Screen"]
+__all__ = ["PERTURBED", "Screen"]
 
 PERTURBED = "does not read how much genes are expressed; perturbation takes a model of one of these families"
-WORKLOAD = "perturbing %(cells)d cells: %(sequences)d sequences, about %(seconds).0f s"
+logger = logging.getLogger("scfm")
+
+_WORKLOAD = "perturbing %(cells)d cells: %(sequences)d sequences, about %(seconds).0f s"
 
 
 class Screen:
@@ -90,11 +93,9 @@ class Screen:
             raise ValueError(msg)
         token = None if anchor is None else chosen_genes([anchor], session).groups[0][0]
         self._perturbations = Perturbations(kind, groups, token)
-        of_start = (
-            None
-            if states is None
-            else pd.Categorical([states.names[0] if code == 0 else None for code in states.codes.tolist()])
-        )
+        of_start: pd.Categorical[Any] | None = None
+        if states is not None:
+            of_start = pd.Categorical.from_codes(np.where(states.codes == 0, 0, -1), pd.Index(states.names[:1]))
         self.cells = cells_of_groups(of_start, session.source.n_obs, n_cells, seed)
         tokens = np.concatenate([file.genes.tokens for file in session.files()])
         known = np.unique(tokens[tokens >= 0]).astype(np.int64)
@@ -102,6 +103,11 @@ class Screen:
         """Numbers of the perturbations that there may be."""
         self.gene_effects = GeneEffects(self.tags, known) if gene_effects else None
         self._random_shifts: RandomShifts | None = None
+
+    def log_workload(self, counts: NDArray[np.int64]) -> None:
+        """Say what is about to be done, where that is read: the time is found out by running the network."""
+        if logger.isEnabledFor(logging.INFO):
+            logger.info(_WORKLOAD, self.workload(counts))
 
     def workload(self, counts: NDArray[np.int64]) -> dict[str, float]:
         """Numbers of cells, sequences and tokens, given those of each cell, and the seconds that they will take."""

@@ -59,14 +59,11 @@ def states_of(
             f"States take states_key=, start= and goal= together (and perhaps alternatives=); {missing[0]}= is missing."
         )
         raise ValueError(msg)
-    if key not in session.source.obs_columns:
-        msg = f"states_key={key!r} is not a column of obs; found {session.source.obs_columns}."
-        raise KeyError(msg)
+    column = session.groups(key, "states_key")
     names = [start, goal, *(alternatives or ())]
     if len(set(names)) < len(names):
         msg = f"start, goal and alternatives must be different states, got {names}."
         raise ValueError(msg)
-    column = pd.Categorical(session.source.column(key))
     places = [names.index(str(label)) if str(label) in names else -1 for label in column.categories]
     codes = np.asarray([*places, -1], np.int64)[column.codes]  # cells without a state have the code -1
     empty = [name for code, name in enumerate(names) if code not in codes]
