@@ -91,6 +91,12 @@ class TokenBatch:
     tags: NDArray[np.int64] | None = None
     """Number that the task gave to each sequence, shape ``(n_sequences,)``."""
 
+    @property
+    def firsts(self) -> NDArray[np.int64]:
+        """Position of the first token of each sequence, shape ``(n_sequences,)``."""
+        firsts: NDArray[np.int64] = self.lengths.cumsum() - self.lengths
+        return firsts
+
     def split(self) -> tuple[TokenBatch, TokenBatch]:
         """Two batches of half the sequences each."""
         middle = (len(self.rows) + 1) // 2

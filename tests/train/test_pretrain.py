@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from safetensors.numpy import load_file
@@ -191,3 +193,49 @@ def test_what_is_said_before_the_work(
     ):
         scfm.train.pretrain(config=config(), out=tmp_path / "model")
     assert not (tmp_path / "model.training").exists()
+
+
+def test_a_call_that_failed_leaves_nothing_to_start_from(config: Make, tmp_path: Path) -> None:
+    with pytest.raises(KeyError, match="labels_key='nothing'"):
+        scfm.train.pretrain(config=config(genes={"min_cells": 1}, labels_key="nothing"), out=tmp_path / "model")
+    folder = scfm.train.pretrain(config=config(genes={"min_cells": 30}), out=tmp_path / "model")
+    assert len(scfm.model.load(folder).vocabulary.genes) < 60
+
+
+def test_a_table_of_gene_vectors_belongs_to_the_run(config: Make, tmp_path: Path) -> None:
+    genes = [f"ENSG{i:011d}" for i in range(1, 61)]
+    table = pd.DataFrame(np.random.default_rng(0).normal(size=(60, 16)), index=genes)
+    bad = table.copy()
+    bad.iloc[3, 2] = np.nan
+    with pytest.raises(ValueError, match="gene_vectors must hold a finite vector for each gene"):
+        scfm.train.pretrain(config=config(), gene_vectors=bad, out=tmp_path / "model")
+    folder = scfm.train.pretrain(config=config(), gene_vectors=table, out=tmp_path / "model")
+    assert scfm.model.load(folder).card.training["run"]["gene_vectors"].startswith("a table, sha256 ")
+    shutil.rmtree(folder)
+    with pytest.raises(ValueError, match="belongs to another run, which differs in gene_vectors"):
+        scfm.train.pretrain(config=config(), out=folder)
+
+
+def test_a_dry_run_counts_what_is_trained(config: Make, tmp_path: Path) -> None:
+    plain, anchored, nothing = (
+        scfm.train.pretrain(config=config(objectives=objectives, **more), out=tmp_path / "model", dry_run=True)
+        for objectives, more in (
+            ({"masked_genes": {}}, {}),
+            ({"masked_genes": {}, "anchor": {}}, {}),
+            ({"masked_genes": {}}, {"masking": {"rate": 0.0}}),
+        )
+    )
+    assert plain["parameters"] == anchored["parameters"] == nothing["parameters"]
+
+
+@pytest.mark.parametrize(
+    ("genes", "words"),
+    [({"medians": True}, "genes.source"), ({"append": True, "source": "genes"}, "leave one of them")],
+)
+def test_genes_that_do_not_go_together(
+    genes: dict[str, Any], words: str, config: Make, corpus: Path, trained: Path, tmp_path: Path
+) -> None:
+    given = {name: str(corpus / value) if name == "source" else value for name, value in genes.items()}
+    run = config(genes=given) | ({"base": str(trained), "architecture": {}} if "append" in genes else {})
+    with pytest.raises(ValueError, match=words):
+        scfm.train.pretrain(config=run, out=tmp_path / "model")

@@ -155,7 +155,7 @@ class RankBert(FoundationModel):
         hidden: torch.Tensor = network(torch.from_numpy(batch.tokens), batch.lengths)
         read = hidden
         if self.reads_first(options.pooling):
-            first = np.cumsum(batch.lengths) - batch.lengths
+            first = batch.firsts
             read = hidden[torch.from_numpy(first).to(hidden.device)]
         return hidden, self.pool(network, read, batch.lengths, options.pooling)
 

@@ -149,7 +149,7 @@ class Attention(Task):
         import torch
 
         found = torch.zeros(len(batch.tokens), int(batch.lengths.max()))
-        firsts = np.cumsum(batch.lengths) - batch.lengths
+        firsts = batch.firsts
         for cell, start, weights in self._recipe.attention_tiles(network, batch, self._options):
             rows = slice(firsts[cell] + start, firsts[cell] + start + weights.shape[1])
             found[rows, : weights.shape[2]] = over_heads(weights, self._heads).cpu()

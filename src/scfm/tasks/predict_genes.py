@@ -167,7 +167,7 @@ class PredictGenes(Task):
             return at, batch.tokens[at]
         assert self._block is not None
         at = np.flatnonzero(batch.tokens == self._mask_token)
-        firsts = np.cumsum(batch.lengths) - batch.lengths
+        firsts = batch.firsts
         sequence = np.searchsorted(firsts, at, side="right") - 1
         cells = self._block.offsets[batch.rows[sequence] - self._block.row0]
         return at, self._block.tokens[cells + at - firsts[sequence]].astype(np.int64)

@@ -5,12 +5,17 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import warnings
 from contextlib import contextmanager
+from dataclasses import replace
+from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from scfm._checks import typed
 from scfm._lock import hold
@@ -117,11 +122,19 @@ def pretrain(
         from scfm.train.plan import Plan
 
         vectors = None if gene_vectors is None or isinstance(gene_vectors, str | Path) else gene_vectors
+        if vectors is not None:
+            run = replace(run, gene_vectors=f"a table, sha256 {_digest_of(vectors)}")
         plan = Plan.of(run, folder, work, vectors)
         if dry_run:
             return plan.estimate()
         _check_same_run(work / RUN_FILE, plan)
         return plan.carry_out()
+
+
+def _digest_of(vectors: pd.DataFrame) -> str:
+    """Hash of the names and vectors of genes, by which a table is known again."""
+    names = "\n".join(vectors.index.astype(str)).encode()
+    return sha256(names + np.ascontiguousarray(vectors.to_numpy(np.float32)).tobytes()).hexdigest()
 
 
 def _check_given(run: Pretraining) -> None:
@@ -165,6 +178,10 @@ def _at_work(work: Path, *, dry_run: bool) -> Iterator[Path]:
         msg = f"Another process is training in {work}; wait for it, or choose another out=."
         raise TimeoutError(msg) from error
     with held:
+        if not (work / RUN_FILE).exists():  # what a call has left that found something wrong
+            with hold(work / "start.lock"):
+                shutil.rmtree(work / "start", ignore_errors=True)
+                (work / "start.safetensors").unlink(missing_ok=True)
         yield work
 
 

@@ -28,7 +28,7 @@ from scfm.train.module import PretrainingModule
 from scfm.train.objectives import OBJECTIVES
 from scfm.train.rank_start import projecting_tensors
 from scfm.train.result import write_result
-from scfm.train.start import read_vectors, starting_model
+from scfm.train.start import checked_vectors, read_vectors, starting_model
 from scfm.train.steps import Steps
 from scfm.train.views import Views
 from scfm.weights.tensors import open_tensors, save_tensors
@@ -73,7 +73,6 @@ class Plan:
         """Make model, corpus and steps; everything that can be wrong is said here."""
         objectives, weights = _objectives(run)
         n_views = max(objective.n_views for objective in objectives.values())
-        work.mkdir(parents=True, exist_ok=True)
         read = _vectors(run, vectors)
         with hold(work / "start.lock"):
             model = starting_model(run, work / "start", run.name or out.name, read)
@@ -160,10 +159,11 @@ class Plan:
             batches = self.steps.batches(step, 0, self.run.machine.devices)
             for batch in batches:
                 terms = self.module(batch)
-                sum(term.total for term in terms.values()).backward()
+                if terms:  # a small batch may have nothing to predict
+                    sum(term.total for term in terms.values()).backward()
             times.append(time.perf_counter() - began)
             tokens.append(sum(len(batch.batch.tokens) for batch in batches) * self.run.machine.devices)
-        n_parameters = sum(parameter.numel() for parameter in self.module.parameters())
+        n_parameters = sum(one.numel() for one in self.module.parameters() if one.requires_grad)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
         per_step = float(np.mean(tokens))
         return {
@@ -181,7 +181,7 @@ class Plan:
 
 def _vectors(run: Pretraining, given: pd.DataFrame | None) -> Vectors | None:
     if given is not None:
-        return given.index.astype(str).tolist(), given.to_numpy()
+        return checked_vectors(given.index.to_numpy().astype(str), given.to_numpy(np.float32), "gene_vectors")
     return None if run.gene_vectors is None else read_vectors(Path(run.gene_vectors).expanduser())
 
 

@@ -51,7 +51,8 @@ def write_result(
         for name, path, size, panel in zip(corpus.names, corpus.files.paths, corpus.sizes, corpus.panels, strict=True)
     ]
     sizes = {name: value for name, value in asdict(model.config).items() if name != "dropout"}
-    kept = {name: tensor.to(getattr(torch, run.weights_dtype)) for name, tensor in tensors.items()}
+    dtype = getattr(torch, run.weights_dtype)
+    kept = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
     card = model.card.with_(
         architecture=sizes,
         n_parameters=sum(tensor.numel() for tensor in kept.values()),

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     Vectors = tuple[Sequence[str], NDArray[np.floating[Any]]]
     """Ids of genes, and a vector of each."""
 
-__all__ = ["read_vectors", "set_gene_vectors", "starting_model"]
+__all__ = ["checked_vectors", "read_vectors", "set_gene_vectors", "starting_model"]
 
 
 def starting_model(run: Pretraining, folder: Path, name: str, vectors: Vectors | None = None) -> FoundationModel:
@@ -116,18 +116,20 @@ def _vocabulary(run: Pretraining, cls: type[FoundationModel], base: FoundationMo
     if run.genes.append and base is None:
         msg = "genes.append adds genes to those of a base; name one by base=."
         raise ValueError(msg)
-    if base is not None and run.genes.source is not None:
-        given = load_recipe(run.genes.source).vocabulary
-        _check_fits(base.vocabulary, given, run)
-        return given
-    if base is not None and not run.genes.append:
-        return base.vocabulary
     if run.genes.source is not None:
+        if run.genes.append:
+            msg = "genes.source names all genes, and genes.append adds those of the corpus; leave one of them out."
+            raise ValueError(msg)
         given = load_recipe(run.genes.source).vocabulary
+        if base is not None:
+            _check_fits(base.vocabulary, given, run)
         return _with_medians(given, run) if run.genes.medians else given
+    if run.genes.medians:
+        msg = "genes.medians takes the genes of a model and the medians of the corpus; name the model by genes.source."
+        raise ValueError(msg)
     if base is None:
         return _of_corpus(run, cls.initial_tokens)
-    return _appended(base.vocabulary, _of_corpus(run, (), base.vocabulary))
+    return _appended(base.vocabulary, _of_corpus(run, (), base.vocabulary)) if run.genes.append else base.vocabulary
 
 
 def _of_corpus(run: Pretraining, tokens: Sequence[str], names: Vocabulary | None = None) -> Vocabulary:
@@ -249,8 +251,16 @@ def read_vectors(path: Path) -> tuple[Sequence[str], NDArray[np.floating[Any]]]:
     with np.load(path, allow_pickle=False) as file:
         missing = {"genes", "vectors"} - set(file.files)
         genes, vectors = (np.empty(0), np.empty((0, 0))) if missing else (file["genes"], file["vectors"])
-    if missing or vectors.ndim != 2 or vectors.shape[:1] != genes.shape or not np.isfinite(vectors).all():
-        msg = f"{path} must hold 'genes' and as many finite 'vectors', one a row; found {sorted(file.files)} with the shapes {genes.shape} and {vectors.shape}."
+    if missing:
+        msg = f"{path} must hold 'genes' and as many finite 'vectors', one a row; found {sorted(file.files)}."
+        raise ValueError(msg)
+    return checked_vectors(genes, vectors, str(path))
+
+
+def checked_vectors(genes: NDArray[Any], vectors: NDArray[Any], where: str) -> Vectors:
+    """Genes and their vectors, if there is a finite one for each; else a ValueError."""
+    if vectors.ndim != 2 or vectors.shape[:1] != genes.shape or not np.isfinite(vectors).all():
+        msg = f"{where} must hold a finite vector for each gene, one a row; found {genes.shape} genes and vectors of the shape {vectors.shape}."
         raise ValueError(msg)
     return genes.astype(str).tolist(), vectors
 

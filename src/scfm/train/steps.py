@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from scfm._types import TokenBatch
-from scfm.batch import make_batch
+from scfm.batch import make_batch, ranges_of
 from scfm.train.cells import joined_blocks, taken
 from scfm.train.objective import IGNORED, TrainingBatch
 
@@ -81,10 +81,10 @@ class Steps:
 
     def judged(self, file: int, rows: NDArray[np.int64]) -> list[TrainingBatch]:
         """Batches of some cells of a file, the same whenever they are asked for."""
-        blocks = [self.corpus.read(file, [(row, row + 1)]) for row in rows.tolist()]
+        block = self.corpus.read(file, ranges_of(rows))
         keys = [(self.seed, JUDGED, file, row) for row in rows.tolist()]
         files = np.full(len(rows), file)
-        return self._packed(joined_blocks(blocks), 1, files, keys, self._labels(files, rows))
+        return self._packed(block, 1, files, keys, self._labels(files, rows))
 
     def _labels(self, files: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.int64] | None:
         if self.labels is None:

@@ -41,3 +41,11 @@ def test_distance_from_the_first_weights_without_masks() -> None:
     assert network.weight.grad is not None
     assert all(not parameter.requires_grad for parameter in objective.parameters())
     assert objective.published_tensors() == {}
+
+
+def test_the_copy_has_no_dropout() -> None:
+    network = torch.nn.Sequential(torch.nn.Embedding(9, 4), torch.nn.Dropout(0.5))
+    objective = Anchor()
+    objective.build(SimpleNamespace(), network)  # type: ignore[arg-type]
+    assert objective.train().training
+    assert not any(module.training for module in objective.start.modules())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from copy import deepcopy
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import torch
@@ -32,6 +32,13 @@ class Anchor(Objective):
     def build(self, model: FoundationModel, network: nn.Module, cell_types: Sequence[str] = ()) -> None:
         """Copy the network."""
         self.start = deepcopy(network).requires_grad_(False)
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch what is trained; the copy stays as it computes embeddings, without dropout."""
+        super().train(mode)
+        if hasattr(self, "start"):
+            self.start.eval()
+        return self
 
     def count(self, batch: TrainingBatch) -> int:
         """Sequences."""

@@ -107,7 +107,7 @@ class ScCello(Objective):
         labels = np.full(len(first), -1) if batch.labels is None else batch.labels[first]
         labelled = np.flatnonzero(labels >= 0)
         if len(labelled):
-            starts = np.cumsum(batch.batch.lengths) - batch.batch.lengths
+            starts = batch.batch.firsts
             types = torch.from_numpy(labels[labelled]).to(hidden.device)
             z, z_prime = (self._represented(network, hidden[starts[view[labelled]]]) for view in (first, second))
             losses["coherence"] = self.coherence(z, types).loss

@@ -96,7 +96,7 @@ class TranscriptFormer(GeneSequences):
     def _pooled(self, hidden: torch.Tensor, batch: TokenBatch) -> torch.Tensor:
         from scfm.nn import pool_sum
 
-        first = np.concatenate([[0], np.cumsum(batch.lengths)[:-1]])
+        first = batch.firsts
         return pool_sum(hidden, batch.lengths, batch.tokens[first] >= self.config.vocab_size) / self.config.max_genes
 
     def training_network(self) -> torch.nn.Module:
