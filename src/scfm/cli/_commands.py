@@ -189,7 +189,7 @@ COMMANDS = {
         texts={
             "files": "files with counts, patterns such as 'atlas/*.h5ad', or stores; those of the config by default",
             "out": "folder of the trained model; checkpoints and logs are kept in OUT.training",
-            "config": "YAML file of the run, before which options take precedence",
+            "config": "YAML file of the run; options of the command line override it",
             "family": "family of the model",
         },
     ),

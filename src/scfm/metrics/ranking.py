@@ -37,7 +37,7 @@ def cells_of_groups(labels: pd.Categorical | None, n_obs: int, n_cells: int | No
         check_least("n_cells", n_cells)
     codes = np.zeros(n_obs, np.int64) if labels is None else np.asarray(labels.codes, np.int64)
     if labels is not None and not (codes >= 0).any():
-        msg = "The column of groupby= holds no value but missing ones, so there is no group to rank genes for."
+        msg = "The column of groupby= holds no value but missing ones, so there is no group."
         raise ValueError(msg)
     order = np.random.default_rng(seed).permutation(n_obs) if n_cells is not None else np.arange(n_obs)
     groups = [order[codes[order] == code][:n_cells] for code in range(codes.max(initial=0) + 1)]

@@ -242,7 +242,11 @@ class Session(ABC):
         found = []
         if stats.n_empty:
             own = "those of an empty cell" if self.model.embeds_empty else "NaN, which sc.pp.neighbors refuses"
-            by_value = "" if self.model.embeds_empty else "adata[~np.isnan(adata.obsm[key]).any(axis=1)] or "
+            by_value = (
+                ""
+                if self.model.embeds_empty or empty is not None
+                else "adata[~np.isnan(adata.obsm[key]).any(axis=1)] or "
+            )
             found.append(
                 f"{stats.n_empty} of {stats.n_cells} cells hold no gene of the model; their rows are {empty or own}. "
                 "scfm.pp.match_genes(adata, model) shows which genes match; drop such cells with "

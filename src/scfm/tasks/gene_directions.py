@@ -22,6 +22,7 @@ class GeneDirections(GeneMeans):
     """Mean of the state of each gene, scaled to length 1, over all cells or those of each group; as :class:`GeneMeans`."""
 
     done = "compared the genes of"
+    empty_rows = "left out of all means"
 
     def make_forward(self, network: torch.nn.Module, device: torch.device, dtype: torch.dtype) -> Forward:
         """The forward pass of the model, with states of length 1."""
@@ -46,4 +47,4 @@ class GeneDirections(GeneMeans):
             counts = seen.sum(axis=1)
             with np.errstate(invalid="ignore"):
                 means = np.where(seen[..., None], means / lengths, 0).sum(axis=1) / counts[:, None]
-        return (1 - np.linalg.norm(means, axis=1)).astype(np.float32), counts
+        return np.maximum(1 - np.linalg.norm(means, axis=1), 0).astype(np.float32), counts  # rounding may be negative

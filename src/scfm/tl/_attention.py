@@ -156,7 +156,7 @@ def attention(
     with loaded.count_session(target.data, arguments) as session:
         n_obs = session.source.n_obs
         labels: pd.Categorical[Any] = pd.Categorical(["all"] * n_obs) if groupby is None else session.groups(groupby)
-        cells = cells_of_groups(labels, n_obs, n_cells, seed)
+        cells = cells_of_groups(None if groupby is None else labels, n_obs, n_cells, seed)
         pairs = _pairs(session, genes, labels, cells)
         stats = session.run(Attention(session.model, session.options, heads, pairs), ranges_of(cells))
         params = session.params(stats) | {"heads": heads if isinstance(heads, str) else list(heads), "n_top": n_top}

@@ -67,8 +67,10 @@ def evaluate(
         model: those that the model was trained on, and none of ``files``. Without them that column is left out.
     random_weights
         Score each model with new weights, too, where its family can be trained.
-    layer, gene_key
-        Where counts and ids of genes are in the files, as in :func:`scfm.tl.embed`.
+    layer
+        Layer that holds the counts.
+    gene_key
+        Column of ``var`` with gene ids or symbols, as in :func:`scfm.tl.embed`.
     %(device)s
     %(dtype)s
     seed

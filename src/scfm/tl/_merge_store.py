@@ -90,6 +90,9 @@ def merge(store: ShardStore, target: Path, modality: str | None = None, *, numbe
     from anndata.io import write_elem
 
     settle(target.resolve().parent)
+    if not target.exists():
+        msg = f"There is no file {target}."
+        raise FileNotFoundError(msg)
     if not is_anndata_file(target):
         msg = f"{target} is no file of an AnnData, and no other is written into; scfm.tl.{store.verb}(..., out=) makes one of it."
         raise ValueError(msg)

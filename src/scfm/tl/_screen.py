@@ -124,7 +124,8 @@ class Screen:
             If there is nothing to change.
         """
         task = self.task(None)
-        counts = np.concatenate([task.count(block) for block in self._session.encoded(ranges_of(self.cells))])
+        blocks = self._session.encoded(ranges_of(self.cells))
+        counts = np.concatenate([np.empty((0, 2), np.int64), *map(task.count, blocks)])
         if not counts.any():
             what = "a gene that the model knows" if self._chosen is None else "the genes, or all genes of a group"
             msg = f"None of the {len(self.cells)} cells expresses {what}, so there is nothing to perturb."

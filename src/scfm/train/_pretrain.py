@@ -68,7 +68,7 @@ def pretrain(
     config
         The run: a YAML file, a mapping or a :class:`scfm.train.config.Pretraining`, whose docstring lists the keys.
     family, base, steps, seed
-        As the keys of the config, before which they take precedence.
+        As the keys of the config, which they override.
     gene_vectors
         Vectors from which those of genes start, with gene ids as index; or a file of them.
     dry_run
