@@ -22,6 +22,7 @@ from scfm.cli import main
 from scfm.cli._commands import COMMANDS as CALLS
 from scfm.cli._words import as_options, known_words
 from scfm.testing import write_geneformer, write_transcriptformer
+from tests.read.foreign import write_tenx
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -282,6 +283,19 @@ def test_embeddings_and_scores(cells: Path, tmp_path: Path, capsys: pytest.Captu
     np.testing.assert_array_equal(found.obs["transcriptformer_gene_llh"], wanted.obs["transcriptformer_gene_llh"])
     assert main([*call, "--overwrite", "--model", "scfm-mini", "--scores"]) == 1
     assert "--scores: scfm-mini has no likelihood" in capsys.readouterr().err
+
+
+def test_embeddings_and_scores_of_one_genome(cells: Path, tmp_path: Path) -> None:
+    folder, out, adata = (
+        write_transcriptformer(tmp_path / "model", n_genes=40),
+        tmp_path / "out.h5ad",
+        ad.read_h5ad(cells),
+    )
+    adata.var["gene_ids"] = adata.var_names
+    source = write_tenx(write_tenx(tmp_path / "a.h5", adata, "hg19"), adata[::-1].copy(), "mm10")
+    call = ["embed", str(source), "--out", str(out), "--device", "cpu", "--model", str(folder), "--scores"]
+    assert main([*call, "--modality", "hg19"]) == 0
+    assert {"transcriptformer_gene_llh", "transcriptformer_count_llh"} <= set(ad.read_h5ad(out).obs)
 
 
 def test_the_cache(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -90,6 +90,14 @@ def test_the_cells_held_out_of_pretraining(hub: FileServer, tmp_path: Path) -> N
     assert scfm.datasets.tokenized("sccello-in-distribution") == [found]
 
 
+def test_each_revision_has_its_own_held_out_cells(hub: FileServer, tmp_path: Path) -> None:
+    found = []
+    for n_cells, revision in ((1000, None), (2001, "v2")):
+        publish(hub, "sccello-pretrain", {"train.parquet": parquet(n_cells, tmp_path / "made.parquet")}, revision)
+        found += scfm.datasets.tokenized("sccello-in-distribution", revision=revision)
+    assert [pq.read_table(path).num_rows for path in found] == [1, 3]
+
+
 def test_a_dataset_folder(hub: FileServer, tmp_path: Path) -> None:
     cells = scfm.datasets.synthetic(4, n_genes=50, genes_per_cell=20)
     scfm.tl.tokenize(cells, "scfm-mini", out=tmp_path / "made")

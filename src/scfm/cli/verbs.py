@@ -84,13 +84,18 @@ def embed(
         msg = f"--scores: {loaded.card.id} has no likelihood; leave it out."
         raise TypeError(msg)
     out = verb(model=loaded, **arguments)
-    known = signature(score).parameters
-    options = {name: value for name, value in arguments.items() if name not in signature(verb).parameters}
-    shared = {
-        name: value for name, value in arguments.items() if name in known and name not in ("data", "out", "overwrite")
-    }
-    score(out, loaded, out=out, overwrite=True, **shared, **options)
+    known, own = signature(score).parameters, signature(verb).parameters
+    shared = {name: value for name, value in arguments.items() if name in known or name not in own}
+    shared |= {"data": out, "out": out, "overwrite": True, "modality": modality_in(out, arguments["modality"])}
+    score(model=loaded, **shared)
     print(f"wrote {out}")
+
+
+def modality_in(out: Path, modality: str | None) -> str | None:
+    """The modality in the file written: an AnnData made of one modality of the data has none of its own."""
+    from scfm._write import is_mudata_file
+
+    return modality if is_mudata_file(out) else None
 
 
 def gene_embeddings(
@@ -159,7 +164,7 @@ def marker_genes(verb: Callable[..., Path], *, table: Path | None = None, **argu
     table
         Table of the ranked genes of each group to write, too, .csv or .tsv.
     """
-    from scfm._write import is_mudata_file, read_entry
+    from scfm._write import read_entry
     from scfm.metrics.ranking import table_of
 
     if table is not None:
@@ -170,8 +175,7 @@ def marker_genes(verb: Callable[..., Path], *, table: Path | None = None, **argu
     out = verb(**arguments)
     print(f"wrote {out}")
     if table is not None:
-        modality = arguments["modality"] if is_mudata_file(out) else None
-        ranked = table_of(read_entry(out, modality, f"uns/{arguments['key_added']}"))
+        ranked = table_of(read_entry(out, modality_in(out, arguments["modality"]), f"uns/{arguments['key_added']}"))
         _write_table(ranked.set_index("group"), table)
         print(f"wrote {table}: {ranked['names'].nunique():,} genes of {ranked['group'].nunique()} groups")
 
@@ -206,11 +210,10 @@ def predict_genes(verb: Callable[..., Path], *, mask: str = "each", **arguments:
 
 def annotate(verb: Callable[..., Path], **arguments: Any) -> None:
     """Annotate cells and show how many have which label."""
-    from scfm._write import is_mudata_file
     from scfm.read import open_container
 
     out = verb(**arguments)
-    with open_container(out, arguments["modality"] if is_mudata_file(out) else None) as found:
+    with open_container(out, modality_in(out, arguments["modality"])) as found:
         print(found.column(arguments["key_added"]).value_counts(dropna=False).to_string())
     print(f"wrote {out}")
 

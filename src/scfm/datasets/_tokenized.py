@@ -103,16 +103,22 @@ def tokenized(name: str, *, revision: str | None = None) -> list[Path]:
         msg = f"{name!r} is not a published corpus.{hint} Known are {', '.join(sorted([*CORPORA, *PARTS]))}."
         raise ValueError(msg)
     files = _fetch(whole, revision)
-    return files if whole == name else [_held_out(files, files[0].parents[1] / f"{name}.parquet")]
+    return files if whole == name else [_held_out(files, _folder(whole, revision) / f"{name}.parquet")]
+
+
+def _folder(name: str, revision: str | None) -> Path:
+    """Where a corpus is kept."""
+    if revision is not None:
+        check_plain("revision", revision)
+        name = f"{name}@{revision.replace('/', '@')}"
+    return settings.cache_dir / "datasets" / name
 
 
 def _fetch(name: str, revision: str | None) -> list[Path]:
     """Download what is missing of a corpus."""
     from scfm.weights.download import download
 
-    if revision is not None:
-        check_plain("revision", revision)
-    folder = settings.cache_dir / "datasets" / (name if revision is None else f"{name}@{revision.replace('/', '@')}")
+    folder = _folder(name, revision)
     folder.mkdir(parents=True, exist_ok=True)
     with hold(folder.with_name(f".{folder.name}.lock")):
         listing = _listing(name, revision, folder / LISTING)
