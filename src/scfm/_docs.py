@@ -36,6 +36,10 @@ PARAMETERS = {
     appears when it is complete.
 overwrite
     Replace ``out`` if it exists; it may be ``data`` itself.""",
+    "checkpoint": """checkpoint
+    For a path: folder that takes what has been computed, every half minute or less often, and is removed when the results are
+    written. After an interruption, a crash of the process or of the machine, the same call goes on from there. Where it exists
+    already, it must be of the same run: the same unchanged file, model and arguments (but for ``n_top``, names and device).""",
     "model": """model
     Id or alias of :func:`scfm.model.list_models`, the path of a folder, or a model that
     :func:`scfm.model.load` returned (which saves loading it again).""",

@@ -17,6 +17,7 @@ import scfm
 from scfm._keys import PARAMS
 from scfm.run.store import PLAN_FILE, ShardStore
 from scfm.testing import write_geneformer
+from scfm.tl._checkpoint import RUN_FILE
 
 from ..model.test_fetch import publish
 from ..read.foreign import write_loom
@@ -79,6 +80,16 @@ def gene_embeddings(folder: Path) -> None:
     scfm.tl.gene_embeddings(path, model(), genes=genes, out=folder / "out.zarr", overwrite=True, device="cpu")
 
 
+def checkpointed(verb: str, folder: Path, **arguments: Any) -> None:
+    """Add up over blocks of cells, with a checkpoint after each."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("SECONDS", "TIMES_LONGER"):
+            patch.setattr(f"scfm.tl._checkpoint.{name}", 0)
+        patch.setattr(scfm.settings, "block_rows", 10)
+        how = {"out": folder / "out.h5ad", "overwrite": True, "checkpoint": folder / "run", "device": "cpu"} | arguments
+        getattr(scfm.tl, verb)(folder / "a.h5ad", model(), **how)
+
+
 def tokenize(out: str, folder: Path) -> None:
     scfm.tl.tokenize(folder / "a.h5ad", model(), folder / out, overwrite=True)
 
@@ -127,6 +138,8 @@ OPERATIONS = {
     "embed loom": Operation(partial(cells, "a.loom"), partial(embed, "a.loom", "out.h5ad"), "out.h5ad"),
     "annotate out=": Operation(H5AD, annotate, "out.h5ad"),
     "gene_embeddings out=": Operation(H5AD, gene_embeddings, "out.zarr"),
+    "attention checkpoint=": Operation(H5AD, partial(checkpointed, "attention", genes="LYZ"), "out.h5ad"),
+    "predict_genes checkpoint=": Operation(H5AD, partial(checkpointed, "predict_genes", genes="LYZ"), "out.h5ad"),
     "tokenize, folder": Operation(H5AD, partial(tokenize, "out.dataset"), "out.dataset"),
     "tokenize, parquet": Operation(H5AD, partial(tokenize, "out.parquet"), "out.parquet"),
     "convert": Operation(partial(published, False), partial(convert, "published"), "out"),
@@ -145,6 +158,8 @@ def contents(folder: Path) -> dict[str, str]:
 
 
 def _digest(path: Path) -> str:
+    if (path / RUN_FILE).exists():
+        return "not yet complete"
     if list(path.glob(f"obsm/*/{PLAN_FILE}")):
         filled = ShardStore.open(path)
         missing = filled.missing() or filled.uns()[PARAMS].get("n_cells") != filled.n_obs

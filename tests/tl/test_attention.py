@@ -179,12 +179,19 @@ def test_errors(folders: dict[str, Path], model: FoundationModel) -> None:
         scfm.tl.attention(adata, model, heads=[99])
     with pytest.raises(ValueError, match="name one at least"):
         scfm.tl.attention(adata, model, heads=[])
-    with pytest.raises(ValueError, match="has no attention"):
-        scfm.tl.attention(adata, model, hidden_layer=-model.n_layers)
+    for layer in (-model.n_layers, -model.n_layers - 1, 1):
+        match = f"hidden_layer={layer} has no attention: 0 .* down to {1 - model.n_layers} for the first"
+        with pytest.raises(ValueError, match=match):
+            scfm.tl.attention(adata, model, hidden_layer=layer)
+        with pytest.raises(ValueError, match=match):
+            model.attention(adata, hidden_layer=layer)
+    scfm.tl.attention(adata, model, hidden_layer=1 - model.n_layers, copy=True)
     with pytest.raises(KeyError, match="ENSG99"):
         scfm.tl.attention(adata, model, genes=["ENSG99"])
     with pytest.raises(TypeError, match="has no attention; models of these families have: geneformer"):
         scfm.tl.attention(adata, scfm.model.load(folders["TranscriptFormer"], family="esm2ce"))
+    with pytest.raises(TypeError, match="has no attention"):
+        scfm.model.load(folders["TranscriptFormer"], family="esm2ce").attention(adata)
     assert not adata.varp
     scfm.tl.attention(adata, model, n_top=2)
     with pytest.raises(KeyError, match="has no groups"):
@@ -194,3 +201,35 @@ def test_errors(folders: dict[str, Path], model: FoundationModel) -> None:
     adata.varp["mine"] = adata.varp["attention"]
     with pytest.raises(ValueError, match="did not write"):
         scfm.tl.attention(adata, model, key_added="mine")
+
+
+def test_genes_without_results(model: FoundationModel) -> None:
+    adata = cells()
+    adata.X = adata.X.toarray() * (np.arange(N_GENES) != 3)
+    first, absent = adata.var_names[0], adata.var_names[3]
+    with pytest.raises(ValueError, match=f"None of the 12 cells expresses {absent}"):
+        scfm.tl.attention(adata, model, genes=absent)
+    assert not adata.varp
+    with pytest.warns(UserWarning, match=f"None of the 12 cells expresses {absent} so"):
+        scfm.tl.attention(adata, model, genes=[first, absent])
+    assert set(adata.varp["attention"].tocoo().row) == {0}
+    adata.var_names = [*adata.var_names[:-1], "foreign"]
+    with pytest.warns(UserWarning, match="does not know foreign: there are no results"):
+        scfm.tl.attention(adata, model, genes=[first, "foreign"])
+    with pytest.raises(ValueError, match="knows none of the genes="):
+        scfm.tl.attention(adata, model, genes="foreign")
+
+
+def test_cells_without_the_queries_change_nothing(model: FoundationModel) -> None:
+    adata = cells()
+    rare = int(np.argmin(adata.X.sum(axis=0)))
+    having = adata.X.toarray()[:, rare] > 0
+    assert 0 < having.sum() < 12
+    few = adata[having].copy()
+    for one in (adata, few):
+        scfm.tl.attention(one, model, genes=adata.var_names[rare])
+    np.testing.assert_allclose(adata.varp["attention"].toarray(), few.varp["attention"].toarray(), rtol=0, atol=1e-6)
+    assert adata.uns["attention"]["params"]["special_tokens"] == pytest.approx(
+        few.uns["attention"]["params"]["special_tokens"], abs=1e-6
+    )
+    assert adata.uns["attention"]["params"]["n_cells"] == 12

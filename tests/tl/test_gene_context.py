@@ -76,9 +76,26 @@ def test_a_file_and_raw_with_other_genes(tmp_path: Path, model: FoundationModel,
     pd.testing.assert_frame_equal(few.varm["gene_context"], expected.iloc[5:9], check_exact=False, atol=1e-6)
 
 
+@pytest.mark.parametrize("groupby", [None, "type"])
+def test_does_not_depend_on_order_and_batches(
+    groupby: str | None, model: FoundationModel, cells: ad.AnnData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {} if model.family == "geneformer" else TINY["TranscriptFormer"].options
+    scfm.tl.gene_context(cells, model, groupby=groupby, **options)
+    order = np.random.default_rng(1).permutation(cells.n_obs)
+    for setting, value in (("block_rows", 5), ("threads", 2), ("batch_tokens", 20)):
+        monkeypatch.setattr(scfm.settings, setting, value)
+    shuffled = scfm.tl.gene_context(cells[order], model, groupby=groupby, device=["cpu", "cpu"], copy=True, **options)
+    found, expected = (one.varm["gene_context"] for one in (shuffled, cells))
+    pd.testing.assert_frame_equal(found, expected, check_exact=False, rtol=0, atol=1e-6)
+
+
 def test_errors(model: FoundationModel, cells: ad.AnnData) -> None:
     with pytest.raises(KeyError, match="groupby='no'"):
         scfm.tl.gene_context(cells, model, groupby="no")
+    cells.obs["none"] = pd.Categorical([None] * cells.n_obs)
+    with pytest.raises(ValueError, match="groupby='none' holds no value but missing ones"):
+        scfm.tl.gene_context(cells, model, groupby="none")
     cells.varm["mine"] = np.zeros((cells.n_vars, 1))
     with pytest.raises(ValueError, match="did not write"):
         scfm.tl.gene_context(cells, model, key_added="mine")

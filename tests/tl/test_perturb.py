@@ -136,6 +136,31 @@ def test_groups_anchors_and_genes_that_are_not_there(model: Any, adata: AnnData)
     assert adata.uns["on"]["params"]["groups"] == {"on": [absent, first]}
 
 
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_genes_that_change_nothing_are_told_before_the_work(
+    dry_run: bool, model: Any, adata: AnnData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = adata.var_names[int(np.asarray(adata.X.getnnz(axis=0)).argmax())]
+    absent, unexpressed = (
+        next(name for name in model.vocabulary.symbols if name not in adata.var_names),
+        adata.var_names[-1] if adata.var_names[-1] != first else adata.var_names[-2],
+    )
+    adata.X = adata.X.toarray() * (adata.var_names != unexpressed)
+    genes = [first, absent, unexpressed, (first, absent)]
+    names = rf"{absent}, {unexpressed}, {first}\+{absent}"
+    with pytest.warns(
+        UserWarning, match=rf"3 of 4 perturbations change none of the 12 cells.*: {names}\. Their effects"
+    ):
+        scfm.tl.perturb(adata, model, genes=genes, dry_run=dry_run, device="cpu")
+    if not dry_run:
+        assert adata.obsm["perturb"].columns.tolist() == [absent, f"{first}+{absent}"]
+        assert adata.obsm["perturb"].isna().all(axis=None)
+        assert set(adata.layers["perturb"].indices) == {adata.var_names.get_loc(first)}
+    monkeypatch.setattr("scfm.model.session.Session.networks", lambda *_: pytest.fail("nothing is computed"))
+    with pytest.raises(ValueError, match="None of the 12 cells expresses"):
+        scfm.tl.perturb(adata, model, genes=genes[1:], device="cpu")
+
+
 def test_statistics_and_files(model: Any, adata: AnnData, tmp_path: Path) -> None:
     adata.obs["donor"] = np.arange(adata.n_obs) % 5
     scfm.tl.perturb(adata, model, device="cpu")

@@ -93,6 +93,7 @@ def test_each_gene_at_its_masked_position(model: FoundationModel) -> None:
     assert adata.uns["predict_genes"]["params"]["mask"] == "each"
 
 
+@pytest.mark.filterwarnings("ignore:None of the 6 cells expresses")
 @pytest.mark.parametrize("mask", ["given", 0.4])
 def test_several_masked_genes(mask: Any, model: FoundationModel) -> None:
     adata = cells()
@@ -133,6 +134,7 @@ def test_next_genes_of_transcriptformer(compat: Any, folder: Path) -> None:
         scfm.tl.predict_genes(adata, model, mask=0.2)
 
 
+@pytest.mark.filterwarnings("ignore:None of the 6 cells expresses")
 def test_a_file_and_chosen_genes(tmp_path: Path, model: FoundationModel) -> None:
     adata = cells()
     adata.write_h5ad(tmp_path / "cells.h5ad")
@@ -156,3 +158,49 @@ def test_errors(folder: Path, model: FoundationModel) -> None:
     with pytest.raises(TypeError, match="predicts no genes; models of these families do: geneformer"):
         scfm.tl.predict_genes(adata, TINY["ESM2-CE"].load(folder / "esm"))
     assert not adata.layers
+
+
+@pytest.mark.parametrize("name", [*MASKED, "TranscriptFormer"])
+def test_does_not_depend_on_order_and_batches(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = TINY[name].load(folder / f"order-{name}")
+    adata = cells()
+    options = TINY[name].options
+    scfm.tl.predict_genes(adata, model, **options)
+    order = np.random.default_rng(1).permutation(adata.n_obs)
+    for setting, value in (("block_rows", 2), ("threads", 2), ("batch_tokens", 20)):
+        monkeypatch.setattr(scfm.settings, setting, value)
+    monkeypatch.setattr("scfm.tasks.predict_genes.COPY_TOKENS", 30)
+    monkeypatch.setattr("scfm.tasks.predict_genes.ROWS", 2)
+    shuffled = scfm.tl.predict_genes(adata[order], model, device=["cpu", "cpu"], copy=True, **options)
+    found, expected = shuffled.layers["predict_genes"].toarray(), adata.layers["predict_genes"][order].toarray()
+    np.testing.assert_allclose(found, expected, rtol=RTOL, atol=1e-9)
+    tables = [one.uns["predict_genes"]["predicted"].groupby("gene") for one in (shuffled, adata)]
+    totals = [table["probability"].sum().sort_index() for table in tables]
+    np.testing.assert_allclose(*totals, rtol=RTOL)
+
+
+def test_genes_without_results(model: FoundationModel) -> None:
+    adata = cells()
+    adata.X = adata.X.toarray() * (np.arange(adata.n_vars) > 1)
+    with pytest.raises(ValueError, match=f"None of the 6 cells expresses {IDS[0]}, {IDS[1]}"):
+        scfm.tl.predict_genes(adata, model, genes=IDS[:2])
+    assert not adata.layers
+    there = [name for name, n in zip(IDS, adata.X.sum(axis=0), strict=True) if n][:2]
+    with pytest.warns(UserWarning, match=f"None of the 6 cells expresses {IDS[1]} so"):
+        scfm.tl.predict_genes(adata, model, genes=[*there, IDS[1]])
+    assert set(adata.layers["predict_genes"].indices) == set(adata.var_names.get_indexer(there))
+    adata.var_names = adata.var["ensembl_id"] = [*IDS[:-1], "foreign"]
+    with pytest.warns(UserWarning, match="does not know foreign: there are no results"):
+        scfm.tl.predict_genes(adata, model, genes=[*there, "foreign"])
+
+
+def test_a_model_without_its_head(folder: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    model = TINY["Geneformer V2"].load(folder / "headless")
+    tensors = {name: tensor for name, tensor in model.tensors.items() if not name.startswith("cls.")}
+    (path,) = (folder / "headless").glob("*.safetensors")
+    assert len(load_file(path)) > len(tensors)
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
+    with pytest.raises(TypeError, match="headless has no head that predicts genes"):
+        scfm.tl.predict_genes(cells(), scfm.model.load(folder / "headless"))

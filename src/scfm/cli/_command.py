@@ -27,6 +27,10 @@ SHELL: dict[str, tuple[Any, str]] = {
     "data": (str, "file to read, block by block: .h5ad, .h5mu, or a zarr store"),
     "model": (str, "name or folder of the model; `scfm models` lists the names"),
     "out": (Path, "file to write: a copy of DATA with the results, in the same format"),
+    "checkpoint": (
+        Path | None,
+        "folder that takes what has been computed, until OUT is written; the same command goes on from there",
+    ),
     "overwrite": (bool, "replace OUT if it exists; it may be DATA itself"),
     "device": (
         str | None,

@@ -222,6 +222,7 @@ class FoundationModel(Recipe):
             compat=compat,
             options=options,
         )
+        arguments.check_attention(self)
         with self.count_session(data, arguments) as session:
             return list(session.attention())
 

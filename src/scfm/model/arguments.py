@@ -115,6 +115,19 @@ class Arguments:
             raise ValueError(msg)
         return RunOptions(pooling, layer, n_layers + layer, tokens, self.compat, recipe.family_options(self.options))
 
+    def check_attention(self, recipe: Recipe) -> None:
+        """Raise a TypeError for a model without attention, a ValueError for a layer without, as the input of the first one."""
+        if not recipe.implements("attention_tiles"):
+            msg = f"{recipe.card.id} has no attention."
+            raise TypeError(msg)
+        n_layers = recipe.n_layers
+        if not is_int(self.hidden_layer) or not -n_layers < self.hidden_layer <= 0:
+            msg = (
+                f"hidden_layer={self.hidden_layer!r} has no attention: 0 is the last of {n_layers} layers, -1 the one before "
+                f"it, down to {1 - n_layers} for the first."
+            )
+            raise ValueError(msg)
+
     @property
     def chosen_counts(self) -> list[str]:
         """Names of the arguments given that choose among counts or their genes."""

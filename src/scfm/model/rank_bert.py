@@ -195,6 +195,12 @@ class RankBert(FoundationModel):
 
         from scfm.nn import MaskedLMHead
 
+        if not any(name.startswith("cls.predictions.") for name in self.tensors):
+            msg = (
+                f"{self.card.id} has no head that predicts genes: it was saved without it, as fine-tuned models are. Take the "
+                "pretrained model."
+            )
+            raise TypeError(msg)
         with torch.device("meta"):
             head = MaskedLMHead(self.config)
         head.load_published(self.tensors)

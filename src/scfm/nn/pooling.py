@@ -82,15 +82,17 @@ class GeneMeans:
     """
 
     def __init__(self, vocab_size: int, hidden_size: int, device: torch.device | str = "cpu") -> None:
-        self._sums = torch.zeros(vocab_size, hidden_size, dtype=torch.float64, device=device)
-        self._counts = torch.zeros(vocab_size, dtype=torch.int64, device=device)
+        self.sums = torch.zeros(vocab_size, hidden_size, dtype=torch.float64, device=device)
+        """Sum of the states of each token."""
+        self.counts = torch.zeros(vocab_size, dtype=torch.int64, device=device)
+        """Number of the states of each token."""
 
     def add(self, hidden: Tensor, tokens: Tensor) -> None:
         """Add hidden states of shape ``(T, d)`` to the sums of their tokens, int64 of shape ``(T,)``."""
-        tokens = tokens.to(self._sums.device)
-        values = hidden.detach().to(self._sums.device).to(torch.float64)
-        self._sums.index_add_(0, tokens, values)
-        self._counts += torch.bincount(tokens, minlength=len(self._counts))
+        tokens = tokens.to(self.sums.device)
+        values = hidden.detach().to(self.sums.device).to(torch.float64)
+        self.sums.index_add_(0, tokens, values)
+        self.counts += torch.bincount(tokens, minlength=len(self.counts))
 
     def means(self) -> tuple[Tensor, Tensor]:
         """Mean and number of the states of each token.
@@ -102,8 +104,8 @@ class GeneMeans:
         counts
             int64, shape ``(vocab_size,)``, on the CPU.
         """
-        means = (self._sums / self._counts[:, None]).to(torch.float32)
-        return means.cpu(), self._counts.cpu()
+        means = (self.sums / self.counts[:, None]).to(torch.float32)
+        return means.cpu(), self.counts.cpu()
 
 
 def _check_sum(hidden: Tensor, packing: Packing) -> None:

@@ -88,7 +88,8 @@ class GeneMeansSink:
         self._tokens, self._columns = np.unique(column_tokens, return_inverse=True)
         self._known = column_tokens >= 0
         self._groups, self._n_groups = groups, n_groups
-        self._means = GeneMeans(n_groups * len(self._tokens), n_features)
+        self.means = GeneMeans(n_groups * len(self._tokens), n_features)
+        """Sums and counts, a row for each token of each group."""
 
     def write(self, batch: TokenBatch, output: Tensor) -> None:
         """Add hidden states of shape ``(n_tokens, n_features)``."""
@@ -101,21 +102,21 @@ class GeneMeansSink:
             used &= group >= 0
             place = place + group * len(self._tokens)
         at = torch.from_numpy(np.flatnonzero(used))
-        self._means.add(output[at.to(output.device)], torch.from_numpy(place[used]))
+        self.means.add(output[at.to(output.device)], torch.from_numpy(place[used]))
 
     def end_block(self, stop: int, stats: RunStats) -> None:
         """Nothing is held back."""
 
     def values(self) -> NDArray[np.float32]:
         """Means by column, ``(n_columns, n_groups, n_features)``; NaN where it has no token or was never seen."""
-        means = self._means.means()[0].numpy().reshape(self._n_groups, len(self._tokens), -1)
+        means = self.means.means()[0].numpy().reshape(self._n_groups, len(self._tokens), -1)
         values = means.transpose(1, 0, 2)[self._columns]
         values[~self._known] = np.nan
         return values
 
     def counts(self) -> NDArray[np.int64]:
         """Number of states by column, ``(n_columns, n_groups)``; 0 where it has no token."""
-        counts = self._means.means()[1].numpy().reshape(self._n_groups, len(self._tokens)).T[self._columns]
+        counts = self.means.means()[1].numpy().reshape(self._n_groups, len(self._tokens)).T[self._columns]
         return np.where(self._known[:, None], counts, 0)
 
 

@@ -12,7 +12,7 @@ from scfm.tasks.perturb import Effect, Perturb
 from scfm.tasks.perturbations import Genes, Kind, Perturbations, Perturber, edit_ranks, edit_values
 from scfm.tasks.predict_genes import PredictGenes
 from scfm.tasks.scores import Scorer, Scores
-from scfm.tasks.task import SupportsForward, Task
+from scfm.tasks.task import Resumable, SupportsForward, Task
 
 __all__ = [
     "Attention",
@@ -29,6 +29,7 @@ __all__ = [
     "Perturbations",
     "Perturber",
     "PredictGenes",
+    "Resumable",
     "Scorer",
     "Scores",
     "SupportsForward",

@@ -8,10 +8,10 @@ import numpy as np
 
 from scfm._checks import check_memory
 from scfm.batch import make_batch
-from scfm.tasks.task import SupportsForward, Task
+from scfm.tasks.task import Resumable, SupportsForward
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     import torch
     from numpy.typing import NDArray
@@ -99,6 +99,25 @@ class PairMeans:
     def end_block(self, stop: int, stats: RunStats) -> None:
         """Nothing is held back."""
 
+    def added(self) -> dict[str, NDArray[Any]]:
+        """Everything that was added up, by name."""
+        return {
+            "sums": self.sums,
+            "counts": self.counts,
+            "special_tokens": np.array(list(self._special_sums), np.int64),
+            "special_sums": np.array(list(self._special_sums.values())),
+            "n_queries": np.array(self._n_queries),
+        }
+
+    def restore(self, added: Mapping[str, NDArray[Any]]) -> None:
+        """Go on from what :meth:`added` gave."""
+        self.sums, self.counts, self._n_queries = added["sums"], added["counts"], int(added["n_queries"])
+        self._special_sums = dict(zip(added["special_tokens"].tolist(), added["special_sums"].tolist(), strict=True))
+
+    def expressed(self) -> NDArray[np.int32]:
+        """Tokens of the queries that any cell expresses: a gene attends to itself, too."""
+        return self.queries[self.counts.any(axis=(0, 2))]
+
     def special_means(self) -> dict[int, float]:
         """Mean weight of the queries on each token that is no gene."""
         return {token: total / max(self._n_queries, 1) for token, total in sorted(self._special_sums.items())}
@@ -120,7 +139,7 @@ class PairMeans:
         self.counts[pairs] += 1
 
 
-class Attention(Task):
+class Attention(Resumable):
     """Attention weights between genes, into a :class:`PairMeans`.
 
     Parameters
@@ -135,11 +154,26 @@ class Attention(Task):
 
     done = "averaged the attention of"
     batch_tokens = BATCH_TOKENS
+    block_rows = 256  # results can be put aside between two blocks
     empty_rows = "without attention"
 
     def __init__(self, recipe: SupportsAttention, options: Any, heads: Heads, pairs: PairMeans) -> None:
         super().__init__(pairs)
-        self._recipe, self._options, self._heads = recipe, options, heads
+        self._recipe, self._options, self._heads, self._pairs = recipe, options, heads, pairs
+
+    def edit(self, block: TokenBlock) -> Iterable[TokenBlock]:
+        """The cells that express one of the genes that attend."""
+        before = np.concatenate([[0], np.cumsum(np.isin(block.tokens, self._pairs.queries))])
+        kept = np.diff(before[block.offsets]) > 0
+        return (block if kept.all() else _some(block, kept),)
+
+    def sums(self) -> dict[str, NDArray[Any]]:
+        """Sums of weights and numbers of cells."""
+        return self._pairs.added()
+
+    def restore(self, sums: Mapping[str, NDArray[Any]]) -> None:
+        """Go on from them."""
+        self._pairs.restore(sums)
 
     def make_forward(self, network: torch.nn.Module, device: torch.device, dtype: torch.dtype) -> Forward:
         """Weights of each token on the tokens of its cell, float32, shape ``(n_tokens, longest)``, zeros behind its end."""
@@ -154,3 +188,19 @@ class Attention(Task):
             rows = slice(firsts[cell] + start, firsts[cell] + start + weights.shape[1])
             found[rows, : weights.shape[2]] = over_heads(weights, self._heads).cpu()
         return found
+
+
+def _some(block: TokenBlock, kept: NDArray[np.bool_]) -> TokenBlock:
+    """Some of the cells of a block."""
+    from scfm._types import TokenBlock
+
+    lengths = np.diff(block.offsets)
+    tokens = np.repeat(kept, lengths)
+    return TokenBlock(
+        block.row0,
+        block.tokens[tokens],
+        np.concatenate([[0], np.cumsum(lengths[kept])]),
+        np.empty(0, np.int64),
+        None if block.values is None else block.values[tokens],
+        rows=block.row0 + np.flatnonzero(kept),
+    )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from scfm.run.sinks import GeneStatesSink
+from scfm.tasks.score_rows import ScoreRows
 from scfm.tasks.task import SupportsForward, Task
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from scfm._types import TokenBatch
     from scfm.run.engine import Forward
 
-__all__ = ["MaskedGenes", "ScoreRows"]
+__all__ = ["MaskedGenes"]
 
 logger = logging.getLogger("scfm")
 
@@ -99,24 +100,3 @@ class MaskedGenes(Task):
             scores[at + places, 0] = (1 - cos).float()
             at += length
         return scores
-
-
-class ScoreRows:
-    """Collects scores for a CSR matrix."""
-
-    def __init__(self, n_columns: int) -> None:
-        self._n_columns = n_columns
-        self._parts: list[tuple[NDArray[Any], ...]] = []
-
-    def append(self, cells: NDArray[np.int64], genes: NDArray[np.int64], states: NDArray[np.float32]) -> None:
-        """Store the scores of one block, sorted by cell and gene."""
-        self._parts.append((cells, genes, states[:, 0]))
-
-    def matrix(self, n_obs: int) -> sparse.csr_matrix:
-        """All scores, shape ``(n_obs, n_columns)``."""
-        from scipy import sparse
-
-        nothing = (np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32))
-        cells, genes, scores = map(np.concatenate, zip(*(self._parts or [nothing]), strict=True))
-        indptr = np.concatenate([[0], np.cumsum(np.bincount(cells, minlength=n_obs))])
-        return sparse.csr_matrix((scores, genes, indptr), shape=(n_obs, self._n_columns))

@@ -133,6 +133,8 @@ class Perturb(Task):
         self._mean_of_cosines = self._upstream and options.pooling == "mean" and targets is None
         self._gene_effects, self._moves = gene_effects, moves
         self._reads_genes = self._over_genes or gene_effects is not None
+        self.counted: set[int] = set()
+        """Tags of all copies that :meth:`count` has counted."""
         self._cells: dict[tuple[int, int], _Read] = {}
         self._specials = np.asarray([*recipe.vocabulary.special_tokens.values()], np.int32)
         self._max_genes = recipe.max_genes(options)
@@ -159,11 +161,12 @@ class Perturb(Task):
 
     def count(self, block: TokenBlock) -> NDArray[np.int64]:
         """Number of the changed copies of each cell of a block, and of their tokens (as if none were lost or added)."""
-        counts = [
-            (self._perturbations.count(cell.part(self._span(cell.tokens))), len(cell.tokens))
-            for cell in _sequences(block, block.offsets)
-        ]
-        return np.asarray([(n, n * length) for n, length in counts], np.int64).reshape(-1, 2)
+        counts = []
+        for cell in _sequences(block, block.offsets):
+            tags = self._perturbations.tags(cell.part(self._span(cell.tokens)))
+            self.counted.update(tags)
+            counts.append((len(tags), len(tags) * len(cell.tokens)))
+        return np.asarray(counts, np.int64).reshape(-1, 2)
 
     def make_forward(
         self, network: torch.nn.Module, device: torch.device, dtype: torch.dtype

@@ -69,9 +69,9 @@ class Perturbations:
         for tag, group in self._groups_of(genes):
             yield tag, edit(genes, group)
 
-    def count(self, genes: Genes) -> int:
-        """Number of the copies that :meth:`of` makes."""
-        return sum(1 for _ in self._groups_of(genes))
+    def tags(self, genes: Genes) -> list[int]:
+        """Tags of the copies that :meth:`of` makes."""
+        return [tag for tag, _ in self._groups_of(genes)]
 
     def _groups_of(self, genes: Genes) -> Iterator[tuple[int, tuple[int, ...]]]:
         """What is changed in a cell, by its tag: genes in the order in which they come to the front."""

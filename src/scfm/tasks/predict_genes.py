@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 import numpy as np
 
 from scfm.run.sinks import GeneStatesSink
-from scfm.tasks.masked_genes import ScoreRows
-from scfm.tasks.task import SupportsForward, Task
+from scfm.tasks.score_rows import ScoreRows
+from scfm.tasks.task import Resumable, SupportsForward
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     import torch
     from numpy.typing import NDArray
@@ -31,6 +31,8 @@ __all__ = ["PredictGenes", "SupportsPrediction"]
 
 COPY_TOKENS = 2**18
 """Tokens of masked copies that are made together."""
+BLOCK_ROWS, FEW_ROWS = 512, 64
+"""Cells of a block, between which results can be put aside; fewer where genes are masked one by one."""
 ROWS = 512
 """Predictions whose probabilities of all genes exist at once: 50 MB for 25,000 genes."""
 
@@ -42,7 +44,7 @@ class SupportsPrediction(SupportsForward, Protocol):
         """Return the step from hidden states to log-probabilities of all tokens."""
 
 
-class PredictGenes(Task):
+class PredictGenes(Resumable):
     """Probability of genes of each cell, at their masked positions or from the genes before them.
 
     Parameters
@@ -75,18 +77,18 @@ class PredictGenes(Task):
         seed: int,
         vocab_size: int,
     ) -> None:
-        self._rows = ScoreRows(len(column_tokens))
-        super().__init__(_Sink(GeneStatesSink(column_tokens, self._rows)))
-        self._recipe, self._options = (
-            recipe,
-            replace(options, compat=None),
-        )  # whose states are those of their own tokens
+        self.rows: ScoreRows = ScoreRows(len(column_tokens))
+        super().__init__(_Sink(GeneStatesSink(column_tokens, self.rows)))
+        self._recipe = recipe
+        self._options = replace(options, compat=None)  # so that states are those of their own tokens
+        self.block_rows = FEW_ROWS if mask == "each" and mask_token is not None else BLOCK_ROWS
         self._mask_token, self._mask, self._seed = mask_token, mask, seed
         self.queries = np.unique(column_tokens[column_tokens >= 0])
         """Tokens of the genes that are predicted, sorted."""
         self._vocab_size = vocab_size
         self._block: TokenBlock | None = None
         self._sums: list[tuple[Tensor, Tensor]] = []
+        self._before: Mapping[str, NDArray[Any]] | None = None
 
     def edit(self, block: TokenBlock) -> Iterator[TokenBlock]:
         """Masked copies of the cells; for a causal model the cells as they are."""
@@ -115,19 +117,38 @@ class PredictGenes(Task):
         kept = self._vocab_size and len(self.queries)
         wide = torch.float32 if device.type == "mps" else torch.float64
         sums = torch.zeros(kept, self._vocab_size if kept else 0, dtype=wide, device=device)
-        counts = torch.zeros(kept, dtype=torch.int64)
+        counts = torch.zeros(len(self.queries), dtype=torch.int64)
+        if self._before is not None:
+            sums.copy_(torch.from_numpy(self._before["sums"]))
+            counts.copy_(torch.from_numpy(self._before["counts"]))
+            self._before = None  # the first device goes on with them
         self._sums.append((sums, counts))
         return lambda batch: self._predicted(network, predictor, batch, sums, counts)
 
     def probabilities(self, n_obs: int) -> sparse.csr_matrix:
         """Probabilities of genes in cells, float32, shape ``(n_obs, n_columns)``; what was predicted is stored."""
-        return self._rows.matrix(n_obs)
+        return self.rows.matrix(n_obs)
 
     def means(self) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         """Mean probability of each token in the place of each query, and the number of cells; shapes ``(n, vocab_size)``, ``(n,)``."""
-        sums = sum(part.cpu().double().numpy() for part, _ in self._sums)
-        counts = sum(part.numpy() for _, part in self._sums)
-        return np.asarray(sums) / np.maximum(counts, 1)[:, None], np.asarray(counts)
+        sums, counts = self.sums().values()
+        return sums / np.maximum(counts, 1)[:, None], counts
+
+    def expressed(self) -> NDArray[np.int32]:
+        """Tokens of the genes that were predicted in any cell."""
+        return self.queries[self.sums()["counts"] > 0]
+
+    def sums(self) -> dict[str, NDArray[Any]]:
+        """Sums of probabilities, where they are kept, and numbers of cells."""
+        parts = [(sums.cpu().double().numpy(), counts.numpy()) for sums, counts in self._sums]
+        sums, counts = parts[0]
+        for more in parts[1:]:
+            sums, counts = sums + more[0], counts + more[1]
+        return {"sums": sums, "counts": counts}
+
+    def restore(self, sums: Mapping[str, NDArray[Any]]) -> None:
+        """Go on from them."""
+        self._before = sums
 
     def _masked(self, tokens: NDArray[np.int32]) -> list[NDArray[np.int64]]:
         """Positions that are masked in each copy of a cell."""
@@ -155,9 +176,9 @@ class PredictGenes(Task):
             probabilities = predictor(network, states[part]).exp()
             chosen = torch.from_numpy(genes[part].astype(np.int64)).to(probabilities.device)
             found[torch.from_numpy(at[part]), 1] = probabilities.gather(1, chosen[:, None])[:, 0].cpu()
-            if len(counts):
+            if len(sums):
                 sums.index_add_(0, query[part].to(sums.device), probabilities.to(sums.dtype))
-        counts += torch.bincount(query, minlength=len(self.queries))[: len(counts)]
+        counts += torch.bincount(query, minlength=len(self.queries))
         return found
 
     def _targets(self, batch: TokenBatch) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

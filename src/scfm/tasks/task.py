@@ -6,15 +6,17 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     import torch
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from scfm._types import TokenBatch, TokenBlock
     from scfm.run.engine import Forward, Sink
+    from scfm.tasks.score_rows import ScoreRows
 
-__all__ = ["SupportsForward", "Task"]
+__all__ = ["Resumable", "SupportsForward", "Task"]
 
 
 class SupportsForward(Protocol):
@@ -59,3 +61,18 @@ class Task(ABC):
     def shrink(self, batch: TokenBatch) -> bool:
         """Lower the memory that the task itself needs for a batch; ``False`` if only a smaller batch helps."""
         return False
+
+
+class Resumable(Task):
+    """A task whose results can be put aside between two blocks, so that another process goes on from there."""
+
+    rows: ScoreRows | None = None
+    """Results of single cells, where there are any beside sums."""
+
+    @abstractmethod
+    def sums(self) -> dict[str, NDArray[Any]]:
+        """What has been added up over the cells so far, by name; not copied."""
+
+    @abstractmethod
+    def restore(self, sums: Mapping[str, NDArray[Any]]) -> None:
+        """Go on from what :meth:`sums` gave in another process; called before :meth:`make_forward`."""

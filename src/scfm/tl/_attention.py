@@ -9,7 +9,7 @@ import pandas as pd
 
 from scfm._checks import check_least, is_int, typed
 from scfm._docs import with_parameters
-from scfm._keys import ATTENTION, GROUPS, PARAMS, check_key
+from scfm._keys import ATTENTION, GROUPS, PARAMS, check_key, made_by
 from scfm._write import Results
 from scfm.batch import ranges_of
 from scfm.genes import first_index
@@ -18,6 +18,8 @@ from scfm.model import load
 from scfm.model.arguments import Arguments
 from scfm.model.registry import check_offers
 from scfm.tasks import Attention, PairMeans
+from scfm.tl._checkpoint import Checkpoint
+from scfm.tl._named_genes import NamedGenes
 from scfm.tl._target import target_of
 
 if TYPE_CHECKING:
@@ -48,6 +50,7 @@ def attention(
     groupby: str | None = None,
     out: str | Path | None = None,
     overwrite: bool = False,
+    checkpoint: str | Path | None = None,
     genes: str | Sequence[str] | None = None,
     heads: Literal["mean", "max"] | Sequence[int] = "mean",
     n_top: int = 50,
@@ -82,6 +85,7 @@ def attention(
     groupby
         Column of ``obs``; weights are averaged for each of its values, too. Cells without a value are left out.
     %(out)s
+    %(checkpoint)s
     genes
         Queries, by any of their names, as in ``var_names``, another column of ``var``, or as the model knows them. All by
         default. Keys are always all genes.
@@ -123,7 +127,9 @@ def attention(
     ------
     %(errors)s
     FileExistsError
-        If ``out`` exists and ``overwrite`` is not set.
+        If ``out`` exists and ``overwrite`` is not set, or ``checkpoint`` is of another run, or no checkpoint.
+    RuntimeError
+        If another process goes on with ``checkpoint``.
 
     Examples
     --------
@@ -152,52 +158,53 @@ def attention(
     target.check_free(key_added, ("varp", key_added), ("varp", f"{key_added}_n"))
     loaded = load(model)
     check_offers(loaded.card, "attention_tiles", "has no attention; models of these families have")
-    _check_heads(loaded, heads, arguments)
-    with loaded.count_session(target.data, arguments) as session:
-        n_obs = session.source.n_obs
-        labels: pd.Categorical[Any] = pd.Categorical(["all"] * n_obs) if groupby is None else session.groups(groupby)
-        cells = cells_of_groups(None if groupby is None else labels, n_obs, n_cells, seed)
-        pairs = _pairs(session, genes, labels, cells)
-        stats = session.run(Attention(session.model, session.options, heads, pairs), ranges_of(cells))
-        params = session.params(stats) | {"heads": heads if isinstance(heads, str) else list(heads), "n_top": n_top}
-        params |= {"n_cells_averaged": len(cells), "seed": seed, "special_tokens": _named(session, pairs)}
-        tokens = session.tokens_for(target.var_names)
-    del params["pooling"]
-    found = _Pairs(pairs, tokens, target.var_names, n_top)
-    result: dict[str, Any] = {PARAMS: params}
-    if groupby is not None:
-        params["groupby"] = groupby
-        result[GROUPS] = found.tables(labels.categories.astype(str).tolist())
-    weights, counts = found.matrices()
-    return target.store(Results(varp={key_added: weights, f"{key_added}_n": counts}, uns={key_added: result}))
+    _check_heads(loaded, heads)
+    arguments.check_attention(loaded)
+    named_heads = heads if isinstance(heads, str) else list(heads)
+    asked: dict[str, Any] = {"genes": genes, "heads": named_heads, "groupby": groupby, "n_cells": n_cells, "seed": seed}
+    with Checkpoint(checkpoint, target.data, out) as saved:
+        with loaded.count_session(target.data, arguments) as session:
+            n_obs = session.source.n_obs
+            labels: pd.Categorical[Any] = (
+                pd.Categorical(["all"] * n_obs) if groupby is None else session.groups(groupby)
+            )
+            cells = cells_of_groups(None if groupby is None else labels, n_obs, n_cells, seed)
+            named = NamedGenes(session, genes)
+            pairs = _pairs(session, named, labels, cells)
+            task = Attention(session.model, session.options, heads, pairs)
+            params = session.params(saved.run(session, task, made_by(ATTENTION) | asked, ranges_of(cells)))
+            named.check_expressed(pairs.expressed(), len(cells))
+            params |= {"heads": named_heads, "n_top": n_top, "n_cells_averaged": len(cells), "seed": seed}
+            params |= {"special_tokens": _named(session, pairs)}
+            tokens = session.tokens_for(target.var_names)
+        del params["pooling"]
+        found = _Pairs(pairs, tokens, target.var_names, n_top)
+        result: dict[str, Any] = {PARAMS: params}
+        if groupby is not None:
+            params["groupby"] = groupby
+            result[GROUPS] = found.tables(labels.categories.astype(str).tolist())
+        weights, counts = found.matrices()
+        return target.store(Results(varp={key_added: weights, f"{key_added}_n": counts}, uns={key_added: result}))
 
 
-def _check_heads(model: FoundationModel, heads: Literal["mean", "max"] | Sequence[int], arguments: Arguments) -> None:
-    """Raise a ValueError if a head, or a layer with heads, is not there."""
+def _check_heads(model: FoundationModel, heads: Literal["mean", "max"] | Sequence[int]) -> None:
+    """Raise a ValueError if a head is not there."""
     n_heads = model.config.n_heads
     if not isinstance(heads, str) and not (heads and all(is_int(head) and 0 <= head < n_heads for head in heads)):
         msg = (
             f"heads={heads!r}: {model.card.id} has the heads 0 to {n_heads - 1}; name one at least, or 'mean' or 'max'."
         )
         raise ValueError(msg)
-    if not arguments.resolved(model).n_layers:
-        msg = f"hidden_layer={arguments.hidden_layer} is the input of the first layer, which has no attention."
-        raise ValueError(msg)
 
 
 def _pairs(
-    session: CountSession, genes: str | Sequence[str] | None, labels: pd.Categorical[Any], cells: NDArray[np.int64]
+    session: CountSession, named: NamedGenes, labels: pd.Categorical[Any], cells: NDArray[np.int64]
 ) -> PairMeans:
     """Where the weights of the chosen cells are added up."""
-    columns = session.columns_of(genes)
     tokens = session.genes.tokens
-    queries = np.unique(tokens[columns][tokens[columns] >= 0])
-    if not len(queries):
-        msg = f"{session.model.card.id} knows none of the genes=, so there is no attention to read; name others."
-        raise ValueError(msg)
     groups = np.full(session.source.n_obs, -1)
     groups[cells] = labels.codes[cells]
-    return PairMeans(queries, np.unique(tokens[tokens >= 0]), groups, len(labels.categories))
+    return PairMeans(named.tokens, np.unique(tokens[tokens >= 0]), groups, len(labels.categories))
 
 
 def _named(session: CountSession, pairs: PairMeans) -> dict[str, float]:

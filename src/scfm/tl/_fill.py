@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import reprlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +16,8 @@ from scfm.read.paths import is_url
 from scfm.run import RunStats
 from scfm.run.device import env_int
 from scfm.run.plan import CHUNK_ROWS
-from scfm.run.store import COUNTED, ShardStore, fingerprint
+from scfm.run.store import COUNTED, ShardStore
+from scfm.tl._identity import differences, identity_of
 from scfm.tl._merge_store import merge
 from scfm.tl._target import FileTarget
 from scfm.tl._work import fill
@@ -30,7 +28,6 @@ if TYPE_CHECKING:
     from distributed import Client
 
     from scfm.model.arguments import Arguments
-    from scfm.model.session import Session
     from scfm.run.plan import Shard
     from scfm.tl._work import Filler, Work
 
@@ -68,7 +65,7 @@ def fill_store(
     _check_rows(how.shard_rows)
     with load(model).session(paths, arguments) as session:
         filler = work.open(session)
-        identity = _identity(paths, session, filler.parameters)
+        identity = identity_of(paths, session, filler.parameters)
         for path in paths if how.into_source else ():
             _check_mergeable(Path(path), work, filler, arguments.modality)
         if not out.exists():
@@ -159,16 +156,6 @@ def _check_rows(asked: int | None) -> None:
         raise ValueError(msg)
 
 
-def _identity(paths: Sequence[str], session: Session, more: Mapping[str, Any]) -> dict[str, Any]:
-    """What makes a run the same run: the cells and the parameters, but not the machine and its versions."""
-    unlike = ("device", "versions", "files")
-    parameters = {name: value for name, value in session.description().items() if name not in unlike} | dict(more)
-    sizes = [file.n_obs for file in session.source.files] or [session.source.n_obs]
-    files = [fingerprint(path) | {"n_obs": size} for path, size in zip(paths, sizes, strict=True)]
-    found: dict[str, Any] = json.loads(json.dumps({"source": files, "parameters": parameters}, default=str))
-    return found
-
-
 def _opened(out: Path, work: Work, filler: Filler, identity: dict[str, Any], rows: int | None) -> ShardStore:
     try:
         store = ShardStore.open(out)
@@ -187,31 +174,15 @@ def _opened(out: Path, work: Work, filler: Filler, identity: dict[str, Any], row
             f"now it is {first[1]}. Remove the store or choose another name."
         )
         raise FileExistsError(msg)
-    old, new = _flat(store.identity["parameters"]), _flat(identity["parameters"])
-    differing = [name for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
+    differing = differences(store.identity["parameters"], identity["parameters"])
     if (store.key, store.arrays[0].path) != (filler.key, filler.path):
         differing.append("key_added")
     if rows is not None and min(rows, store.n_obs) != min(store.shard_rows, store.n_obs):
         differing.append("shard_rows")
     if differing:
-        pairs = ", ".join(
-            f"{name} was {reprlib.repr(old[name])} and is {reprlib.repr(new.get(name))}"
-            for name in differing
-            if name in old
-        )
-        msg = (
-            f"{out} was made with other parameters ({pairs or ', '.join(differing)}). Remove it or choose another name."
-        )
+        msg = f"{out} was made with other parameters ({', '.join(differing)}). Remove it or choose another name."
         raise FileExistsError(msg)
     return store
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested parameters, by names such as ``genes.matched``."""
-    found: dict[str, Any] = {}
-    for name, value in values.items():
-        found |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
-    return found
 
 
 def _finish(store: ShardStore) -> bool:

@@ -9,11 +9,12 @@ import pandas as pd
 
 from scfm._checks import typed
 from scfm._docs import with_parameters
-from scfm._keys import GENE_CONTEXT, PARAMS, check_key
+from scfm._keys import GENE_CONTEXT, PARAMS, check_key, made_by
 from scfm._write import Results
 from scfm.model import load
 from scfm.model.arguments import Arguments
 from scfm.tasks import GeneDirections
+from scfm.tl._checkpoint import Checkpoint
 from scfm.tl._target import target_of
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ def gene_context(
     groupby: str | None = None,
     out: str | Path | None = None,
     overwrite: bool = False,
+    checkpoint: str | Path | None = None,
     modality: str | None = None,
     layer: str | None = None,
     use_raw: bool | None = None,
@@ -68,6 +70,7 @@ def gene_context(
     groupby
         Column of ``obs``: compare the mean directions of the groups, each counted once, instead of single cells.
     %(out)s
+    %(checkpoint)s
     %(matrix)s
     %(hidden_layer)s
     %(max_tokens)s
@@ -93,7 +96,9 @@ def gene_context(
     ------
     %(errors)s
     FileExistsError
-        If ``out`` exists and ``overwrite`` is not set.
+        If ``out`` exists and ``overwrite`` is not set, or ``checkpoint`` is of another run, or no checkpoint.
+    RuntimeError
+        If another process goes on with ``checkpoint``.
 
     Examples
     --------
@@ -120,14 +125,21 @@ def gene_context(
     target = target_of(data, GENE_CONTEXT, modality=modality, out=out, overwrite=overwrite, copy=copy)
     target.check_free(key_added, ("varm", key_added))
     loaded = load(model)
-    with loaded.count_session(target.data, arguments) as session:
-        labels = None if groupby is None else session.groups(groupby)
-        task = GeneDirections(session.model, session.options, session.genes.tokens, session.model.n_features, labels)
-        params = session.params(session.run(task)) | ({} if groupby is None else {"groupby": groupby})
-        columns = session.columns_for(target.var_names)
-    del params["pooling"]
-    variances, counts = task.variances()
-    table = pd.DataFrame({"variance": np.float32(np.nan), "n": 0}, index=target.var_names)
-    found = columns >= 0
-    table.loc[found, "variance"], table.loc[found, "n"] = variances[columns[found]], counts[columns[found]]
-    return target.store(Results(varm={key_added: table}, uns={key_added: {PARAMS: params}}))
+    asked = made_by(GENE_CONTEXT) | {"groupby": groupby}
+    with Checkpoint(checkpoint, target.data, out) as saved:
+        with loaded.count_session(target.data, arguments) as session:
+            labels = None if groupby is None else session.groups(groupby)
+            if labels is not None and not (labels.codes >= 0).any():
+                msg = f"groupby={groupby!r} holds no value but missing ones, so there is no group."
+                raise ValueError(msg)
+            task = GeneDirections(
+                session.model, session.options, session.genes.tokens, session.model.n_features, labels
+            )
+            params = session.params(saved.run(session, task, asked)) | ({} if groupby is None else {"groupby": groupby})
+            columns = session.columns_for(target.var_names)
+        del params["pooling"]
+        variances, counts = task.variances()
+        table = pd.DataFrame({"variance": np.float32(np.nan), "n": 0}, index=target.var_names)
+        found = columns >= 0
+        table.loc[found, "variance"], table.loc[found, "n"] = variances[columns[found]], counts[columns[found]]
+        return target.store(Results(varm={key_added: table}, uns={key_added: {PARAMS: params}}))

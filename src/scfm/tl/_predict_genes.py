@@ -9,7 +9,7 @@ import pandas as pd
 
 from scfm._checks import check_least, check_memory, typed
 from scfm._docs import with_parameters
-from scfm._keys import PARAMS, PREDICT_GENES, PREDICTED, check_key
+from scfm._keys import PARAMS, PREDICT_GENES, PREDICTED, check_key, made_by
 from scfm._write import Results
 from scfm.batch import ranges_of
 from scfm.metrics.ranking import cells_of_groups
@@ -17,6 +17,8 @@ from scfm.model import load
 from scfm.model.arguments import Arguments
 from scfm.model.registry import check_offers
 from scfm.tasks import PredictGenes
+from scfm.tl._checkpoint import Checkpoint
+from scfm.tl._named_genes import NamedGenes
 from scfm.tl._target import target_of
 
 if TYPE_CHECKING:
@@ -46,6 +48,7 @@ def predict_genes(
     *,
     out: str | Path | None = None,
     overwrite: bool = False,
+    checkpoint: str | Path | None = None,
     genes: str | Sequence[str] | None = None,
     mask: Literal["each", "given"] | float = "each",
     n_top: int = 20,
@@ -75,6 +78,7 @@ def predict_genes(
     model
         Id, alias, folder, or a loaded model, of a family that predicts genes; others are a TypeError.
     %(out)s
+    %(checkpoint)s
     %(genes)s
     mask
         ``"each"``: one gene at a time, which takes a run of the network for every gene of every cell. ``"given"``: all of
@@ -111,7 +115,9 @@ def predict_genes(
     ------
     %(errors)s
     FileExistsError
-        If ``out`` exists and ``overwrite`` is not set.
+        If ``out`` exists and ``overwrite`` is not set, or ``checkpoint`` is of another run, or no checkpoint.
+    RuntimeError
+        If another process goes on with ``checkpoint``.
 
     Examples
     --------
@@ -141,33 +147,26 @@ def predict_genes(
     loaded = load(model)
     check_offers(loaded.card, "predictor", "predicts no genes; models of these families do")
     mask_token = _mask_token(loaded, genes, mask)
-    with loaded.count_session(target.data, arguments) as session:
-        source_tokens, columns = session.genes.tokens, session.columns_of(genes)
-        wanted = np.isin(source_tokens, source_tokens[columns]) & (source_tokens >= 0)
-        if not wanted.any():
-            msg = f"{loaded.card.id} knows none of the genes=, so there is nothing to predict; name others."
-            raise ValueError(msg)
-        cells = cells_of_groups(None, session.source.n_obs, n_cells, seed)
-        known = session.tokens_for(target.var_names)
-        tokens = np.where(np.isin(known, source_tokens[wanted]), known, np.int32(-1))
-        task = PredictGenes(
-            session.model,
-            session.options,
-            tokens,
-            mask_token,
-            mask,
-            seed,
-            _size(session, tokens, n_top),
-        )
-        params = session.params(session.run(task, ranges_of(cells)))
-        params |= {"n_cells_predicted": len(cells), "seed": seed, "n_top": n_top}
-        params |= {} if mask_token is None else {"mask": mask}
-        del params["pooling"]
-        stored: dict[str, Any] = {PARAMS: params}
-        if n_top:
-            stored[PREDICTED] = _table(task, session.model.vocabulary.token_names, known, target.var_names, n_top)
-        probabilities = task.probabilities(session.source.n_obs)
-    return target.store(Results(layers={key_added: probabilities}, uns={key_added: stored}))
+    asked = {"genes": genes, "mask": mask, "n_cells": n_cells, "seed": seed, "n_top > 0": n_top > 0}
+    with Checkpoint(checkpoint, target.data, out) as saved:
+        with loaded.count_session(target.data, arguments) as session:
+            named = NamedGenes(session, genes)
+            cells = cells_of_groups(None, session.source.n_obs, n_cells, seed)
+            known = session.tokens_for(target.var_names)
+            tokens = np.where(np.isin(known, named.tokens), known, np.int32(-1))
+            size = _size(session, tokens, n_top)
+            task = PredictGenes(session.model, session.options, tokens, mask_token, mask, seed, size)
+            params = session.params(saved.run(session, task, made_by(PREDICT_GENES) | asked, ranges_of(cells)))
+            if isinstance(mask, str):  # of a share, genes may be missing because they were not drawn
+                named.check_expressed(task.expressed(), len(cells))
+            params |= {"n_cells_predicted": len(cells), "seed": seed, "n_top": n_top}
+            params |= {} if mask_token is None else {"mask": mask}
+            del params["pooling"]
+            stored: dict[str, Any] = {PARAMS: params}
+            if n_top:
+                stored[PREDICTED] = _table(task, session.model.vocabulary.token_names, known, target.var_names, n_top)
+            probabilities = task.probabilities(session.source.n_obs)
+        return target.store(Results(layers={key_added: probabilities}, uns={key_added: stored}))
 
 
 def _mask_token(model: FoundationModel, genes: str | Sequence[str] | None, mask: str | float) -> int | None:

@@ -11,6 +11,8 @@ import numpy as np
 import pandas as pd
 
 from scfm._keys import CONTROL, RANDOM_SHIFTS, STATES
+from scfm._text import some
+from scfm._warn import warn
 from scfm.batch import ranges_of
 from scfm.genes import first_index
 from scfm.metrics.ranking import cells_of_groups
@@ -122,6 +124,11 @@ class Screen:
         ------
         ValueError
             If there is nothing to change.
+
+        Warns
+        -----
+        UserWarning
+            If there is nothing to change for some genes or groups that were named.
         """
         task = self.task(None)
         blocks = self._session.encoded(ranges_of(self.cells))
@@ -130,6 +137,13 @@ class Screen:
             what = "a gene that the model knows" if self._chosen is None else "the genes, or all genes of a group"
             msg = f"None of the {len(self.cells)} cells expresses {what}, so there is nothing to perturb."
             raise ValueError(msg)
+        names = [] if self._chosen is None else self._chosen.names
+        absent = [name for tag, name in enumerate(names) if tag not in task.counted]
+        if absent:
+            warn(
+                f"{len(absent)} of {len(names)} perturbations change none of the {len(self.cells)} cells, which do not express "
+                f"their genes, or no others: {some(absent)}. Their effects are NaN, or not stored."
+            )
         return counts
 
     @property
