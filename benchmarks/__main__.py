@@ -17,6 +17,7 @@ NAMES = (
     "novel_types",
     "marker_genes",
     "perturb",
+    "attention",
     "gene_tests",
     "inter_loss",
     "pretrain",
