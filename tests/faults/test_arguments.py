@@ -143,6 +143,12 @@ CALLS: dict[str, Callable[[World], dict[str, Any]]] = {
     "pl.perturb": lambda world: {"adata": world.adata, "kind": "bar", "show": False},
     "pl.perturb_cells": lambda world: {"adata": world.adata, "perturbation": "x", "show": False},
     "pl.marker_genes": lambda world: {"adata": world.adata, "n_genes": 2, "show": False},
+    "metrics.calibrated": lambda world: {"logits": PROBABILITIES, "temperature": 2.0},
+    "metrics.calibration_error": lambda world: {"probabilities": PROBABILITIES, "codes": [0, 1, 0]},
+    "metrics.classification_report": lambda world: PREDICTED,
+    "metrics.fit_temperature": lambda world: {"logits": PROBABILITIES, "codes": [0, 1, 0]},
+    "metrics.pr_curves": lambda world: CURVES,
+    "metrics.roc_curves": lambda world: CURVES,
     "metrics.graph_connectivity": lambda world: POINTS,
     "metrics.knn_accuracy": lambda world: POINTS,
     "metrics.marker_auroc": lambda world: {
@@ -207,6 +213,14 @@ CALLS: dict[str, Callable[[World], dict[str, Any]]] = {
     },
     "model.FoundationModel.embed": lambda world: {"self": world.mini, "data": world.adata},
 }
+PROBABILITIES = [[0.9, 0.1], [0.5, 0.5], [0.4, 0.6]]
+CURVES: dict[str, Any] = {
+    "labels": ["a", "b", "a"],
+    "probabilities": PROBABILITIES,
+    "classes": ["a", "b"],
+    "folds": [0, 0, 0],
+}
+PREDICTED = CURVES | {"predicted": ["a", "b", "b"]}
 POINTS: dict[str, Any] = {
     "embedding": np.random.default_rng(0).normal(size=(40, 3)),
     "labels": ["a", "b"] * 20,
