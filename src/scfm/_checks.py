@@ -164,6 +164,8 @@ CLASSES = (
     "FoundationModel",
     "Vocabulary",
     "CellOntology",
+    "ClassificationCurves",
+    "ClassificationReport",
     "DataFrame",
     "Client",
     "Pretraining",

@@ -7,9 +7,10 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.testing.compare import compare_images
 
 import scfm
+
+from ..pictures import looks_as_before
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,26 +48,14 @@ def adata() -> AnnData:
 
 
 IMAGES = Path(__file__).parent / "images"
-TOLERANCE = 12
-"""Root mean square of the differences of pixels; versions of matplotlib and of fonts make some."""
-
-
-def looks_as_before(ax: Any, name: str, folder: Path) -> None:
-    """Compare with the picture of this name, which is drawn if there is none: look at it, and run again."""
-    path = folder / f"{name}.png"
-    ax.figure.savefig(path, dpi=50)
-    if not (IMAGES / path.name).exists():
-        IMAGES.mkdir(exist_ok=True)
-        (IMAGES / path.name).write_bytes(path.read_bytes())
-        pytest.fail(f"drew {IMAGES / path.name}")
-    difference = compare_images(str(IMAGES / path.name), str(path), TOLERANCE)
-    assert difference is None, difference
 
 
 @pytest.mark.parametrize("kind", ["volcano", "bar"])
 def test_pictures_of_genes(adata: AnnData, kind: Any, tmp_path: Path) -> None:
     with mpl.rc_context(mpl.rcParamsDefault | {"figure.constrained_layout.use": True, "backend": "Agg"}):
-        looks_as_before(scfm.pl.perturb(adata, kind=kind, n_genes=6, show=False), f"perturb_{kind}", tmp_path)
+        looks_as_before(
+            scfm.pl.perturb(adata, kind=kind, n_genes=6, show=False), IMAGES / f"perturb_{kind}.png", tmp_path
+        )
 
 
 def test_picture_of_cells(adata: AnnData, tmp_path: Path) -> None:
@@ -83,7 +72,7 @@ def test_picture_of_cells(adata: AnnData, tmp_path: Path) -> None:
     }
     with mpl.rc_context(mpl.rcParamsDefault | {"backend": "Agg"}):
         ax = scfm.pl.perturb_cells(adata, "GENE", n_neighbors=3, color="bulk_labels", legend_loc=None, show=False)
-        looks_as_before(ax, "perturb_cells", tmp_path)
+        looks_as_before(ax, IMAGES / "perturb_cells.png", tmp_path)
 
 
 def test_a_volcano_names_the_smallest_p_values_without_overlap(adata: AnnData) -> None:
