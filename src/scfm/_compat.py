@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import sys
+import warnings
+from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -11,13 +14,13 @@ import numpy as np
 from scfm._warn import warn
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     import pandas as pd
     from anndata import AnnData
     from numpy.typing import NDArray
 
-__all__ = ["bar_hidden", "frame_of", "is_mudata", "kernel", "layer_names", "view_of"]
+__all__ = ["bar_hidden", "frame_of", "is_mudata", "kernel", "layer_names", "quiet_imports", "view_of"]
 
 
 def is_mudata(data: object) -> bool:
@@ -97,6 +100,19 @@ def kernel(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]
 @cache
 def _warn_of_no_cache() -> None:
     warn("numba finds no folder for compiled functions: every start takes longer. NUMBA_CACHE_DIR names one.")
+
+
+@contextmanager
+def quiet_imports() -> Iterator[None]:
+    """Hide warnings and lines of the log: on import torchao speaks of libraries for devices that are not here."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
 
 
 def bar_hidden(progress: bool | None) -> bool | None:

@@ -218,7 +218,7 @@ def test_adapters_in_the_state_dict(tmp_path: Path) -> None:
 
 
 WRONG: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
-    "another method": ({"peft_type": "IA3"}, ValueError, "says peft_type='IA3'.* adapters of peft_type 'LORA' .* can be merged"),
+    "another method": ({"peft_type": "IA3"}, ValueError, "says peft_type='IA3'.* adapters of peft_type 'LORA' .* are read"),
     "no strength": ({"lora_alpha": None}, ValueError, "lora_alpha=None"),
     "strength by layer": ({"alpha_pattern": {"query": 3}}, ValueError, "alpha_pattern="),
     "no model": ({"base_model_name_or_path": "ctheodoris/Geneformer"}, FileNotFoundError, "adapters of 'ctheodoris/Geneformer', which is not a folder on this machine: copy its config.json"),

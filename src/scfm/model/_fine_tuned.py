@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
-from math import sqrt
 from typing import TYPE_CHECKING, Any
+
+from scfm.weights.adapters import HEADS, LORA_A, LORA_B, POOLER, adapter_scale, plain_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -14,22 +14,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Checkpoint", "read_checkpoint"]
 
-HEADS = ("classifier.", "classification_heads.", "attention_pool.")
-"""Prefixes of heads: classifiers of cells and genes, and Geneformer's multi-task models."""
 CLASSIFIER = "classifier.weight"
-POOLER = "bert.pooler."
-"""Part of the head, if there is one."""
-RENAMED = (
-    (r"^((module|_orig_mod|base_model\.model)\.)+", ""),
-    (r"^(?=(embeddings|encoder|pooler)\.)", "bert."),
-    (r"\.base_layer\.", "."),
-    (r"\.modules_to_save(\.default)?\.", "."),
-    (r"\.lora_([AB])(\.\w+)?\.weight$", r".lora_\1"),
-)
-"""Patterns and replacements that give names as in ``BertForMaskedLM``, without what DDP, torch.compile and peft add."""
 REPLACED = ".original_module."
 """Marks tensors that peft trained a copy of, which is stored, too."""
-LORA_A, LORA_B = ".lora_A", ".lora_B"
 
 
 @dataclass(frozen=True)
@@ -65,19 +52,13 @@ def read_checkpoint(
     ValueError
         If there are adapters that cannot be merged.
     """
-    named = {_plain(name): name for name in tensors if REPLACED not in name}
+    named = {plain_name(name): name for name in tensors if REPLACED not in name}
     of_head = [name for name in named if name.startswith(HEADS)]
     if not of_head and adapter is None and all(plain == given for plain, given in named.items()):
         return Checkpoint(tensors)
     found = _merged({name: tensors[given] for name, given in named.items()}, adapter)
     head = {name: found.pop(name) for name in list(found) if of_head and name.startswith((*HEADS, POOLER))}
     return Checkpoint(found, head, _labels(head, config), is_whole=False)
-
-
-def _plain(name: str) -> str:
-    for pattern, written in RENAMED:
-        name = re.sub(pattern, written, name)
-    return name
 
 
 def _merged(tensors: dict[str, Tensor], adapter: Mapping[str, Any] | None) -> dict[str, Tensor]:
@@ -101,19 +82,8 @@ def _merged(tensors: dict[str, Tensor], adapter: Mapping[str, Any] | None) -> di
             shapes = " and ".join(str(tuple(one.shape)) for one in (up, down))
             msg = f"The adapters of {layer}, {shapes}, do not fit its weight, {tuple(weight.shape)}."
             raise ValueError(msg)
-        tensors[names[0]] = weight + _scale(adapter, len(down)) * (up @ down)
+        tensors[names[0]] = weight + adapter_scale(adapter, len(down)) * (up @ down)
     return tensors
-
-
-def _scale(adapter: Mapping[str, Any], rank: int) -> float:
-    """Factor of the product of two LoRA matrices."""
-    other = [key for key in ("alpha_pattern", "fan_in_fan_out", "use_dora") if adapter.get(key)]
-    alpha = adapter.get("lora_alpha")
-    if adapter.get("peft_type") != "LORA" or other or not isinstance(alpha, int | float):
-        found = ", ".join(f"{key}={adapter.get(key)!r}" for key in ("peft_type", "lora_alpha", *other))
-        msg = f"adapter_config.json says {found}; adapters of peft_type 'LORA' with one lora_alpha can be merged, no others."
-        raise ValueError(msg)
-    return alpha / (sqrt(rank) if adapter.get("use_rslora") else rank)
 
 
 def _labels(head: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, list[str]]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from scfm._paths import read_json
 from scfm.model._known import import_families, known_cards
 from scfm.model.registry import families, family_class, find_card
+from scfm.weights.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from scfm.weights.card import CARD_FILE, ModelCard
 from scfm.weights.tensors import open_tensors, sha256
 
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
 __all__ = ["PublishedFolder", "WEIGHTS_FILE"]
 
 WEIGHTS_FILE = "model.safetensors"
-ADAPTER_CONFIG = "adapter_config.json"
-ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 PUBLISHED_WEIGHTS = (WEIGHTS_FILE, "pytorch_model.bin", "model_weights.pt")
 
 

@@ -10,7 +10,8 @@ and ``x₀ = LayerNorm(word[token] + token_type[0] + position[0 … n - 1])``; t
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from types import MappingProxyType
+from typing import TYPE_CHECKING, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ from torch.nn import functional as F
 from scfm.nn.attention import AttentionPath, AttentionTile, Lengths, Packing, attend, attend_first, attention_tiles
 from scfm.nn.device import to_device
 from scfm.nn.linear import affine, is_plain, linear
-from scfm.nn.published import WORDS, check_names, check_tied
+from scfm.nn.published import LAYER, LINEARS, WORDS, check_names, check_tied
 from scfm.nn.state_dict import copy_into, weight_and_bias
 
 if TYPE_CHECKING:
@@ -131,6 +132,18 @@ class BertEncoder(nn.Module):
     ValueError
         If ``n_layers`` is out of bounds.
     """
+
+    published_linears: ClassVar[Mapping[str, str]] = MappingProxyType(
+        {part: f"{LAYER}.{name}" for part, name in LINEARS.items()}
+    )
+    """Published names of the linear layers of the layer ``{}``, by their role."""
+    input_modules: ClassVar[tuple[str, ...]] = (
+        "word_embeddings",
+        "position_embeddings",
+        "token_type_embeddings",
+        "norm",
+    )
+    """Modules that make the input of the first layer."""
 
     def __init__(self, config: BertConfig, n_layers: int | None = None, *, attention: AttentionPath = "auto") -> None:
         super().__init__()
@@ -267,7 +280,7 @@ def encoder_targets(encoder: BertEncoder) -> dict[str, Tensor]:
         **weight_and_bias("bert.embeddings.LayerNorm", encoder.norm),
     }
     for i, layer in enumerate(encoder.layers):
-        targets |= _layer_targets(f"bert.encoder.layer.{i}", layer)  # type: ignore[arg-type]
+        targets |= _layer_targets(LAYER.format(i), layer)  # type: ignore[arg-type]
     return targets
 
 
@@ -276,11 +289,10 @@ def _layer_targets(name: str, layer: BertLayer) -> dict[str, Tensor]:
     targets: dict[str, Tensor] = {}
     for i, part in enumerate(("query", "key", "value")):
         rows = slice(i * d, (i + 1) * d)
-        targets[f"{name}.attention.self.{part}.weight"] = layer.qkv.weight.detach()[rows]
-        targets[f"{name}.attention.self.{part}.bias"] = layer.qkv.bias.detach()[rows]
-    targets |= weight_and_bias(f"{name}.attention.output.dense", layer.out)
+        targets[f"{name}.{LINEARS[part]}.weight"] = layer.qkv.weight.detach()[rows]
+        targets[f"{name}.{LINEARS[part]}.bias"] = layer.qkv.bias.detach()[rows]
+    for part, linear_layer in (("output", layer.out), ("up", layer.up), ("down", layer.down)):
+        targets |= weight_and_bias(f"{name}.{LINEARS[part]}", linear_layer)
     targets |= weight_and_bias(f"{name}.attention.output.LayerNorm", layer.norm1)
-    targets |= weight_and_bias(f"{name}.intermediate.dense", layer.up)
-    targets |= weight_and_bias(f"{name}.output.dense", layer.down)
     targets |= weight_and_bias(f"{name}.output.LayerNorm", layer.norm2)
     return targets

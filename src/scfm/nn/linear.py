@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.module import _has_any_global_hook
 
-__all__ = ["affine", "is_plain", "linear"]
+__all__ = ["MaskedLinear", "affine", "is_plain", "linear"]
 
 Activation = Literal["none", "relu", "gelu"]
 
@@ -73,3 +73,26 @@ def affine(x: Tensor, weight: Tensor, bias: Tensor | None, activation: Activatio
     if whole == len(x):
         return cast("Tensor", head)
     return torch.cat([head, _ACTIVATIONS[activation](F.linear(x[whole:], weight, bias))])
+
+
+class MaskedLinear(nn.Linear):
+    """A linear layer without bias some of whose weights are 0, and have no gradient.
+
+    Parameters
+    ----------
+    linear
+        Layer whose weights are taken.
+    mask
+        1 for weights that count and 0 for others, of the shape of the weights.
+    """
+
+    mask: Tensor
+
+    def __init__(self, linear: nn.Linear, mask: Tensor) -> None:
+        super().__init__(linear.in_features, linear.out_features, bias=False, device="meta")
+        self.weight = linear.weight
+        self.register_buffer("mask", mask, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shape ``(n, in_features)`` → ``(n, out_features)``."""
+        return F.linear(x, self.weight * self.mask)

@@ -15,10 +15,22 @@ if TYPE_CHECKING:
 
     from scfm.nn.bert_config import BertConfig
 
-__all__ = ["WORDS", "bias_name", "check_names", "check_shapes", "check_tied", "published_keys"]
+__all__ = ["LAYER", "LINEARS", "WORDS", "bias_name", "check_names", "check_shapes", "check_tied", "published_keys"]
 
 WORDS = "bert.embeddings.word_embeddings.weight"
 """Published name of the word embeddings."""
+
+LAYER = "bert.encoder.layer.{}"
+"""Published name of a layer, by its number."""
+LINEARS = {
+    "query": "attention.self.query",
+    "key": "attention.self.key",
+    "value": "attention.self.value",
+    "output": "attention.output.dense",
+    "up": "intermediate.dense",
+    "down": "output.dense",
+}
+"""Published names of the linear layers in it."""
 
 _HEAD = "cls.predictions."
 _DECODER_WEIGHT = "cls.predictions.decoder.weight"
@@ -56,13 +68,10 @@ def published_keys(config: BertConfig, *, head: bool = True) -> tuple[Shapes, Sh
 
     add(required, "bert.embeddings.LayerNorm", d)
     for i in range(config.n_layers):
-        layer = f"bert.encoder.layer.{i}"
-        for part in ("query", "key", "value"):
-            add(required, f"{layer}.attention.self.{part}", d, d)
-        add(required, f"{layer}.attention.output.dense", d, d)
+        layer = LAYER.format(i)
+        for part, name in LINEARS.items():
+            add(required, f"{layer}.{name}", *{"up": (ffn, d), "down": (d, ffn)}.get(part, (d, d)))
         add(required, f"{layer}.attention.output.LayerNorm", d)
-        add(required, f"{layer}.intermediate.dense", ffn, d)
-        add(required, f"{layer}.output.dense", d, ffn)
         add(required, f"{layer}.output.LayerNorm", d)
     add(optional, "bert.pooler.dense", d, d)
     if head:

@@ -13,7 +13,8 @@ There are no positions, and there is no norm after the last layer. Dropout is ap
 from __future__ import annotations
 
 from itertools import chain
-from typing import TYPE_CHECKING, cast
+from types import MappingProxyType
+from typing import TYPE_CHECKING, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +39,17 @@ __all__ = [
     "published_shapes",
 ]
 
+LAYER = "transformer_encoder.encoder_layers.{}"
+"""Published name of a layer, by its number."""
+LINEARS = {
+    "query": "self_attn.linears.0",
+    "key": "self_attn.linears.1",
+    "value": "self_attn.linears.2",
+    "output": "self_attn.linears.3",
+    "up": "linear1",
+    "down": "linear2",
+}
+"""Published names of the linear layers in it."""
 CHUNK = 1024
 """Tokens that go through the feed-forward block together on the CPU."""
 
@@ -123,6 +135,12 @@ class TranscriptFormer(nn.Module):
         If ``n_layers`` is out of bounds.
     """
 
+    published_linears: ClassVar[Mapping[str, str]] = MappingProxyType(
+        {part: f"{LAYER}.{name}" for part, name in LINEARS.items()}
+    )
+    """Published names of the linear layers of the layer ``{}``, by their role."""
+    input_modules: ClassVar[tuple[str, ...]] = ("gene_mlp", "assays")
+    """Modules that make the input of the first layer."""
     pads = False
     """Whether cells are padded on an accelerator; read when batches are planned."""
 
@@ -264,12 +282,12 @@ def published_shapes(config: TranscriptFormerConfig) -> dict[str, tuple[int, ...
             shapes[f"{name}.layers.{layer}.weight"] = shape
             shapes[f"{name}.layers.{layer}.bias"] = shape[:1]
     for i in range(config.n_layers):
-        layer = f"transformer_encoder.encoder_layers.{i}"
-        linears = {f"self_attn.linears.{j}": (d, d) for j in range(4)} | {"linear1": (f, d), "linear2": (d, f)}
-        for part, (n_out, n_in) in linears.items():
-            shapes[f"{layer}.{part}.weight"] = (n_out, n_in)
-            if config.attn_bias if part.startswith("self_attn") else config.ffn_bias:
-                shapes[f"{layer}.{part}.bias"] = (n_out,)
+        layer = LAYER.format(i)
+        for part, name in LINEARS.items():
+            shape = {"up": (f, d), "down": (d, f)}.get(part, (d, d))
+            shapes[f"{layer}.{name}.weight"] = shape
+            if config.ffn_bias if part in ("up", "down") else config.attn_bias:
+                shapes[f"{layer}.{name}.bias"] = shape[:1]
         for norm in ("norm1", "norm2"):
             shapes[f"{layer}.{norm}.weight"] = shapes[f"{layer}.{norm}.bias"] = (d,)
     return shapes
@@ -292,14 +310,14 @@ def _targets(network: TranscriptFormer) -> dict[str, Tensor]:
         **mlp_targets("gene_embeddings.mlp", network.gene_mlp),
     }
     for i, layer in enumerate(cast("list[TranscriptFormerLayer]", network.layers)):
-        name = f"transformer_encoder.encoder_layers.{i}"
-        linears = {"self_attn.linears.3": layer.out, "linear1": layer.up, "linear2": layer.down}
+        name = LAYER.format(i)
+        linears = {LINEARS["output"]: layer.out, LINEARS["up"]: layer.up, LINEARS["down"]: layer.down}
         modules: dict[str, nn.Module] = {**linears, "norm1": layer.norm1, "norm2": layer.norm2}
         for part, module in modules.items():
             for kind, parameter in module.named_parameters():
                 targets[f"{name}.{part}.{kind}"] = parameter.detach()
-        for j in range(3):
+        for j, part in enumerate(("query", "key", "value")):
             rows = slice(j * d, (j + 1) * d)
             for kind, parameter in layer.qkv.named_parameters():
-                targets[f"{name}.self_attn.linears.{j}.{kind}"] = parameter.detach()[rows]
+                targets[f"{name}.{LINEARS[part]}.{kind}"] = parameter.detach()[rows]
     return targets

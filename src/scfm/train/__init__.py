@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from scfm.train._pretrain import pretrain
+from scfm.train.adapters import LoRA
 from scfm.train.projection import LinearProjection, linear_projection
 
-__all__ = ["LinearProjection", "linear_projection", "pretrain"]
+__all__ = ["LinearProjection", "LoRA", "linear_projection", "pretrain"]
