@@ -21,6 +21,7 @@ NAMES = (
     "gene_tests",
     "inter_loss",
     "pretrain",
+    "quantize",
 )
 
 

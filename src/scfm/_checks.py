@@ -141,6 +141,7 @@ ALIASES = {
     "Compat": "Literal['upstream']",
     "Device": "str | device",
     "PathLike": "Path",
+    "Quantization": "Literal['int8', 'int8_dynamic', 'nf4']",
     "SharedWith": "AnnData | MuData | str | Path | Sequence[AnnData | MuData | str | Path] | None",
 }
 """Types that modules import for type checkers alone."""

@@ -57,6 +57,10 @@ overwrite
     "dtype": """dtype
     ``"float32"``, ``"bfloat16"`` or ``"float16"`` for weights and activations. By default bfloat16 on CUDA devices
     that have it, float32 elsewhere.""",
+    "quantize": """quantize
+    ``"int8"``: keep the weights of the linear layers in 8 bits; ``"int8_dynamic"``: and compute with inputs of 8 bits (extra
+    ``quantize``). ``"nf4"``: weights in 4 bits, on CUDA devices (package bitsandbytes). They take less memory, not always
+    less time, and results are close to those of ``dtype``, not equal.""",
     "compat": """compat
     ``"upstream"``: match and encode genes exactly as the model's own code does, its errors included.""",
     "shared_with": """shared_with

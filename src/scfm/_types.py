@@ -13,10 +13,12 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["Compat", "CountBlock", "TokenBatch", "TokenBlock"]
+__all__ = ["Compat", "CountBlock", "Quantization", "TokenBatch", "TokenBlock"]
 
 Compat = Literal["upstream"]
 """Value of ``compat=``: do as the original code does."""
+Quantization = Literal["int8", "int8_dynamic", "nf4"]
+"""Value of ``quantize=``: how weights of linear layers are kept."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -167,8 +167,8 @@ class ParamsThatChange(Geneformer):
 
 
 class SecondDeviceIsOther(Geneformer):
-    def networks(self, n_layers: int, devices: Any, dtype: Any) -> list[torch.nn.Module]:
-        found = super().networks(n_layers, devices, dtype)
+    def networks(self, n_layers: int, devices: Any, dtype: Any, quantize: Any = None) -> list[torch.nn.Module]:
+        found = super().networks(n_layers, devices, dtype, quantize)
         with torch.no_grad():
             for network in found[1:]:
                 for parameter in network.parameters():
@@ -179,8 +179,8 @@ class SecondDeviceIsOther(Geneformer):
 class ReadsWeights(Geneformer):
     """Instead of calling the module."""
 
-    def networks(self, n_layers: int, devices: Any, dtype: Any) -> list[torch.nn.Module]:
-        found = super().networks(n_layers, devices, dtype)
+    def networks(self, n_layers: int, devices: Any, dtype: Any, quantize: Any = None) -> list[torch.nn.Module]:
+        found = super().networks(n_layers, devices, dtype, quantize)
         for network in found:
             if not hasattr(network, "extra"):
                 network.extra = torch.nn.Linear(self.n_features, self.n_features)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn, Union, get
 
 from jsonargparse import SUPPRESS, ArgumentParser
 
-from scfm._types import Compat
+from scfm._types import Compat, Quantization
 from scfm.cli._words import as_commands, in_short
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ SHELL: dict[str, tuple[Any, str]] = {
 """Types and texts of parameters that take objects in Python and words in a shell."""
 FIRST = ("model", "reference", "labels_key", "use_rep", "groupby", "out", "overwrite", "key_added", "device")
 """Options that most calls need; help shows them before the others."""
-NAMES = {"Compat": Compat, "Literal": Literal, "Path": Path, "Sequence": Sequence}
+NAMES = {"Compat": Compat, "Literal": Literal, "Path": Path, "Quantization": Quantization, "Sequence": Sequence}
 """Types that modules import for type checkers alone."""
 
 

@@ -21,6 +21,7 @@ from scfm.model.session import CellAttention, CountSession, Session
 from scfm.read import JoinedSource, expand, is_tokenized, open_tokenized
 from scfm.run import ArraySink
 from scfm.run.device import resolve_devices, resolve_dtype
+from scfm.run.quantize import check_quantization
 from scfm.tasks import Embed, GeneMeans
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from mudata import MuData
     from numpy.typing import NDArray
 
-    from scfm._types import Compat
+    from scfm._types import Compat, Quantization
     from scfm.genes import MatchReport
     from scfm.model.arguments import SharedWith
     from scfm.read import CountSource
@@ -105,6 +106,7 @@ class FoundationModel(Recipe):
         device: Device | Sequence[Device] | None = None,
         dtype: str | torch.dtype | None = None,
         compat: Compat | None = None,
+        quantize: Quantization | None = None,
         shared_with: SharedWith = None,
         groupby: str | None = None,
         **options: Any,
@@ -124,6 +126,7 @@ class FoundationModel(Recipe):
         %(device)s
         %(dtype)s
         %(compat)s
+        %(quantize)s
         %(shared_with)s
         %(groupby_genes)s
         %(options)s
@@ -136,6 +139,8 @@ class FoundationModel(Recipe):
         Raises
         ------
         %(errors)s
+        ImportError
+            If the package that ``quantize`` takes is not installed.
 
         Examples
         --------
@@ -155,6 +160,7 @@ class FoundationModel(Recipe):
             device=device,
             dtype=dtype,
             compat=compat,
+            quantize=quantize,
             shared_with=shared_with,
             options=options,
         )
@@ -244,6 +250,7 @@ class FoundationModel(Recipe):
         options = arguments.resolved(self)
         devices = resolve_devices(arguments.device)
         dtype = resolve_dtype(arguments.dtype, devices[0])
+        check_quantization(options.quantize, devices)
         model = self.with_options(options)
         if is_tokenized(data):
             with open_tokenized(data, vocab_size=model.vocabulary.size) as tokenized:

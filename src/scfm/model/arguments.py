@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     import torch
 
-    from scfm._types import Compat
+    from scfm._types import Compat, Quantization
     from scfm.model.recipe import Recipe
     from scfm.read import CountSource
     from scfm.run.device import Device
@@ -51,6 +51,7 @@ class Arguments:
     device: Device | Sequence[Device] | None = None
     dtype: str | torch.dtype | None = None
     compat: Compat | None = None
+    quantize: Quantization | None = None
     shared_with: SharedWith = None
     options: Mapping[str, Any] = field(default_factory=dict)
     """Options of the family of the model."""
@@ -113,7 +114,8 @@ class Arguments:
         if not is_int(tokens) or not 3 <= tokens <= longest:
             msg = f"max_tokens={tokens!r} is out of range: {card.id} takes 3 to {longest} tokens a cell."
             raise ValueError(msg)
-        return RunOptions(pooling, layer, n_layers + layer, tokens, self.compat, recipe.family_options(self.options))
+        family = recipe.family_options(self.options)
+        return RunOptions(pooling, layer, n_layers + layer, tokens, self.compat, family, self.quantize)
 
     def check_attention(self, recipe: Recipe) -> None:
         """Raise a TypeError for a model without attention, a ValueError for a layer without, as the input of the first one."""

@@ -12,6 +12,7 @@ from scfm._checks import check_fields
 from scfm._elsewhere import advice
 from scfm._settings import settings
 from scfm.genes import align
+from scfm.run.quantize import quantize_network
 from scfm.weights.tensors import shapes
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import torch
 
-    from scfm._types import Compat, CountBlock, TokenBatch, TokenBlock
+    from scfm._types import Compat, CountBlock, Quantization, TokenBatch, TokenBlock
     from scfm.genes import GeneMap, Vocabulary
     from scfm.model.published import Published
     from scfm.nn import AttentionTile
@@ -65,6 +66,8 @@ class RunOptions:
     compat: Compat | None
     family: Any
     """Options of the family."""
+    quantize: Quantization | None = None
+    """How the weights of the linear layers are kept; ``None``: as they are."""
 
 
 class Recipe(ABC):
@@ -332,14 +335,23 @@ class Recipe(ABC):
         check_fields(given, self.options_class)
         return self.options_class(**given)
 
-    def networks(self, n_layers: int, devices: Sequence[torch.device], dtype: torch.dtype) -> list[torch.nn.Module]:
+    def networks(
+        self,
+        n_layers: int,
+        devices: Sequence[torch.device],
+        dtype: torch.dtype,
+        quantize: Quantization | None = None,
+    ) -> list[torch.nn.Module]:
         """The network with its first ``n_layers`` layers on each of the devices; the last ones made are kept."""
         if self.tensors is NO_WEIGHTS:
             msg = f"{self.card.id} was loaded without its weights (load_recipe); load it by scfm.model.load."
             raise ValueError(msg)
-        key = (n_layers, tuple(map(str, devices)), dtype)
+        key = (n_layers, tuple(map(str, devices)), dtype, quantize)
         if self._built is None or self._built[0] != key:
             self._built = None  # frees the old ones before the new ones are built
             made = [self.network(n_layers).to(device=device, dtype=dtype).eval() for device in devices]
+            if quantize is not None:
+                for network in made:
+                    quantize_network(network, quantize)
             self._built = key, made
         return self._built[1]

@@ -90,7 +90,7 @@ class Session(ABC):
 
     def networks(self) -> list[torch.nn.Module]:
         """The network with as many layers as the run needs, on each of the devices."""
-        return self.model.networks(self.options.n_layers, self.devices, self.dtype)
+        return self.model.networks(self.options.n_layers, self.devices, self.dtype, self.options.quantize)
 
     def files(self) -> Iterator[CountSession]:
         """A session for each of the files, open until the next one comes.
@@ -213,6 +213,7 @@ class Session(ABC):
             "matrix": self.source.matrix,
             "device": self._devices_text(),
             "dtype": str(self.dtype).removeprefix("torch."),
+            "quantize": options.quantize,
             "versions": {name: version_of(name) for name in ("scfm", "anndata", "numpy", "torch")},
         }
 
@@ -231,7 +232,8 @@ class Session(ABC):
             stats.n_tokens,
             stats.n_truncated,
             self._devices_text(),
-            str(self.dtype).removeprefix("torch."),
+            str(self.dtype).removeprefix("torch.")
+            + (f" with {self.options.quantize} weights" if self.options.quantize else ""),
             stats.seconds,
             stats.n_cells / max(stats.seconds, 1e-9),
         )

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from mudata import MuData
 
-    from scfm._types import Compat
+    from scfm._types import Compat, Quantization
     from scfm.model import FoundationModel
     from scfm.model.arguments import SharedWith
     from scfm.run.device import Device
@@ -49,6 +49,7 @@ def embed(
     device: Device | Sequence[Device] | None = None,
     dtype: str | torch.dtype | None = None,
     compat: Compat | None = None,
+    quantize: Quantization | None = None,
     shared_with: SharedWith = None,
     groupby: str | None = None,
     key_added: str | None = None,
@@ -69,6 +70,7 @@ def embed(
     %(device)s
     %(dtype)s
     %(compat)s
+    %(quantize)s
     %(shared_with)s
     %(groupby_genes)s
     %(key_added)s
@@ -91,6 +93,8 @@ def embed(
     Raises
     ------
     %(errors)s
+    ImportError
+        If the package that ``quantize`` takes is not installed.
     FileExistsError, OSError
         If ``out`` exists and ``overwrite`` is not set, or it cannot be written for want of room or permission.
 
@@ -121,6 +125,7 @@ def embed(
         device=device,
         dtype=dtype,
         compat=compat,
+        quantize=quantize,
         shared_with=shared_with,
         options=options,
     )

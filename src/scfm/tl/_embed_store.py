@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from scfm._keys import Keys
-    from scfm._types import Compat
+    from scfm._types import Compat, Quantization
     from scfm.model import FoundationModel
     from scfm.model.arguments import SharedWith
     from scfm.model.session import Session
@@ -61,6 +61,7 @@ def embed_store(
     device: Device | Sequence[Device] | None = None,
     dtype: str | torch.dtype | None = None,
     compat: Compat | None = None,
+    quantize: Quantization | None = None,
     shared_with: SharedWith = None,
     key_added: str | None = None,
     **options: Any,
@@ -89,6 +90,7 @@ def embed_store(
     %(device)s
     %(dtype)s
     %(compat)s
+    %(quantize)s
     %(shared_with)s
     %(key_added)s
     %(options)s
@@ -109,6 +111,8 @@ def embed_store(
         If another process is computing the same shards.
     OSError
         If ``out``, or with ``into_source`` a source, cannot be written, or the disk has no room for what is missing.
+    ImportError
+        If the package that ``quantize`` takes is not installed.
     %(errors)s
 
     Examples
@@ -131,6 +135,7 @@ def embed_store(
         device=local_device() if shard == "auto" and device is None else device,
         dtype=dtype,
         compat=compat,
+        quantize=quantize,
         shared_with=shared_with,
         options=options,
     )

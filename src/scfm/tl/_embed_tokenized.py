@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import torch
     from anndata import AnnData
 
+    from scfm._types import Quantization
     from scfm.model import FoundationModel
     from scfm.run.device import Device
 
@@ -39,6 +40,7 @@ def embed_tokenized(
     max_tokens: int | None = None,
     device: Device | Sequence[Device] | None = None,
     dtype: str | torch.dtype | None = None,
+    quantize: Quantization | None = None,
     key_added: str | None = None,
 ) -> AnnData:
     """Embed cells of a tokenised dataset, as Hugging Face ``datasets`` keeps them (needs the extra ``arrow``).
@@ -59,6 +61,7 @@ def embed_tokenized(
     %(max_tokens)s
     %(device)s
     %(dtype)s
+    %(quantize)s
     %(key_added)s
 
     Returns
@@ -73,7 +76,7 @@ def embed_tokenized(
     ValueError
         If ``data`` is no such dataset, a token is not in the vocabulary, or an argument is out of range.
     ImportError
-        If pyarrow is not installed.
+        If pyarrow, or the package that ``quantize`` takes, is not installed.
 
     Examples
     --------
@@ -83,7 +86,14 @@ def embed_tokenized(
     >>> scfm.tl.embed_tokenized(path, "scfm-mini").obsm["X_scfm_mini"].shape
     (2, 128)
     """
-    arguments = Arguments(pooling=pooling, hidden_layer=hidden_layer, max_tokens=max_tokens, device=device, dtype=dtype)
+    arguments = Arguments(
+        pooling=pooling,
+        hidden_layer=hidden_layer,
+        max_tokens=max_tokens,
+        device=device,
+        dtype=dtype,
+        quantize=quantize,
+    )
     result_keys("check", key_added)
     if not is_tokenized(data):
         msg = f"{data!r} is no tokenised dataset (.arrow, .parquet, or a folder of them); scfm.tl.embed takes counts."
