@@ -54,3 +54,10 @@ def test_a_key_that_is_not_known(run: Path, capsys: pytest.CaptureFixture[str]) 
     run.write_text("step: 3")
     assert main(["pretrain", "--config", str(run)]) == 1
     assert f"scfm: ValueError: {run}: step is not known; did you mean steps?" in capsys.readouterr().err
+
+
+def test_an_example_config(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["pretrain", "--example-config"]) == 0
+    values = yaml.safe_load(capsys.readouterr().out)
+    assert values["steps"] == 10_000
+    assert values["sampling"]["power"] == 0.5

@@ -15,7 +15,7 @@ from torch.nn.modules.module import register_module_forward_hook
 from torch.nn.utils import parametrize
 
 from scfm.nn import BertLayer, MaskedLMHead, ProjectionHead, ScCelloNetwork, TranscriptFormerHeads, pool_mean
-from scfm.nn.linear import is_plain
+from scfm.nn.linear import affine, is_plain
 from scfm.nn.masking import masked_outputs
 from scfm.nn.transcriptformer import TranscriptFormerLayer
 from scfm.testing import write_transcriptformer
@@ -292,3 +292,14 @@ def test_quantised_weights_are_read(net: Net) -> None:
     for key, output in quantised.items():
         error = (output - plain[key]).norm() / plain[key].norm()
         assert 0 < error < 0.1, key
+
+
+def test_affine_under_autocast() -> None:
+    layer, x = nn.Linear(8, 4), torch.randn(300, 8)
+    with torch.no_grad():
+        expected = affine(x, layer.weight, layer.bias, "relu")
+        with torch.autocast("cpu", torch.bfloat16):
+            found = [affine(one, layer.weight, layer.bias, "relu") for one in (x, x.bfloat16())]
+    for one in found:
+        assert one.dtype == torch.bfloat16
+        torch.testing.assert_close(one.float(), expected, rtol=0.02, atol=0.02)

@@ -198,8 +198,24 @@ def test_what_is_said_before_the_work(
 def test_a_call_that_failed_leaves_nothing_to_start_from(config: Make, tmp_path: Path) -> None:
     with pytest.raises(KeyError, match="labels_key='nothing'"):
         scfm.train.pretrain(config=config(genes={"min_cells": 1}, labels_key="nothing"), out=tmp_path / "model")
+    assert list(tmp_path.iterdir()) == []
     folder = scfm.train.pretrain(config=config(genes={"min_cells": 30}), out=tmp_path / "model")
     assert len(scfm.model.load(folder).vocabulary.genes) < 60
+
+
+def test_products_in_bfloat16(config: Make, tmp_path: Path) -> None:
+    run = config(objectives={"masked_genes": {}, "contrastive": {}, "anchor": {}}, sampling={"batch_cells": 16})
+    run["machine"]["precision"] = "bf16-mixed"
+    sizes = {"n_layers": 1, "hidden_size": 16, "n_heads": 2, "intermediate_size": 32, "max_positions": 40}
+    whole, half = (
+        scfm.model.load(scfm.train.pretrain(config={**run, "architecture": sizes, **more}, out=tmp_path / name))
+        for name, more in (("half", {}), ("whole", {"machine": {**run["machine"], "precision": "32-true"}}))
+    )
+    for name, values in whole.tensors.items():
+        assert values.dtype == torch.float32
+        torch.testing.assert_close(values, half.tensors[name], rtol=0, atol=0.03)
+    losses = [model.card.training["curves"]["train/loss"][-1][1] for model in (whole, half)]
+    assert losses[0] != losses[1]
 
 
 def test_a_table_of_gene_vectors_belongs_to_the_run(config: Make, tmp_path: Path) -> None:

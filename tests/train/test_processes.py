@@ -9,12 +9,15 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
+import anndata as ad
 import numpy as np
 import pytest
 import yaml
 from safetensors.numpy import load_file
+from scipy import sparse
 
 import scfm
+from tests.train.conftest import GENES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,6 +52,28 @@ def test_two_processes_equal_one(config: Callable[..., dict[str, Any]], tmp_path
     assert found.keys() == one.keys()
     for name, values in one.items():
         np.testing.assert_allclose(found[name], values, atol=1e-5, rtol=0, err_msg=name)
+
+
+def test_a_process_without_anything_to_predict_takes_part(
+    config: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    counts = np.zeros((24, 60), np.float32)
+    counts[0] = 1.0  # the only cell with a gene, so that most steps of a process have no tokens
+    cells = ad.AnnData(sparse.csr_matrix(counts))
+    cells.var_names = GENES
+    cells.write_h5ad(tmp_path / "sparse.h5ad")
+    run = config(
+        files=[str(tmp_path / "sparse.h5ad")],
+        steps=12,
+        sampling={"batch_cells": 2},
+        objectives={"masked_genes": {}},
+        validation={"cells": 2},
+    )
+    with command({**run, "machine": {**run["machine"], "devices": 2}}, tmp_path) as two:
+        said, _ = two.communicate(timeout=120)
+    assert two.returncode == 0, said
+    values = load_file(tmp_path / "model" / "model.safetensors")
+    assert all(np.isfinite(one).all() for one in values.values())
 
 
 @pytest.mark.attack

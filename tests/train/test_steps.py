@@ -77,6 +77,17 @@ def test_a_step_is_computed_in_parts(steps_of: Callable[..., Steps], changes: di
             assert len(part.batch.tokens) <= 200
 
 
+def test_cells_of_a_part_are_of_similar_length(steps_of: Callable[..., Steps]) -> None:
+    some = {"objectives": {"masked_genes": {}}, "views": None}
+    (whole,) = steps_of(**some, sampling={"batch_cells": 32}).batches(0)
+    parts = steps_of(**some, sampling={"batch_cells": 32, "batch_tokens": 200}).batches(0)
+    assert len(parts) > 4
+    lengths = np.concatenate([part.batch.lengths for part in parts])
+    assert (np.diff(lengths) <= 0).all()
+    assert sorted(lengths) == sorted(whole.batch.lengths)
+    assert len(set(lengths.tolist())) > 1
+
+
 def test_masked_tokens_are_the_targets(steps_of: Callable[..., Steps]) -> None:
     (batch,) = steps_of(masking={"rate": 0.5, "masked": 1.0, "random": 0.0}, views=None).batches(0)
     masked = batch.targets != IGNORED

@@ -189,7 +189,7 @@ COMMANDS = {
         texts={
             "files": "files with counts, patterns such as 'atlas/*.h5ad', or stores; those of the config by default",
             "out": "folder of the trained model; checkpoints and logs are kept in OUT.training",
-            "config": "YAML file of the run; options of the command line override it",
+            "config": "YAML file of the run, with many more keys, which --example-config prints; options given here override it",
             "family": "family of the model",
         },
     ),

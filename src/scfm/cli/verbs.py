@@ -143,8 +143,21 @@ def perturb(
         print(f"wrote {found}")
 
 
-def pretrain(verb: Callable[..., Any], *, files: list[str] | None = None, **arguments: Any) -> None:
-    """Train a model."""
+def pretrain(
+    verb: Callable[..., Any], *, files: list[str] | None = None, example_config: bool = False, **arguments: Any
+) -> None:
+    """Train a model.
+
+    Parameters
+    ----------
+    example_config
+        Print a config with every key, what it means and its default, and exit.
+    """
+    if example_config:
+        from scfm.train.example import example_config as example
+
+        print(example(), end="")
+        return
     found = verb(files or None, **arguments)
     if arguments["dry_run"]:
         text = (

@@ -65,6 +65,7 @@ def affine(x: Tensor, weight: Tensor, bias: Tensor | None, activation: Activatio
         x.dtype not in _ONEDNN_DTYPES
         or x.device.type != "cpu"
         or torch.is_grad_enabled()
+        or torch.is_autocast_enabled("cpu")  # which would cast what F.linear is given, but not what oneDNN is
         or not _HAS_ONEDNN
         or not whole
     ):

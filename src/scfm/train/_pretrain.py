@@ -167,11 +167,23 @@ def _at_work(work: Path, *, dry_run: bool) -> Iterator[Path]:
         with TemporaryDirectory() as folder:
             yield Path(folder)
         return
+    is_new = not work.exists()
     work.mkdir(parents=True, exist_ok=True)
     check_writable(work)
     if _rank():
         yield work
         return
+    try:
+        with _held(work):
+            yield work
+    finally:
+        if is_new and not (work / RUN_FILE).exists():  # something was wrong before the run began
+            shutil.rmtree(work, ignore_errors=True)
+
+
+@contextmanager
+def _held(work: Path) -> Iterator[None]:
+    """Keep others from training in a folder meanwhile."""
     try:
         held = hold(work / "lock", wait=0)
     except TimeoutError as error:
@@ -182,7 +194,7 @@ def _at_work(work: Path, *, dry_run: bool) -> Iterator[Path]:
             with hold(work / "start.lock"):
                 shutil.rmtree(work / "start", ignore_errors=True)
                 (work / "start.safetensors").unlink(missing_ok=True)
-        yield work
+        yield
 
 
 @contextmanager

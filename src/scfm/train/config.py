@@ -12,7 +12,7 @@ from typing import Any, Literal
 from scfm._checks import check_least, check_share
 from scfm.train.views import Views
 
-__all__ = ["Pretraining", "differences", "plain", "read_config"]
+__all__ = ["PARTS", "Pretraining", "differences", "plain", "read_config"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,8 +104,8 @@ class Optimiser:
         Largest norm of a gradient, 0 for none.
     warmup
         Steps over which the learning rate rises.
-    schedule
-        How it falls from then on to ``final``, a share of the largest.
+    schedule, final
+        How it falls from then on, and to which share of the largest.
     """
 
     learning_rate: float = 1e-3
@@ -219,9 +219,12 @@ class Pretraining:
         TranscriptFormer's.
     layer, gene_key, labels_key
         Where counts, ids of genes and labels of cells are in the files.
-    genes, views, masking, objectives, sampling, optimiser, validation, machine
-        Parts of the run. ``objectives`` are losses by name with their arguments and their ``weight``, as
-        ``{"masked_genes": {"weight": 1.0}}``; ``masking`` are the arguments of :class:`scfm.train.masking.Masking`.
+    genes, views, sampling, optimiser, validation, machine
+        Parts of the run.
+    masking
+        Arguments of :class:`scfm.train.masking.Masking`.
+    objectives
+        Losses by name with their arguments and their ``weight``, as ``{"masked_genes": {"weight": 1.0}}``.
     checkpoint_every
         Steps between two checkpoints.
     seed
@@ -323,9 +326,7 @@ def _read_yaml(path: Path) -> Any:
     import yaml
 
     if not path.is_file():
-        msg = (
-            f"There is no file {path}; config= takes a YAML file, whose keys help(scfm.train.config.Pretraining) lists."
-        )
+        msg = f"There is no file {path}; config= takes a YAML file; `scfm pretrain --example-config` prints one with all keys."
         raise FileNotFoundError(msg)
     try:
         return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
@@ -358,7 +359,7 @@ def _check_keys(values: Mapping[str, Any], cls: type, where: str, prefix: str = 
             hint = f"did you mean {prefix}{close[0]}?" if close else f"there are {', '.join(known)}."
             msg = f"{where}: {prefix}{name} is not known; {hint}"
             raise ValueError(msg)
-        part = _PARTS.get(name)
+        part = PARTS.get(name)
         if part is not None and not prefix and value is not None:
             if not isinstance(value, Mapping):
                 msg = f"{where}: {name} holds {value!r}, expected names and values."
@@ -366,7 +367,7 @@ def _check_keys(values: Mapping[str, Any], cls: type, where: str, prefix: str = 
             _check_keys(value, part, where, f"{name}.")
 
 
-_PARTS: dict[str, type] = {
+PARTS: dict[str, type] = {
     "genes": Genes,
     "views": Views,
     "sampling": Sampling,
@@ -374,6 +375,7 @@ _PARTS: dict[str, type] = {
     "validation": Validation,
     "machine": Machine,
 }
+"""Parts of a run by key."""
 
 
 def plain(config: Pretraining) -> dict[str, Any]:

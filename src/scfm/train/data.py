@@ -96,4 +96,5 @@ class CellData(LightningDataModule):
                 ]
                 for cells in self._held_out.values()
             ]
-        return [_Kept(part[trainer.global_rank :: trainer.world_size]) for part in self._batches]
+        # without a batch, Lightning leaves a process out, and the others would wait for its losses
+        return [_Kept(part[trainer.global_rank :: trainer.world_size] or [[]]) for part in self._batches]

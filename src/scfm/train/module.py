@@ -106,8 +106,9 @@ class PretrainingModule(LightningModule):
         counts = self._summed(self._counts(batches))
         totals = torch.zeros_like(counts)
         metrics: dict[str, Tensor] = {}
-        for number, batch in enumerate(batches):
-            last = number == len(batches) - 1
+        predicting = [batch for batch in batches if any(one.count(batch) for one in self._objectives().values())]
+        for number, batch in enumerate(predicting):
+            last = number == len(predicting) - 1
             with self._without_sync(skip=last):
                 terms = self(batch)
                 losses = []
@@ -117,9 +118,10 @@ class PretrainingModule(LightningModule):
                         losses.append(self.weights[name] * terms[name].total / counts[at])
                         for key, value in terms[name].metrics.items():
                             metrics[f"{name}/{key}"] = metrics.get(f"{name}/{key}", 0) + value.detach() / counts[at]
-                if losses:
-                    # processes add their gradients up, and Lightning averages them
-                    self.manual_backward(cast("Tensor", sum(losses)) * self.trainer.world_size)
+                # processes add their gradients up, and Lightning averages them
+                self.manual_backward(cast("Tensor", sum(losses)) * self.trainer.world_size)
+        if not predicting:  # the others wait for the gradients of this process
+            self.manual_backward(cast("Tensor", sum(one.sum() for one in self.parameters() if one.requires_grad)) * 0)
         clip = self.config.optimiser.clip
         if clip:
             nn.utils.clip_grad_norm_(self.parameters(), clip)

@@ -140,13 +140,21 @@ class Steps:
         return panels
 
     def _parts(self, encoded: TokenBlock) -> list[NDArray[np.int64]]:
-        """Cells of each batch; those without tokens in one of their views are left out."""
+        """Cells of each batch; those without tokens in one of their views are left out.
+
+        Where no loss compares cells, those of a batch are of similar length, so that attention is padded less.
+        """
         lengths = np.diff(encoded.offsets).reshape(self.n_views, -1)
         cells = np.flatnonzero(lengths.all(axis=0))
         units = cells // self.unit
+        order = np.unique(units)
+        if self.n_views == 1:
+            longest = np.zeros(order.max(initial=-1) + 1, np.int64)
+            np.maximum.at(longest, units, lengths[0, cells])
+            order = order[np.argsort(-longest[order], kind="stable")]
         parts: list[list[NDArray[np.int64]]] = []
         size = 0
-        for unit in np.unique(units).tolist():
+        for unit in order.tolist():
             own = cells[units == unit]
             n_tokens = int(lengths[:, own].sum())
             if not parts or size + n_tokens > self.batch_tokens:

@@ -44,7 +44,7 @@ class Likelihood(Objective):
     Parameters
     ----------
     gene_weight
-        ``w``.
+        ``w``, of the likelihood of genes.
 
     Raises
     ------
