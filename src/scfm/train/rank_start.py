@@ -7,12 +7,13 @@ embedding is, up to a small term, ``s · (Σ w(p) v(gene at p) / number of genes
   genes; the first feature is 0, and the last one is that of ``<mask>`` alone. The position embedding is ``3 / w(p)`` in the first feature alone. It outweighs ``v``, so
   that the norm behind divides ``v`` by it.
 * What a layer adds to the features by which cells are compared is 0 at first; the other weights are drawn at random.
-* The last norm scales by ``s`` and shifts by ``−s m``; the mean over the corpus, all files alike, becomes 0.
+* The last norm scales by ``s`` and shifts by ``−s m``; the mean over the corpus, all files alike, becomes 0. The first
+  feature becomes a constant: without it, cells of a kind that is far from that mean would all point in one direction.
 
 ``v`` are singular vectors of the matrix of weights of many cells, files alike, each gene divided by its standard deviation
-+ 0.1. Among the first half of the directions, differences between two views of a cell are made alike in all directions
-(whitened, as in linear discriminant analysis, where a cell is a class), so that directions count as much as they say about
-cells. The others are for the layers to use, and have a small part in the embedding.
++ 0.1. Among the first half of the directions, differences between two halves of the counts of a cell are made alike in all
+directions (whitened, as in linear discriminant analysis, where a cell is a class), so that directions count as much as they
+say about cells. The others are for the layers to use, and have a small part in the embedding.
 """
 
 from __future__ import annotations
@@ -28,9 +29,7 @@ from torch import nn
 
 from scfm.nn import BertEncoder, MaskedLMHead
 from scfm.nn.heads import head_targets
-from scfm.train.objectives.contrastive import pairs
 from scfm.train.objectives.masked_genes import BIAS, bert_of
-from scfm.train.views import Views
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,16 +44,20 @@ __all__ = ["projecting_tensors"]
 
 CELLS = 20_000
 """Cells of which singular vectors are found."""
-PAIRED = 8_000
-"""Cells of which two views are compared."""
+HALVED = 8_000
+"""Cells of which two halves are compared."""
 AFFINE = 600
 """Cells by which the last norm is set."""
 STRENGTH = 3.0
 """First feature of the first position, of which a gene has at most a length of 1."""
 OTHERS = 0.1
 """Standard deviation of the other features of an embedding, where that of the compared ones is 1."""
+CONSTANT = 3.0
+"""First feature of all embeddings, in the same unit."""
 SHRINKAGE = 0.15
 """Share of the mean variance that is added to the variances of all directions before these are made alike."""
+HALVES = 6
+"""Number that tells this random stream of a seed apart."""
 
 
 def projecting_tensors(model: FoundationModel, steps: Steps, options: RunOptions, seed: int) -> dict[str, torch.Tensor]:
@@ -86,13 +89,7 @@ def projecting_tensors(model: FoundationModel, steps: Steps, options: RunOptions
     size, d, n_positions = model.vocabulary.size, network.config.hidden_size, network.config.max_positions
     weights = 1 - np.log1p(np.arange(n_positions)) / math.log(4 * n_positions)
     cells, files = _ranked(whole, CELLS, size, weights)
-    vectors, n_compared = _vectors(
-        cells,
-        files,
-        replace(steps, views=replace(steps.views or Views(), disjoint=1.0), masking=None, n_views=2),
-        weights,
-        d - 2,
-    )
+    vectors, n_compared = _vectors(cells, files, whole, weights, d - 2)
     words = np.zeros((size, d))
     words[:, 1:-1] = vectors - vectors.mean(axis=1, keepdims=True)
     lengths = np.linalg.norm(words, axis=1)
@@ -113,28 +110,49 @@ def projecting_tensors(model: FoundationModel, steps: Steps, options: RunOptions
 
 def _sequences(steps: Steps, n: int) -> Iterator[Any]:
     """Batches of the first steps, with ``n`` cells or a few more; no more than there are."""
-    for step in range(-(-min(n, sum(steps.corpus.sizes)) // steps.batch_cells)):
+    for step in range(_n_steps(steps, n)):
         yield from steps.batches(step)
 
 
-def _matrix(batch: Any, size: int, weights: NDArray[np.float64]) -> sparse.csr_matrix:
+def _n_steps(steps: Steps, n: int) -> int:
+    return -(-min(n, sum(steps.corpus.sizes)) // steps.batch_cells)
+
+
+def _matrix(
+    tokens: NDArray[np.integer], lengths: NDArray[np.integer], size: int, weights: NDArray[np.float64]
+) -> sparse.csr_matrix:
     """Weight of each token in each sequence, divided by the length, shape ``(n_sequences, size)``."""
-    lengths = np.asarray(batch.lengths)
     indptr = np.concatenate([[0], np.cumsum(lengths)])
     position = np.arange(indptr[-1]) - np.repeat(indptr[:-1], lengths)
     values = weights[position] / np.repeat(lengths, lengths)
-    return sparse.csr_matrix((values, batch.tokens, indptr), shape=(len(lengths), size))
+    return sparse.csr_matrix((values, tokens, indptr), shape=(len(lengths), size))
+
+
+def _halves(steps: Steps, size: int, weights: NDArray[np.float64]) -> Iterator[list[sparse.csr_matrix]]:
+    """Cells of the first steps by two halves of their counts, which are drawn molecule by molecule."""
+    rng = np.random.default_rng((steps.seed, HALVES))
+    for step in range(_n_steps(steps, HALVED)):
+        block, _ = steps.draws.cells(*steps.draws(step * steps.batch_cells, (step + 1) * steps.batch_cells))
+        counts = np.rint(block.data).astype(np.int64)
+        first = rng.binomial(counts, 0.5)
+        parts = [steps.encode(replace(block, data=half.astype(np.float64))) for half in (first, counts - first)]
+        lengths = [np.diff(part.offsets) for part in parts]
+        both = np.logical_and(*(n > 0 for n in lengths))
+        yield [_matrix(part.tokens, n, size, weights)[both] for part, n in zip(parts, lengths, strict=True)]
 
 
 def _ranked(
     steps: Steps, n: int, size: int, weights: NDArray[np.float64]
 ) -> tuple[sparse.csr_matrix, NDArray[np.int64]]:
-    found = [(_matrix(one.batch, size, weights), one.sources) for one in _sequences(steps, n)]
+    found = [
+        (_matrix(one.batch.tokens, np.asarray(one.batch.lengths), size, weights), one.sources)
+        for one in _sequences(steps, n)
+    ]
     return sparse.vstack([cells for cells, _ in found]).tocsr(), np.concatenate([files for _, files in found])
 
 
 def _vectors(
-    cells: sparse.csr_matrix, files: NDArray[np.int64], paired: Steps, weights: NDArray[np.float64], n_features: int
+    cells: sparse.csr_matrix, files: NDArray[np.int64], steps: Steps, weights: NDArray[np.float64], n_features: int
 ) -> tuple[NDArray[np.float64], int]:
     """Vector of each token, and the number of features by which cells are compared."""
     from sklearn.utils.extmath import randomized_svd
@@ -153,16 +171,12 @@ def _vectors(
     inside = np.mean([np.cov(projected[files == file].T) for file in np.unique(files)], axis=0)
     vectors = vectors / np.sqrt(np.diag(inside))
     n = (n_features + 1) // 2
-    change, n_pairs = np.zeros((n, n)), 0
-    for batch in _sequences(paired, PAIRED):
-        first, second = pairs(batch)
-        views = _matrix(batch.batch, len(vectors), weights) @ vectors[:, :n]
-        difference, file = views[first] - views[second], batch.sources[first]
-        for one in np.unique(file):  # what all cells have in common says nothing about one
-            difference[file == one] -= difference[file == one].mean(axis=0)
+    change, n_halved = np.zeros((n, n)), 0
+    for first, second in _halves(steps, len(vectors), weights):
+        difference = (first - second) @ vectors[:, :n]
         change += difference.T @ difference
-        n_pairs += len(first)
-    values, axes = np.linalg.eigh(change / n_pairs)
+        n_halved += len(difference)
+    values, axes = np.linalg.eigh(change / n_halved)
     whitening = (axes / np.sqrt(values + SHRINKAGE * values.mean())) @ axes.T
     within = inside[:n, :n] / np.sqrt(np.outer(np.diag(inside)[:n], np.diag(inside)[:n]))
     whitening /= np.sqrt(np.trace(whitening @ within @ whitening) / n)
@@ -201,3 +215,4 @@ def _centre(network: BertEncoder, model: FoundationModel, steps: Steps, options:
         norm.weight[1 : n + 1] = 1 / spread[1 : n + 1].square().mean().sqrt()
         norm.weight[[0, -1]] = 0
         norm.bias.copy_(-mean * norm.weight)
+        norm.bias[0] = CONSTANT
