@@ -11,6 +11,7 @@ NAMES = (
     "encoder",
     "transcriptformer",
     "readers",
+    "door",
     "end_to_end",
     "memory",
     "data_path",

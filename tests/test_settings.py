@@ -43,7 +43,12 @@ def test_variables(monkeypatch: pytest.MonkeyPatch) -> None:
         ("THREADS", "0", "it should be greater than or equal to 1"),
         ("BLOCK_ROWS", "many", "it should be a valid integer"),
         ("VERBOSITY", "loud", "it should be 'error', 'warning', 'info' or 'debug'"),
-        ("PROGRESS", "perhaps", "it should be a valid boolean"),
+        ("PROGRESS", "perhaps", "it should be 1, true, yes or on, or 0, false, no or off"),
+        ("FSYNC", "maybe", "it should be 1, true, yes or on, or 0, false, no or off"),
+        ("CACHE_DIR", __file__, "it should be a folder, or a place for one, and is a file"),
+        ("DEVICE", "foo", "it should be 'cpu', 'cuda', 'cuda:1' or 'mps'"),
+        ("HUB_ENDPOINT", "foo", "it should begin with https:// and a host"),
+        ("S3_ENDPOINT", "https://", "it should begin with https:// and a host"),
     ],
 )
 def test_a_wrong_variable_is_named(name: str, text: str, accepted: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,6 +56,14 @@ def test_a_wrong_variable_is_named(name: str, text: str, accepted: str, monkeypa
     with pytest.raises(ValueError, match=f"^SCFM_{name}='{text}' cannot be used: {accepted}") as caught:
         Settings()
     assert "\n" not in str(caught.value)
+
+
+def test_the_variable_of_the_hub_is_named_and_no_login_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "ftp://me:pa55word@mirror")
+    with pytest.raises(ValueError, match=r"^HF_ENDPOINT='ftp://\*\*\*@mirror' cannot be used: it should begin"):
+        Settings()
+    monkeypatch.setenv("HF_ENDPOINT", "")
+    assert Settings().hub_endpoint == "https://huggingface.co"
 
 
 @pytest.mark.parametrize(

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from scfm._text import masked
+
 __all__ = ["Settings", "console", "settings"]
 
 Verbosity = Literal["error", "warning", "info", "debug"]
+BOOLEAN = "it should be 1, true, yes or on, or 0, false, no or off"
+"""What a variable that is on or off accepts."""
 SCANPY = {0: "error", 1: "warning", 2: "info", 3: "info", 4: "debug", "hint": "info"}
 """What scanpy calls the levels."""
 
@@ -78,7 +84,7 @@ class Settings(BaseSettings):
         default_factory=lambda: os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on")
     )
     """Never use the network; also from ``HF_HUB_OFFLINE``."""
-    hub_endpoint: str = Field(default_factory=lambda: os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
+    hub_endpoint: str = Field(default_factory=lambda: os.environ.get("HF_ENDPOINT") or "https://huggingface.co")
     """Address of the Hugging Face hub or of a mirror of it; also from ``HF_ENDPOINT``."""
     s3_endpoint: str | None = None
     """Address of a mirror of the buckets that other weights come from."""
@@ -101,7 +107,7 @@ class Settings(BaseSettings):
         try:
             super().__init__(**values)
         except ValidationError as error:
-            raise ValueError("; ".join(_said(one, "SCFM_{}", str.upper) for one in error.errors())) from None
+            raise ValueError("; ".join(_said(one, _variable(one["loc"][0])) for one in error.errors())) from None
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name not in type(self).model_fields:
@@ -110,7 +116,7 @@ class Settings(BaseSettings):
         try:
             super().__setattr__(name, value)
         except ValidationError as error:
-            raise ValueError(_said(error.errors()[0], "scfm.settings.{}", str)) from None
+            raise ValueError(_said(error.errors()[0], f"scfm.settings.{name}")) from None
 
     @field_validator("verbosity", mode="before")
     @classmethod
@@ -131,7 +137,28 @@ class Settings(BaseSettings):
     @field_validator("cache_dir")
     @classmethod
     def _at_home(cls, value: Path) -> Path:
-        return value.expanduser()
+        value = value.expanduser()
+        with suppress(OSError):  # what cannot be looked at is told when it is used
+            if value.exists() and not value.is_dir():
+                msg = "it should be a folder, or a place for one, and is a file"
+                raise ValueError(msg)
+        return value
+
+    @field_validator("device")
+    @classmethod
+    def _is_device(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"(cpu|cuda|mps)(:\d+)?", value):
+            msg = "it should be 'cpu', 'cuda', 'cuda:1' or 'mps'"
+            raise ValueError(msg)
+        return value
+
+    @field_validator("hub_endpoint", "s3_endpoint", "cellxgene_endpoint")
+    @classmethod
+    def _is_address(cls, value: str | None) -> str | None:
+        if value is not None and not re.match(r"https?://[^/]", value):
+            msg = "it should begin with https:// and a host, or with http:// for a mirror"
+            raise ValueError(msg)
+        return value
 
     def reset(self) -> None:
         """Go back to the defaults and the environment."""
@@ -140,9 +167,16 @@ class Settings(BaseSettings):
             setattr(self, name, getattr(fresh, name))
 
 
-def _said(error: Any, name: str, case: Any) -> str:
-    """What is wrong with a setting, in one line."""
-    return f"{name.format(case(error['loc'][0]))}={error['input']!r} cannot be used: {error['msg'].replace('Input', 'it', 1)}."
+def _variable(setting: object) -> str:
+    """The variable that a setting is read from."""
+    name = f"SCFM_{setting}".upper()
+    return "HF_ENDPOINT" if setting == "hub_endpoint" and not os.environ.get(name) else name
+
+
+def _said(error: Any, name: str) -> str:
+    """What is wrong with a setting, in one line, without a login."""
+    why = BOOLEAN if error["type"].startswith("bool") else error["msg"].removeprefix("Value error, ")
+    return f"{name}={masked(repr(error['input']))} cannot be used: {why.replace('Input', 'it', 1)}."
 
 
 settings = Settings()

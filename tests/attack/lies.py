@@ -273,6 +273,7 @@ def lies_in_tables(canary: Path) -> Iterator[Lie]:
     once = pa.DictionaryArray.from_arrays(pa.array(np.zeros(2000, "i4")), pa.array(["x" * 2**20]))
     columns: dict[str, dict[str, Any]] = {
         "one text many times": {"input_ids": pa.array([[7, 2]] * 2000), "cell_type": once},
+        "plain text many times": {"input_ids": pa.array([[7, 2]] * 200), "cell_type": ["x" * 2**20] * 200},
         "nothing": {"input_ids": pa.array([], pa.list_(pa.int64()))},
         "other columns": {"a": [1]},
     }

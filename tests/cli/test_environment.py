@@ -65,7 +65,7 @@ def test_a_wrong_variable_is_one_line(command: str, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("SCFM_THREADS", "many")
     call = [sys.executable, "-m", "scfm", *command.split()]
     run = subprocess.run(call, capture_output=True, text=True, check=False)
-    assert run.returncode == 1
+    assert run.returncode == 2
     assert run.stderr.startswith("scfm: ValueError: SCFM_THREADS='many' cannot be used: it should be a valid integer")
     assert run.stderr.count("\n") == 1
 

@@ -191,6 +191,19 @@ def test_a_loom_without_names_of_cells(cells: ad.AnnData, tmp_path: Path) -> Non
     assert dense(tmp_path / "a.loom")[1].index.tolist() == [str(i) for i in range(23)]
 
 
+@pytest.mark.parametrize(("name", "line"), [("genes.tsv", b"a\tb\tc\n"), ("barcodes.tsv", b"a\tb\n")])
+def test_a_line_with_more_columns_than_the_first(name: str, line: bytes, tmp_path: Path, cells: ad.AnnData) -> None:
+    folder = write_mtx(tmp_path / "mtx", cells, version=2)
+    file = folder / name
+    lines = file.read_bytes().splitlines(keepends=True)
+    n_columns = lines[0].count(b"\t") + 1
+    file.write_bytes(b"".join([*lines[:1], line, *lines[2:]]))
+    with pytest.raises(
+        ValueError, match=rf"{name} is damaged: line 2 has {n_columns + 1} columns, and the first line {n_columns}\."
+    ):
+        dense(folder)
+
+
 @pytest.mark.parametrize("kind", ["h5", "mtx", "loom"])
 def test_they_become_h5ad(kind: str, cells: ad.AnnData, tmp_path: Path) -> None:
     cells.var_names_make_unique()

@@ -528,3 +528,20 @@ def test_values_that_a_file_cannot_back(tmp_path: Path) -> None:
     pa.parquet.write_table(pa.table({"input_ids": pa.array([[1] * 20_000_000], pa.list_(pa.int16()))}), path)
     with pytest.raises(ValueError, match=r"declares 80,000,000 bytes of values in .*Accepted: 1100 for each byte"):
         open_tokenized(path)
+
+
+@pytest.mark.parametrize("dictionary", [False, True])
+@pytest.mark.parametrize("rows", [2, 900])
+def test_a_text_that_is_stored_once_is_in_memory_once(dictionary: bool, rows: int, tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource")
+    texts = pa.DictionaryArray.from_arrays(pa.array([*np.zeros(300, "i4"), None]), pa.array(["x" * 2**20]))
+    texts = texts if dictionary else texts.dictionary_decode()
+    parquet(table_of([[1]] * 301, cell_type=texts), tmp_path / "a.parquet", rows)
+    del texts
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with open_tokenized(tmp_path / "a.parquet") as source:
+        found = source.obs["cell_type"]
+    assert isinstance(found.dtype, pd.CategoricalDtype) == dictionary
+    assert found.iloc[299] == "x" * 2**20
+    assert found.isna().tolist() == [False] * 300 + [True]
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000

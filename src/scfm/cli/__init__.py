@@ -24,7 +24,7 @@ __all__ = ["main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code: 0 done, 1 an error (told in one line), 2 a wrong call."""
+    """Run the command line; returns the exit code: 0 done, 1 an error (told in one line), 2 a wrong call or variable."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     at = next((at for at, word in enumerate(words) if word.replace("_", "-") in COMMANDS), len(words))
     before, name, after = words[:at], "".join(words[at : at + 1]).replace("_", "-"), words[at + 1 :]
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if "--debug" in words:
             raise
-        return _failed(error)
+        return max(_failed(error), 2 * isinstance(error, ValueError))  # of a variable: nothing else has been read yet
     if not words:
         parser.print_help()
         return 0

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from scfm._checks import typed
 from scfm._lock import hold
-from scfm._paths import atomic
+from scfm._paths import atomic, settle
 from scfm._settings import settings
 from scfm.model._cache import check_cached, lock_path
 from scfm.model._convert import convert_known
@@ -115,6 +115,7 @@ def fetch_gene_vectors() -> Path:
 
 def _once(folder: Path, card: ModelCard, make: Callable[[Mapping[str, RemoteFile]], None], remedy: str) -> Path:
     """Make a folder of files that are fetched, unless it is there; of several processes one does, and the others wait."""
+    settle(folder.parent)
     if folder.is_dir():
         return folder
     files = remote_files(card)

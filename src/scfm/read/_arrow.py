@@ -13,12 +13,12 @@ from scfm._paths import check_regular
 from scfm.read._door import RATIO, ROOM
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
+    from collections.abc import Generator, Iterable, Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
 
-__all__ = ["ArrowFile", "Cells", "arrow", "cells_of", "reading"]
+__all__ = ["ArrowFile", "Cells", "arrow", "cells_of", "is_text", "reading", "table_of"]
 
 TOKENS = ("input_ids", "gene_token_ids")
 """Columns of token ids, the first that is there: what a network was given comes before what it is named for."""
@@ -26,6 +26,8 @@ VALUE_BYTES = 4
 """Of a token id in memory, however many of them were packed together."""
 STEP = 1024
 """Most cells that are decoded together."""
+TOGETHER = 2**26
+"""Bytes of batches that are kept before their categories are brought together."""
 END = b"\xff\xff\xff\xff\0\0\0\0"
 """Last bytes of an Arrow stream that was written to its end."""
 
@@ -65,6 +67,8 @@ class ArrowFile:
     """All columns, as stored."""
     scalars: list[str]
     """Columns of one value a cell."""
+    texts: list[str]
+    """Of these the columns of text, which Parquet may store once for many cells."""
     tokens: str
     """The column of token ids."""
 
@@ -84,17 +88,18 @@ class ArrowFile:
             names = schema.names
             scalars = [field.name for field in schema if not _nested(field.type)]
             tokens = _token_column(schema, path)
+            texts = [name for name in scalars if is_text(schema.field(name).type)]
             if n_obs is None:  # a stream does not say; counted on a small column
                 counted = _ipc_batches(path, [names.index(name) for name in [*scalars, tokens][:1]], 0)
                 n_obs = sum(batch.num_rows for batch in counted)
-        return cls(path, n_obs, names, scalars, tokens)
+        return cls(path, n_obs, names, scalars, texts, tokens)
 
     def batches(self, columns: list[str], start: int) -> Generator[Any, None, None]:
-        """Record batches of some columns, in this order, from row ``start`` on."""
+        """Record batches of some columns, in this order, from row ``start`` on; text of Parquet files as categories."""
         row = start
         with reading(self.path):
             if self.path.suffix == ".parquet":
-                found = _parquet_batches(self.path, columns, start)
+                found = _parquet_batches(self.path, columns, self.texts, start)
             else:
                 found = _ipc_batches(self.path, [self.names.index(name) for name in columns], start)
             for batch in found:
@@ -114,6 +119,24 @@ def _check_backed(metadata: Any, path: Path) -> None:
     if declared > ROOM + RATIO * stored:
         msg = f"{path} declares {declared:,} bytes of values in {stored:,}, and is not read. Accepted: {RATIO} for each byte."
         raise ValueError(msg)
+
+
+def table_of(batches: Iterable[Any]) -> Any:
+    """A table of record batches, each of which may hold the same categories again."""
+    table, pending, n_bytes = None, [], 0
+    for batch in batches:
+        batch.validate(full=True)
+        pending.append(batch)
+        n_bytes += batch.nbytes
+        if n_bytes > max(TOGETHER, table.nbytes if table is not None else 0):
+            table, pending, n_bytes = _joined(table, pending), [], 0
+    return _joined(table, pending) if pending or table is None else table
+
+
+def _joined(table: Any, batches: list[Any]) -> Any:
+    pa = arrow()
+    more = pa.Table.from_batches(batches)
+    return (more if table is None else pa.concat_tables([table, more])).unify_dictionaries().combine_chunks()
 
 
 def cells_of(column: Any, path: Path, row: int, largest: int) -> Cells:
@@ -144,8 +167,8 @@ def _first_null(array: Any) -> int:
     return int(np.argmax(array.is_null().to_numpy(zero_copy_only=False)))
 
 
-def _parquet_batches(path: Path, columns: list[str], start: int) -> Iterator[Any]:
-    with arrow().parquet.ParquetFile(path, memory_map=True) as file:
+def _parquet_batches(path: Path, columns: list[str], texts: list[str], start: int) -> Iterator[Any]:
+    with arrow().parquet.ParquetFile(path, memory_map=True, read_dictionary=texts) as file:
         sizes = [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)]
         ends = np.cumsum([0, *sizes])
         first = int(np.searchsorted(ends, start, side="right")) - 1
@@ -199,6 +222,12 @@ def _token_column(schema: Any, path: Path) -> str:
         msg = f"Column {found[0]!r} of {path} holds {kind}; token ids are lists of integers."
         raise ValueError(msg)
     return found[0]
+
+
+def is_text(kind: Any) -> bool:
+    """Whether a type is that of texts."""
+    types = arrow().types
+    return bool(types.is_string(kind) or types.is_large_string(kind))
 
 
 def _nested(kind: Any) -> bool:

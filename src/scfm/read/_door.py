@@ -14,12 +14,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn
 
-import numpy as np
 from h5py import Dataset, Datatype, File, Group, h5d, h5f, h5g, h5l, h5o
 
 from scfm._paths import check_regular
 from scfm._settings import settings
 from scfm._text import masked
+from scfm.read._packed import PACKERS, SHARDS, bytes_of, check_packed, codecs_of, folder_of, packing_of
 from scfm.read.arrays import check_chunks
 
 if TYPE_CHECKING:
@@ -43,10 +43,10 @@ ROOM, RATIO = 2**26, 1100
 """Bytes that an element may declare whatever it takes in the file, and how many more for each of those (gzip: 1,032)."""
 ROWS, PER_BYTE = 2**16, 64
 """Names that a table may declare whatever they take in the file, and how many more for each byte (numbered names: 36)."""
-UNKNOWN = 16
-"""Bytes of a value of variable length."""
 KINDS = {h5f.FileID: File, h5g.GroupID: Group, h5d.DatasetID: Dataset}
 """What h5py makes of its identifiers."""
+UNKNOWN = 16
+"""Bytes of a value of variable length."""
 HOPS = 16
 """Links within a file that may follow each other."""
 ALLOW = "If that is meant to be, set scfm.settings.allow_external = True, or SCFM_ALLOW_EXTERNAL=1."
@@ -72,7 +72,7 @@ def file_of(element: Any) -> str:
     """Path or address of the file or store that an element belongs to, without a login."""
     if hasattr(element, "file"):
         return str(element.file.filename)
-    return masked(getattr(element.store, "root", element.store))
+    return masked(getattr(element.store, "root", None) or getattr(element.store, "path", element.store))
 
 
 def open_store(path: Path, mode: Literal["r", "r+"] = "r") -> Any:
@@ -97,7 +97,7 @@ def inside(group: Any, path: str) -> Any:
     ValueError
         If a link leads out of the file.
     """
-    folder = _folder(group)
+    folder = folder_of(group)
     if folder is not None:
         _check_way(folder, path)
         return group[path]
@@ -116,7 +116,7 @@ def entry(group: Any, path: str, *, beside: int = 0, chunks: bool = True) -> Any
     beside
         Bytes in the file, other than its own, that back its size.
     chunks
-        Whether the chunks of HDF5 are looked at, too, which its library will inflate. Those of matrices are when they are read.
+        Whether the chunks are looked at, too, which libraries will unpack. Those of matrices are when they are read.
 
     Raises
     ------
@@ -147,11 +147,11 @@ def check_links(path: Path) -> None:
 
 def _entry(group: Any, path: str, beside: int, *, chunks: bool) -> tuple[Any, list[Claim]]:
     element = inside(group, path)
-    folder = _folder(element)
+    folder = folder_of(element)
     if hasattr(element, "file"):
         claims = list(_claims_h5(element.id, set(), chunks=chunks))
     else:
-        claims = list(_claims_remote(element) if folder is None else _claims_zarr(element, folder))
+        claims = list(_claims_remote(element) if folder is None else _claims_zarr(element, folder, chunks=chunks))
     declared = sum(claim.declared for claim in claims)
     if declared > ROOM + RATIO * beside:
         stored = beside + sum(claim.stored() for claim in claims)
@@ -225,15 +225,6 @@ def _claims_h5(found: Any, seen: set[int], *, chunks: bool) -> Iterator[Claim]:
 # --- zarr
 
 
-def _folder(element: Any) -> Path | None:
-    """The folder of an element of a local store."""
-    store: Any = getattr(element, "store", None)
-    root = getattr(store, "root", None)
-    if "file" in getattr(getattr(store, "fs", None), "protocol", ()):  # file://
-        root = Path(store.path)
-    return root / element.path if isinstance(root, Path) else None
-
-
 def _check_way(folder: Path, path: str) -> None:
     for name in filter(None, path.split("/")):
         folder /= name
@@ -260,12 +251,16 @@ def _files(folder: Path) -> Iterator[os.DirEntry[str]]:
                 yield item
 
 
-def _claims_zarr(element: Any, folder: Path) -> Iterator[Claim]:
+def _claims_zarr(element: Any, folder: Path, *, chunks: bool) -> Iterator[Claim]:
     for item in _files(folder):
         if item.name in ("zarr.json", ".zarray"):
-            metadata = json.loads(Path(item.path).read_bytes())
+            metadata, inner = json.loads(Path(item.path).read_bytes()), Path(item.path).parent
             if metadata.get("node_type", "array") == "array":
-                yield _claim_zarr(metadata, element, partial(_size, Path(item.path).parent))
+                yield _claim_zarr(metadata, element, partial(_size, inner))
+                packing = packing_of(metadata) if chunks else None
+                for file in _files(inner) if packing is not None else ():
+                    if not file.name.startswith((".z", "zarr.json")):
+                        check_packed(Path(file.path), packing)
 
 
 def _claims_remote(element: Any) -> Iterator[Claim]:
@@ -290,30 +285,18 @@ def _size(folder: Path) -> int:
 
 
 def _claim_zarr(metadata: dict[str, Any], element: Any, stored: Callable[[], int]) -> Claim:
-    for name in _codecs(metadata):
-        if name.removeprefix("numcodecs.") not in CODECS:
+    codecs = list(codecs_of(metadata))
+    for name in codecs:
+        if name not in CODECS:
             _refuse(element, f"is packed by the codec {name!r}", ", ".join(CODECS))
+    packers = [name for name in codecs if name in PACKERS]
+    if len(packers) > 1 or codecs.count(SHARDS) > 1:
+        _refuse(
+            element, f"is packed by {' and '.join(packers)}, or in shards of shards", f"one of {', '.join(PACKERS)}"
+        )
     shape = [int(size) for size in metadata["shape"]]
     grid = metadata.get("chunk_grid", {}).get("configuration", {})
     chunk = metadata.get("chunks") or grid.get("chunk_shape") or (0,)
     n_values = max(math.prod(shape), math.prod(int(size) for size in chunk))
-    return Claim(max(shape, default=1), n_values * _bytes_of(metadata.get("data_type", metadata.get("dtype"))), stored)
-
-
-def _codecs(metadata: dict[str, Any]) -> Iterator[str]:
-    """Names of all codecs, filters and compressors, those within shards, too."""
-    for kind in ("codecs", "index_codecs", "filters", "compressor"):
-        found = metadata.get(kind) or ()
-        for codec in [found] if isinstance(found, dict) else found:
-            yield str(codec.get("name", codec.get("id")))
-            yield from _codecs(codec.get("configuration", {}))
-
-
-def _bytes_of(dtype: Any) -> int:
-    if isinstance(dtype, dict):
-        return int(dtype.get("configuration", {}).get("length_bytes", UNKNOWN))
-    try:
-        size = np.dtype([tuple(field) for field in dtype] if isinstance(dtype, list) else dtype).itemsize
-    except TypeError:  # "string"
-        return UNKNOWN
-    return size or UNKNOWN
+    each = bytes_of(metadata.get("data_type", metadata.get("dtype"))) or UNKNOWN
+    return Claim(max(shape, default=1), n_values * each, stored)

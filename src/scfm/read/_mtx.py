@@ -76,13 +76,27 @@ def _table(path: Path, *names: str) -> pd.DataFrame:
         msg = f"{path} needs a table beside it: {' or '.join(place.name for place in places)}."
         raise FileNotFoundError(msg)
     text = _text(found)
-    n_columns = text[: text.find(b"\n")].count(b"\t") + 1
+    n_columns = text.partition(b"\n")[0].count(b"\t") + 1
+    if b"\t" in text:
+        _check_columns(found, text, n_columns)
     read = list(range(min(n_columns, len(FEATURES))))
     layout: dict[str, Any] = {"sep": "\t", "header": None, "usecols": read, "dtype": str, "keep_default_na": False}
     table = pd.read_csv(
         BytesIO(text), quoting=csv.QUOTE_NONE, **layout
     )  # a quote in a name would swallow the lines after it
     return table.apply(lambda column: column.str.strip('"'))
+
+
+def _check_columns(path: Path, text: bytes, n_columns: int) -> None:
+    """Raise a ValueError if a line has more columns than the first one, of which pandas would leave some out."""
+    for number, line in enumerate(text.split(b"\n"), start=1):
+        n_here = line.count(b"\t") + 1
+        if n_here > n_columns:
+            msg = (
+                f"{path} is damaged: line {number} has {n_here} columns, and the first line {n_columns}. "
+                "Copy or write the table again."
+            )
+            raise ValueError(msg)
 
 
 def _text(path: Path) -> bytes:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 
 from scfm._settings import settings
+from scfm.read._packed import check_packed, folder_of, packing_of
 
 try:  # twice as fast, and installed by the extra `fast`
     from isal import isal_zlib as zlib
@@ -21,11 +22,11 @@ except ImportError:
     import zlib  # type: ignore[no-redef]
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
-__all__ = ["Pointers", "StoredArray", "check_chunks", "fast_codecs", "stored_array"]
+__all__ = ["Pointers", "StoredArray", "check_chunks", "fast_codecs", "lost", "stored_array"]
 
 WINDOW = 2**20
 """Row borders that are held in memory (8 MiB)."""
@@ -56,14 +57,69 @@ class StoredArray(ABC):
         Along other axes ``out`` is as long as the array.
         """
 
+    def lacks(self, values: NDArray[np.generic], start: int) -> bool:
+        """Whether some of the values that were read from ``start`` on are not in the file, but its fill value.
+
+        The array has one dimension.
+        """
+        if not len(values):
+            return False
+        firsts = np.append(values[0], values[-start % self._step :: self._step])  # of all chunks
+        return bool((firsts == self._fill).any()) and self._is_absent(start, start + len(values))
+
+    @property
+    @abstractmethod
+    def _step(self) -> int:
+        """Rows of what is stored together."""
+
+    @property
+    @abstractmethod
+    def _fill(self) -> Any:
+        """What is read where nothing was written."""
+
+    @abstractmethod
+    def _is_absent(self, start: int, stop: int) -> bool:
+        """Whether nothing was written, or it is lost, somewhere in a stretch of one dimension."""
+
 
 class ZarrArray(StoredArray):
-    """An array of a zarr store."""
+    """An array of a zarr store; on the disk its chunks are looked at before they are unpacked."""
+
+    def __init__(self, array: Any) -> None:
+        super().__init__(array)
+        self._folder = folder_of(array)
+        self._packing = packing_of(array.metadata.to_dict()) if self._folder is not None else None
 
     def fill(self, out: NDArray[np.generic], start: int, axis: int = 0) -> None:
         from zarr.buffer.cpu import NDBuffer
 
+        if self._folder is not None and self._packing is not None:
+            lows = [start * (side == axis) for side in range(out.ndim)]
+            for key in self._keys(lows, out.shape):
+                check_packed(self._folder / key, self._packing)
         self._array.get_basic_selection(_stretch(out, start, axis), out=NDBuffer.from_numpy_array(out))
+
+    @property
+    def _step(self) -> int:
+        return int((self._array.shards or self._array.chunks)[0])
+
+    @property
+    def _fill(self) -> Any:
+        return self._array.fill_value
+
+    def _is_absent(self, start: int, stop: int) -> bool:
+        from zarr.core.sync import sync
+
+        store, path = self._array.store, self._array.path
+        keys = self._keys([start], [stop - start])
+        return not all(sync(store.exists(f"{path}/{key}".lstrip("/"))) for key in keys)
+
+    def _keys(self, lows: list[int], shape: Sequence[int]) -> Iterator[str]:
+        """Where the chunks of a stretch are in the folder of the array."""
+        steps = self._array.shards or self._array.chunks
+        sides = zip(lows, shape, steps, strict=True)
+        for place in itertools.product(*(range(low // step, -(-(low + n) // step)) for low, n, step in sides)):
+            yield self._array.metadata.encode_chunk_key(place)
 
 
 class H5Array(StoredArray):
@@ -76,6 +132,19 @@ class H5Array(StoredArray):
     def fill(self, out: NDArray[np.generic], start: int, axis: int = 0) -> None:
         if out.size:
             self._array.read_direct(out, _stretch(out, start, axis))
+
+    @property
+    def _step(self) -> int:
+        return int((self._array.chunks or self._array.shape)[0])
+
+    @property
+    def _fill(self) -> Any:
+        return self._array.fillvalue
+
+    def _is_absent(self, start: int, stop: int) -> bool:
+        if self._array.chunks is None:
+            return not self._array.id.get_storage_size()
+        return bool(self._array.id.get_num_chunks() < -(-self.size // self._step))
 
 
 class DeflatedArray(H5Array):
@@ -237,6 +306,15 @@ def fast_codecs(group: Any) -> Iterator[None]:
         yield
 
 
+def lost(where: str, part: str) -> ValueError:
+    """The error for a sparse matrix of which a part is not in the file."""
+    msg = (
+        f"{where} is damaged: chunks of its {part} are missing, which would be read as zeros. Copy the file again, or write "
+        "it again from the original, after X.eliminate_zeros() and with zarr.config.set({'array.write_empty_chunks': True})."
+    )
+    return ValueError(msg)
+
+
 class Pointers:
     """Row borders of a CSR matrix in a file, of which a window is held in memory.
 
@@ -270,6 +348,8 @@ class Pointers:
             window = found.astype(np.int64, copy=False)
             if (np.diff(window) < 0).any() or window[0] < 0 or window[-1] > self._stored:
                 raise self._damaged()
+            if self._stored and (window[1:2] == 0).any() and self._array.lacks(found, start):
+                raise lost(self._where, "indptr")
             self._first, self._window = start, window
         return self._window[start - self._first : stop - self._first + 1]
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from scfm.read._door import file_of, is_group
 from scfm.read._rows import MatrixRows, Parts, checked, join, sparsify
-from scfm.read.arrays import Pointers, fast_codecs, stored_array
+from scfm.read.arrays import Pointers, fast_codecs, lost, stored_array
 from scfm.read.kernels import scan_rows
 
 if TYPE_CHECKING:
@@ -118,6 +118,10 @@ class SparseStored(MatrixRows):
             if fine:
                 borders = indptr[first : last + 1] - part.start
                 fine = scan_rows(borders, indices[part], data[part], self.shape[1], sums[first:last])
+        if self._data.lacks(data, low):
+            raise lost(self.where, "data")
+        if not fine and self._indices.lacks(indices, low):  # of cells with one gene each, the first, it may be true
+            raise lost(self.where, "indices")
         if not fine:
             return checked(indptr, indices, data, self)
         return Parts(indptr, indices.astype(np.int32, copy=False), data, sums)

@@ -32,6 +32,7 @@ def resolve_device(device: str | torch.device | None) -> torch.device:
     """
     import torch
 
+    name = "device" if device is not None else "scfm.settings.device (SCFM_DEVICE)"
     device = device if device is not None else settings.device
     if device is None:
         if torch.cuda.is_available():
@@ -49,7 +50,7 @@ def resolve_device(device: str | torch.device | None) -> torch.device:
     }
     if not available.get(found.type, False):
         usable = [kind for kind, usable in available.items() if usable]
-        msg = f"device={device!r} cannot be used here; available: {', '.join(usable)}. By default the fastest of these is used."
+        msg = f"{name}={device!r} cannot be used here; available: {', '.join(usable)}. By default the fastest of these is used."
         raise ValueError(msg)
     return found
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
+from scfm._paths import check_regular
 from scfm.weights.archive import read_head
 from scfm.weights.pickles import check_tensor_pickle
 
@@ -128,6 +129,7 @@ def sha256(*paths: Path) -> str:
     """Hash of the concatenation of files, as hexadecimal digits."""
     digest = hashlib.sha256()
     for path in paths:
+        check_regular(path)
         with path.open("rb") as file:
             hashlib.file_digest(file, lambda: digest)
     return digest.hexdigest()
