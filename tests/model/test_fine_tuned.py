@@ -220,6 +220,8 @@ def test_adapters_in_the_state_dict(tmp_path: Path) -> None:
 WRONG: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "another method": ({"peft_type": "IA3"}, ValueError, "says peft_type='IA3'.* adapters of peft_type 'LORA' .* are read"),
     "no strength": ({"lora_alpha": None}, ValueError, "lora_alpha=None"),
+    "a strength without end": ({"lora_alpha": float("inf")}, ValueError, "lora_alpha=inf"),
+    "a strength that is none": ({"lora_alpha": True}, ValueError, "lora_alpha=True"),
     "strength by layer": ({"alpha_pattern": {"query": 3}}, ValueError, "alpha_pattern="),
     "no model": ({"base_model_name_or_path": "ctheodoris/Geneformer"}, FileNotFoundError, "adapters of 'ctheodoris/Geneformer', which is not a folder on this machine: copy its config.json"),
 }  # fmt: skip
@@ -238,6 +240,7 @@ def test_adapters_that_cannot_be_merged(kind: str, tmp_path: Path) -> None:
     [
         (lambda t: t.pop(f"base_model.model.{LAYER}.query.lora_B.weight"), "query has no lora_B"),
         (lambda t: t.update({f"base_model.model.{LAYER}.query.lora_B.weight": torch.ones(8, 2)}), "do not fit its weight"),
+        (lambda t: t.update({f"base_model.model.{LAYER}.query.lora_{one}.weight": torch.ones(shape) for one, shape in (("A", (0, 16)), ("B", (16, 0)))}), "do not fit its weight"),
         (lambda t: t.update({f"base_model.model.{LAYER}.query.lora_magnitude_vector": torch.ones(16)}), "1 unexpected: .*lora_magn"),
     ],
 )  # fmt: skip

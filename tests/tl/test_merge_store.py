@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import json
+from typing import TYPE_CHECKING, Any
 
 import anndata as ad
 import mudata as md
@@ -15,6 +16,7 @@ from scfm.cli import main
 from scfm.run.store import ShardStore
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from scfm.run.plan import Shard
@@ -112,3 +114,53 @@ def test_a_merge_that_was_stopped_goes_on(kind: str, tmp_path: Path, monkeypatch
     monkeypatch.setattr(ShardStore, "read", usual)
     scfm.tl.embed_store(source, "scfm-mini", out, **call)
     np.testing.assert_array_equal(read(source).obsm[KEY], ad.read_zarr(out).obsm[KEY])
+
+
+def _plan(**changed: Any) -> Callable[[Path], None]:
+    def change(store: Path) -> None:
+        (file,) = store.glob("obsm/*/.scfm.json")
+        plan = json.loads(file.read_text())
+        plan["arrays"][0].update({name: changed[name] for name in changed if name in plan["arrays"][0]})
+        plan.update({name: value for name, value in changed.items() if name not in plan["arrays"][0]})
+        if "n_obs" in changed:
+            plan["identity"]["source"][0]["n_obs"] = changed["n_obs"]
+        if "more" in changed:
+            plan["arrays"].append({**plan["arrays"][0], "path": plan.pop("more")})
+        file.write_text(json.dumps(plan))
+
+    return change
+
+
+def _link(name: str) -> Callable[[Path], None]:
+    def change(store: Path) -> None:
+        (store / name).rename(store.with_name("elsewhere"))
+        (store / name).symlink_to(store.with_name("elsewhere"))
+
+    return change
+
+
+FOREIGN: dict[str, tuple[Callable[[Path], object], str]] = {
+    "an array elsewhere": (_plan(more="/tmp/x.zarr/X"), "does not say how the store is made up"),
+    "a key elsewhere": (_plan(key="../../x"), "does not say how the store is made up"),
+    "cells without end": (_plan(n_obs=10**15), "does not say how the store is made up"),
+    "another verb": (_plan(verb="evil"), "holds results of 'evil'; those of embed and perturb"),
+    "fields of another verb": (_plan(verb="perturb"), r"emb\.zarr cannot be read"),
+    "a link to chunks": (_link("obsm/X_scfm_mini/c"), "is a link, to .*elsewhere"),
+    "a link to entries": (_link("uns/scfm_mini/params"), "is a link, to .*elsewhere"),
+    "deep": (
+        lambda store: (store / "uns/scfm_mini/params/zarr.json").write_text("[" * 10**6),
+        r"emb\.zarr cannot be read",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_stores_of_others_are_not_believed(kind: str, tmp_path: Path) -> None:
+    source, out = write("h5ad", tmp_path), tmp_path / "emb.zarr"
+    scfm.tl.embed_store(source, "scfm-mini", out, shard_rows=ROWS, device="cpu")
+    before = source.read_bytes()
+    change, match = FOREIGN[kind]
+    change(out)
+    with pytest.raises((ValueError, TypeError), match=match):
+        scfm.tl.merge_store(out, source)
+    assert source.read_bytes() == before

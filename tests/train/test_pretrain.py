@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from typing import TYPE_CHECKING, Any
@@ -96,6 +97,37 @@ def test_another_run_does_not_go_on(config: Make, trained: Path) -> None:
 def test_checkpoints_hold_nothing_but_data(trained: Path) -> None:
     (path,) = (trained.parent / "model.training" / "checkpoints").glob("newest-*")
     assert torch.load(path, weights_only=True)["global_step"] == 6
+
+
+@pytest.mark.parametrize("kind", ["code", "empty", "pipe"])
+def test_checkpoints_of_others_are_not_believed(kind: str, config: Make, trained: Path, tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+
+    class Code:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return victim.write_text, ("executed",)
+
+    out = tmp_path / "model"
+    shutil.copytree(trained.with_name("model.training"), tmp_path / "model.training")
+    checkpoints = tmp_path / "model.training" / "checkpoints"
+    (checkpoints / "newest-step=mine.ckpt").write_bytes(b"no checkpoint")
+    planted = checkpoints / "newest-step=7.ckpt"
+    if kind == "code":
+        torch.save({"state_dict": Code()}, planted)
+    elif kind == "empty":
+        planted.touch()
+    else:
+        if not hasattr(os, "mkfifo"):
+            pytest.skip("has no pipes")
+        os.mkfifo(planted)
+    with pytest.raises(
+        ValueError, match=r"newest-step=7\.ckpt (was refused .*Remove it|is neither a file nor a folder)"
+    ):
+        scfm.train.pretrain(config=config(), out=out)
+    assert not victim.exists()
+    planted.unlink()
+    scfm.train.pretrain(config=config(), out=out)
+    assert weights(out).keys() == weights(trained).keys()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="limits of files")

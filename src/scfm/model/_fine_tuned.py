@@ -78,7 +78,7 @@ def _merged(tensors: dict[str, Tensor], adapter: Mapping[str, Any] | None) -> di
             msg = f"The adapters do not fit the weights: {layer} has no {missing[0].removeprefix(layer).lstrip('.')}."
             raise ValueError(msg)
         weight, up, down = (tensors.pop(name).float() for name in names)
-        if up.shape[-1] != len(down) or (len(up), down.shape[-1]) != tuple(weight.shape):
+        if not 0 < len(down) == up.shape[-1] or (len(up), down.shape[-1]) != tuple(weight.shape):
             shapes = " and ".join(str(tuple(one.shape)) for one in (up, down))
             msg = f"The adapters of {layer}, {shapes}, do not fit its weight, {tuple(weight.shape)}."
             raise ValueError(msg)

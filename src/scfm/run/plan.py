@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from scfm._checks import is_int
+from scfm._keys import check_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -14,6 +15,8 @@ __all__ = ["CHUNK_ROWS", "Shard", "ShardedArray", "StorePlan", "is_count", "is_p
 
 CHUNK_ROWS = 1024
 """Most rows of a chunk of a store; shards are whole chunks."""
+MOST_SHARDS = 10**6
+"""Shards of a store, each of which has a marker."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ class ShardedArray:
         return (
             values.keys() == ShardedArray.__annotations__.keys()
             and all(isinstance(values[name], str) for name in ("path", "dtype"))
-            and ".." not in values["path"].split("/")
+            and all(map(_is_name, values["path"].split("/")))
             and isinstance(values["fill"], int | float)
             and isinstance(shape, list)
             and len(shape) > 0
@@ -96,6 +99,15 @@ def is_count(value: object) -> bool:
     return is_int(value) and value >= 0
 
 
+def _is_name(text: str) -> bool:
+    """Whether it is the name of an entry, which leads nowhere else."""
+    try:
+        check_key(text)
+    except ValueError:
+        return False
+    return True
+
+
 def is_plan(plan: dict[str, Any], folder: str) -> bool:
     """Whether a plan has what a store needs, and is that of this folder."""
     identity, arrays, sequences = plan.get("identity"), plan.get("arrays"), plan.get("sequences")
@@ -103,7 +115,9 @@ def is_plan(plan: dict[str, Any], folder: str) -> bool:
     return (
         all(isinstance(plan.get(name), str) for name in ("verb", "key"))
         and all(is_count(plan.get(name)) for name in ("n_obs", "shard_rows"))
+        and _is_name(plan["key"])
         and plan["shard_rows"] > 0
+        and plan["n_obs"] <= MOST_SHARDS * plan["shard_rows"]
         and isinstance(arrays, list)
         and all(isinstance(array, dict) and ShardedArray.is_one(array) for array in arrays)
         and [array["path"] for array in arrays[:1]] == [f"obsm/{folder}"]

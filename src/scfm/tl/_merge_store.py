@@ -14,7 +14,8 @@ from scfm._keys import PARAMS
 from scfm._paths import settle
 from scfm._text import some
 from scfm._write import Results, add_mappings, completed_copy, fill, has_entry
-from scfm.read import is_anndata_file, open_container
+from scfm.read import check_links, is_anndata_file, open_container
+from scfm.read.errors import reading
 from scfm.run.store import ShardStore
 from scfm.tl._gene_effects import GeneEffects
 from scfm.tl._placing import Placing, digest, places
@@ -100,17 +101,22 @@ def merge(store: ShardStore, target: Path, modality: str | None = None, *, numbe
     if missing:
         msg = f"{store.path} lacks {len(missing)} of {len(store.shards)} shards; finish it with scfm.tl.{store.verb}_store first."
         raise ValueError(msg)
+    check_links(store.path)
+    if store.verb not in CONTENTS:
+        msg = f"{store.path} holds results of {store.verb!r}; those of {' and '.join(CONTENTS)} can be merged."
+        raise ValueError(msg)
     file = _file_of(store, target, modality, number)
     if has_entry(target, modality, f"uns/{store.key}") and store.is_merged(file.number, target):
         return
-    results = CONTENTS[store.verb](store, file, target, modality)
+    with reading(str(store.path)):
+        results, params = CONTENTS[store.verb](store, file, target, modality), store.uns()
     FileTarget(target, target, modality, store.verb).check_free(store.key, *results.places)
     note = partial(store.note_merge, file.number, target) if store.is_of(file.number, target) else None
     with completed_copy(target, target, results.n_bytes(), note) as root:
         group = root if modality is None else root["mod"][modality]
         add_mappings(group, "uns")
         results.write(group)
-        write_elem(group["uns"], store.key, store.uns())
+        write_elem(group["uns"], store.key, params)
 
 
 class _Embeddings:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import errno
 import math
+import re
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,13 +15,17 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from scfm._paths import atomic, check_room
+from scfm._paths import atomic, check_regular, check_room
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 __all__ = ["WholeCheckpoints", "curves", "keepers", "loggers", "newest"]
 
+STEP = re.compile(r"=\d{1,18}$", re.ASCII)
+"""How names of checkpoints end."""
+MOST = 300
+"""Characters of the reason of a library."""
 NEWEST, BEST = "newest", "best"
 POINTS = 200
 """Points of a curve that a card keeps."""
@@ -49,6 +54,25 @@ class WholeCheckpoints(TorchCheckpointIO):
                     raise
                 raise OSError(errno.ENOSPC, "No space left on device") from error
 
+    def load_checkpoint(self, path: str | Path, *args: Any, **options: Any) -> dict[str, Any]:
+        """Read a checkpoint as plain data.
+
+        Raises
+        ------
+        ValueError
+            If it is cut off, or holds more than data, or is a pipe or a device.
+        """
+        check_regular(Path(path))
+        try:
+            return super().load_checkpoint(path, *args, **options | {"weights_only": True})
+        except Exception as error:
+            reason = next(iter(str(error).strip().splitlines()), "no message")[:MOST]
+            msg = (
+                f"{path} was refused ({type(error).__name__}: {reason}): it is cut off, or holds more than data. Remove it, and "
+                "the run goes on from the checkpoint before it, or starts anew."
+            )
+            raise ValueError(msg) from error
+
 
 def _tensors(value: Any) -> Iterator[torch.Tensor]:
     if isinstance(value, torch.Tensor):
@@ -69,7 +93,7 @@ def keepers(folder: Path, every: int, judged: Sequence[str]) -> list[Callback]:
 
 def newest(folder: Path) -> Path | None:
     """The checkpoint from which a run goes on, if there is one."""
-    found = sorted(folder.glob(f"{NEWEST}-*.ckpt"), key=_step)
+    found = sorted((path for path in folder.glob(f"{NEWEST}-*.ckpt") if STEP.search(path.stem)), key=_step)
     return found[-1] if found else None
 
 
@@ -87,7 +111,7 @@ def loggers(folder: Path, checkpoint: Path | None) -> list[Logger]:
 def curves(folder: Path) -> dict[str, list[list[float]]]:
     """Step and value of what was logged; of steps that were repeated after an interruption, the last."""
     found: dict[str, dict[int, float]] = {}
-    for path in sorted(folder.glob("from-*/metrics.csv")):
+    for path in sorted(folder.glob("from-[0-9]*/metrics.csv")):
         first = int(path.parent.name.removeprefix("from-"))
         for curve in found.values():
             for step in [step for step in curve if step >= first]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
-from math import sqrt
+from math import isfinite, sqrt
 from typing import TYPE_CHECKING, Any
+
+from scfm._checks import is_number
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -74,9 +76,9 @@ def adapter_scale(config: Mapping[str, Any], rank: int) -> float:
         If the adapters are not LoRA, or have more than a rank and one ``lora_alpha``.
     """
     other = [key for key in ("alpha_pattern", "fan_in_fan_out", "use_dora") if config.get(key)]
-    alpha = config.get("lora_alpha")
-    if config.get("peft_type") != "LORA" or other or not isinstance(alpha, int | float):
+    alpha: Any = config.get("lora_alpha")
+    if config.get("peft_type") != "LORA" or other or not is_number(alpha) or not isfinite(alpha):
         found = ", ".join(f"{key}={config.get(key)!r}" for key in ("peft_type", "lora_alpha", *other))
         msg = f"{ADAPTER_CONFIG} says {found}; adapters of peft_type 'LORA' with one lora_alpha are read, no others."
         raise ValueError(msg)
-    return alpha / (sqrt(rank) if config.get("use_rslora") else rank)
+    return float(alpha) / (sqrt(rank) if config.get("use_rslora") else rank)
