@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["ArrowFile", "Cells", "arrow", "cells_of", "is_text", "reading", "table_of"]
+__all__ = ["ArrowFile", "Cells", "arrow", "cells_of", "reading", "table_of"]
 
 TOKENS = ("input_ids", "gene_token_ids")
 """Columns of token ids, the first that is there: what a network was given comes before what it is named for."""
@@ -26,7 +26,7 @@ VALUE_BYTES = 4
 """Of a token id in memory, however many of them were packed together."""
 STEP = 1024
 """Most cells that are decoded together."""
-TOGETHER = 2**26
+TOGETHER = 2**24
 """Bytes of batches that are kept before their categories are brought together."""
 END = b"\xff\xff\xff\xff\0\0\0\0"
 """Last bytes of an Arrow stream that was written to its end."""
@@ -88,7 +88,7 @@ class ArrowFile:
             names = schema.names
             scalars = [field.name for field in schema if not _nested(field.type)]
             tokens = _token_column(schema, path)
-            texts = [name for name in scalars if is_text(schema.field(name).type)]
+            texts = [name for name in scalars if _is_text(schema.field(name).type)]
             if n_obs is None:  # a stream does not say; counted on a small column
                 counted = _ipc_batches(path, [names.index(name) for name in [*scalars, tokens][:1]], 0)
                 n_obs = sum(batch.num_rows for batch in counted)
@@ -122,15 +122,22 @@ def _check_backed(metadata: Any, path: Path) -> None:
 
 
 def table_of(batches: Iterable[Any]) -> Any:
-    """A table of record batches, each of which may hold the same categories again."""
+    """A table of record batches, with text as categories; each batch may hold the same ones again."""
     table, pending, n_bytes = None, [], 0
     for batch in batches:
         batch.validate(full=True)
+        batch = _with_categories(batch)
         pending.append(batch)
         n_bytes += batch.nbytes
         if n_bytes > max(TOGETHER, table.nbytes if table is not None else 0):
             table, pending, n_bytes = _joined(table, pending), [], 0
     return _joined(table, pending) if pending or table is None else table
+
+
+def _with_categories(batch: Any) -> Any:
+    """A record batch whose columns of text are stored as those of Parquet files are read."""
+    columns = [column.dictionary_encode() if _is_text(column.type) else column for column in batch.columns]
+    return arrow().record_batch(columns, batch.schema.names)
 
 
 def _joined(table: Any, batches: list[Any]) -> Any:
@@ -172,8 +179,10 @@ def _parquet_batches(path: Path, columns: list[str], texts: list[str], start: in
         sizes = [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)]
         ends = np.cumsum([0, *sizes])
         first = int(np.searchsorted(ends, start, side="right")) - 1
-        groups = range(first, len(sizes))
-        yield from _skipped(file.iter_batches(STEP, row_groups=groups, columns=columns), start - int(ends[first]))
+        # batches of several groups would hold the categories of all of them
+        groups = [[group] for group in range(first, len(sizes))]
+        batches = (batch for group in groups for batch in file.iter_batches(STEP, row_groups=group, columns=columns))
+        yield from _skipped(batches, start - int(ends[first]))
 
 
 def _ipc_batches(path: Path, fields: list[int], start: int) -> Iterator[Any]:
@@ -224,8 +233,7 @@ def _token_column(schema: Any, path: Path) -> str:
     return found[0]
 
 
-def is_text(kind: Any) -> bool:
-    """Whether a type is that of texts."""
+def _is_text(kind: Any) -> bool:
     types = arrow().types
     return bool(types.is_string(kind) or types.is_large_string(kind))
 

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from scfm._types import TokenBlock
-from scfm.read._arrow import ArrowFile, Cells, arrow, cells_of, is_text, reading, table_of
+from scfm.read._arrow import ArrowFile, Cells, arrow, cells_of, reading, table_of
 from scfm.read.paths import expand, is_url
 from scfm.read.source import check_blocks
 
@@ -256,12 +256,12 @@ class TokenizedSource:
                 break
             with reading(file.path):
                 table = table_of(_first(file.batches(columns, first), wanted))
-            tables.append(table.replace_schema_metadata())
+            tables.append(table)
             wanted -= table.num_rows
         if not tables:
             return pd.DataFrame(columns=columns, index=range(stop - start))
         try:
-            found = pa.concat_tables(map(_as_categories, tables), promote_options="permissive").to_pandas()
+            found = pa.concat_tables(tables, promote_options="permissive").to_pandas()
         except pa.ArrowException as error:
             msg = f"Columns {columns} do not have the same types in all of {len(tables)} files: {error}"
             raise ValueError(msg) from error
@@ -269,14 +269,6 @@ class TokenizedSource:
             categories = np.array([*found[name].cat.categories, None], object)  # -1: none
             found[name] = pd.Series(categories[found[name].cat.codes], found.index, dtype=object)
         return found
-
-
-def _as_categories(table: Any) -> Any:
-    """A table whose columns of text are stored as those of Parquet files are read."""
-    for at, field in enumerate(table.schema):
-        if is_text(field.type):
-            table = table.set_column(at, field.name, table.column(at).dictionary_encode())
-    return table
 
 
 class _Ahead(NamedTuple):
