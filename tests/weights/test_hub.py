@@ -86,6 +86,27 @@ def test_a_plain_mirror_is_asked_without_it(server: FileServer, target: Path, ca
     assert not cached(cache).exists()
 
 
+@pytest.mark.parametrize("where", ["/tmp/x", "../../../x", "a/b", ""])
+@pytest.mark.parametrize("name", ["etag", "commit"])
+def test_a_mirror_does_not_name_files_outside_the_cache(
+    name: str, where: str, hub: FileServer, target: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reached: list[int] = []
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *_, **__: reached.append(1))
+    monkeypatch.setattr(hub, "commit", where if name == "commit" else COMMIT)
+    answer = huggingface_hub.HfFileMetadata(
+        commit_hash=where if name == "commit" else COMMIT,
+        etag=where if name == "etag" else "abc",
+        location="",
+        size=len(BODY),
+        xet_file_data=None,
+    )
+    monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", lambda *_, **__: answer)
+    assert download(published(hub), target) == HASH
+    assert not reached
+    assert not cache.exists()
+
+
 def test_what_another_tool_has_fetched_is_taken(hub: FileServer, target: Path, cache: Path) -> None:
     remote = published(hub)
     huggingface_hub.hf_hub_download("lab/model", remote.hub.path, revision=COMMIT, endpoint=hub.url(""))

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
+import stat
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from scfm._paths import check_regular
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
-    Read = Callable[[int, int], bytes]
-    """Reads some bytes from a place on."""
 
 __all__ = ["PACKERS", "SHARDS", "Packing", "bytes_of", "check_packed", "codecs_of", "folder_of", "packing_of"]
 
@@ -98,45 +98,44 @@ def packing_of(metadata: dict[str, Any]) -> Packing | None:
 
 
 def check_packed(path: Path, packing: Packing | None) -> None:
-    """Raise a ValueError if a chunk in a file unpacks to more than its array declares; it need not be there."""
-    if packing is None:
-        return
+    """Raise a ValueError if a chunk is in a pipe, or unpacks to more than its array declares; it need not be there."""
     try:
-        size = path.stat().st_size
-        if size * MOST <= packing.most(0):
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
+            check_regular(path)
+        size = found.st_size
+        if packing is None or size * MOST <= packing.most(0):
             return
         with path.open("rb", buffering=0) as file:
-
-            def read(start: int, n_bytes: int) -> bytes:
-                file.seek(start)
-                return file.read(n_bytes)
-
-            for start, stop in _places(read, size, packing):
+            for start, stop in _places(file, size, packing):
                 most = packing.most(stop - start)
-                if HEADERS[packing.codec](read, start, stop, most) > most:
+                file.seek(start)
+                # read at once: each call into the system may wait for other threads
+                packed = file.read(stop - start if packing.codec == "zstd" else HEAD)
+                if HEADERS[packing.codec](packed, most) > most:
                     msg = f"{path} is damaged: a chunk unpacks to more than {most:,}."
                     raise ValueError(msg)
     except FileNotFoundError:
         return
 
 
-def _places(read: Read, size: int, packing: Packing) -> Iterator[tuple[int, int]]:
+def _places(file: IO[bytes], size: int, packing: Packing) -> Iterator[tuple[int, int]]:
     """Where the chunks in a file begin and end."""
     if not packing.n_inner:
         yield 0, size
         return
-    at = 0 if packing.index_first else max(0, size - packing.index_bytes)
-    table = read(at, min(16 * packing.n_inner, size))
+    file.seek(0 if packing.index_first else max(0, size - packing.index_bytes))
+    table = file.read(min(16 * packing.n_inner, size))
     for start, n_bytes in np.frombuffer(table[: len(table) // 16 * 16], "<u8").reshape(-1, 2).tolist():
-        if start != ABSENT and n_bytes * MOST > packing.most(0):
+        if start != ABSENT and n_bytes * MOST > packing.most(0) and start < size:
             yield start, min(start + n_bytes, size)
 
 
-def _of_zstd(read: Read, start: int, stop: int, most: int) -> int:
-    """Bytes of all blocks of all frames, of a packed block as many as it can have."""
-    total, at = 0, start
-    while at < stop and total <= most:
-        head = read(at, 8)
+def _of_zstd(packed: bytes, most: int) -> int:
+    """Bytes of all blocks of all frames, of a packed block as many as it can have; no more are counted than are too many."""
+    total, at = 0, 0
+    while at < len(packed) and total <= most:
+        head = packed[at : at + 8]
         if head[1:4] == SKIPPED and head[0] >> 4 == 5:
             at += 8 + int.from_bytes(head[4:], "little")
             total += LEAST
@@ -146,8 +145,8 @@ def _of_zstd(read: Read, start: int, stop: int, most: int) -> int:
         flags, single = head[4], head[4] >> 5 & 1
         at += 6 - single + (0, 1, 2, 4)[flags & 3] + (single, 2, 4, 8)[flags >> 6]
         last = False
-        while at < stop and not last and total <= most:
-            block = int.from_bytes(read(at, 3), "little")
+        while at < len(packed) and not last and total <= most:
+            block = int.from_bytes(packed[at : at + 3], "little")
             last, kind, size = bool(block & 1), block >> 1 & 3, block >> 3
             total += max(size if kind < 2 else BLOCK, LEAST)
             at += 3 + (1 if kind == 1 else size)
@@ -155,16 +154,18 @@ def _of_zstd(read: Read, start: int, stop: int, most: int) -> int:
     return total
 
 
-def _of_blosc(read: Read, start: int, stop: int, most: int) -> int:
-    return int.from_bytes(read(start + 4, 4), "little")
+def _of_blosc(packed: bytes, most: int) -> int:
+    return int.from_bytes(packed[4:8], "little")
 
 
-def _of_lz4(read: Read, start: int, stop: int, most: int) -> int:
-    return int.from_bytes(read(start, 4), "little")
+def _of_lz4(packed: bytes, most: int) -> int:
+    return int.from_bytes(packed[:4], "little")
 
 
-HEADERS: dict[str, Callable[[Read, int, int, int], int]] = {"zstd": _of_zstd, "blosc": _of_blosc, "lz4": _of_lz4}
-"""What the bytes from a place to another unpack to, or more than so many."""
+HEADERS: dict[str, Callable[[bytes, int], int]] = {"zstd": _of_zstd, "blosc": _of_blosc, "lz4": _of_lz4}
+"""What a chunk unpacks to, or more than so many."""
+HEAD = 16
+"""Bytes of the header of blosc, the longest of those that say it."""
 
 
 def _name(codec: dict[str, Any]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import sys
+import warnings
 from abc import ABC, abstractmethod
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -93,7 +94,7 @@ class ZarrArray(StoredArray):
     def fill(self, out: NDArray[np.generic], start: int, axis: int = 0) -> None:
         from zarr.buffer.cpu import NDBuffer
 
-        if self._folder is not None and self._packing is not None:
+        if self._folder is not None:
             lows = [start * (side == axis) for side in range(out.ndim)]
             for key in self._keys(lows, out.shape):
                 check_packed(self._folder / key, self._packing)
@@ -293,17 +294,19 @@ def _stretch(out: NDArray[np.generic], start: int, axis: int) -> tuple[slice, ..
 
 
 @contextmanager
-def fast_codecs(group: Any) -> Iterator[None]:
-    """Let arrays of a local zarr store that are opened meanwhile be decoded by zarrs, where that is installed."""
+def fast_codecs(group: Any) -> Iterator[Any]:
+    """Give a group of which arrays that are opened meanwhile are decoded by zarrs, of local zarr stores and where that is installed."""
     zarr = sys.modules.get("zarr")
     if zarr is None or not isinstance(getattr(group, "store", None), zarr.storage.LocalStore) or not find_spec("zarrs"):
-        yield
+        yield group
         return
     if not str(zarr.config.get("codec_pipeline.path")).startswith("zarr.core."):
-        yield  # the user has chosen
+        yield group  # the user has chosen
         return
-    with zarr.config.set({"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"}):
-        yield
+    plain = zarr.storage.LocalStore(group.store.root, read_only=True)  # zarrs takes no other kind
+    with zarr.config.set({"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Array is unsupported by ZarrsCodecPipeline")  # then zarr itself decodes it
+        yield zarr.open_group(plain, path=group.path, mode="r", use_consolidated=False)
 
 
 def lost(where: str, part: str) -> ValueError:

@@ -96,8 +96,8 @@ class SparseStored(MatrixRows):
     """
 
     def __init__(self, group: Any, shape: tuple[int, int], where: str) -> None:
-        with fast_codecs(group):
-            self._indices, self._data = stored_array(group["indices"]), stored_array(group["data"])
+        with fast_codecs(group) as fast:
+            self._indices, self._data = stored_array(fast["indices"]), stored_array(fast["data"])
         super().__init__(shape, self._data.dtype, where)
         size = min(self._indices.size, self._data.size)
         self._pointers = Pointers(group["indptr"], self.shape[0], size, where)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 __all__ = ["from_hub"]
 
 logger = logging.getLogger("scfm")
+
+NAME = re.compile(r"[\w-]{1,200}", re.ASCII)
+"""Versions and hashes by which the cache of ``huggingface_hub`` names files, and which a mirror could lead out of it."""
 
 
 def from_hub(remote: RemoteFile, target: Path, *, offline: bool, progress: bool | None) -> str | None:
@@ -59,7 +63,9 @@ def _fetched(hub: HubPlace, url: str, progress: bool | None) -> Path | None:
     try:
         if progress is False:
             disable_progress_bars()
-        if get_hf_file_metadata(url, token=token).commit_hash is None:
+        found = get_hf_file_metadata(url, token=token)
+        if not all(NAME.fullmatch(name or "") for name in (found.commit_hash, found.etag)):
+            logger.info("%s: the server names no version of it; downloading without huggingface_hub.", hub.path)
             return None
         place: dict[str, Any] = {"revision": hub.revision, "repo_type": hub.kind, "endpoint": hub.endpoint}
         return Path(str(hf_hub_download(hub.repository, hub.path, token=token, **place)))
