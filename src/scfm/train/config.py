@@ -174,7 +174,7 @@ class Machine:
     recompute
         Keep no states of layers for the backward pass, but compute them again: less memory, a third more time.
     threads
-        Threads of torch; all cores by default.
+        Threads of torch; by default as many as it takes by itself (``OMP_NUM_THREADS``, else all cores).
     """
 
     accelerator: str = "auto"

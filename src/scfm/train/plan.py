@@ -97,7 +97,8 @@ class Plan:
             labels,
             run.seed,
         )
-        torch.set_num_threads(run.machine.threads or settings.threads)
+        if run.machine.threads is not None:
+            torch.set_num_threads(run.machine.threads)
         if run.start == "projection":
             model = _projected(model, steps, options, run, work / "start.safetensors")
         module = PretrainingModule(model, options, objectives, weights, run, cell_types, read)
