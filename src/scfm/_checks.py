@@ -162,6 +162,8 @@ CLASSES = (
     "AnnData",
     "MuData",
     "Axes",
+    "CellModel",
+    "Module",
     "FoundationModel",
     "Vocabulary",
     "CellOntology",

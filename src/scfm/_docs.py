@@ -128,6 +128,36 @@ FileNotFoundError
     If a file, or the folder to write to, does not exist.""",
     "copy": """copy
     Change and return a copy of an object instead.""",
+    "fine_tuned": """data
+    Cells that ``setup_anndata`` was called with.
+model
+    Foundation model to fine-tune: name, folder, or a loaded one.""",
+    "fine_tuning": """pooling, max_tokens, compat
+    As for :func:`scfm.tl.embed`; embeddings are of the last layer.
+freeze
+    Layers that keep their weights, counted from the input, together with the vectors of genes (0: these alone); ``True``
+    for all of them.
+lora
+    Train low-rank adapters instead of the weights of the layers: their rank, or a :class:`LoRA`.
+dropout
+    Dropout probability in training, of the layers and before the linear layer; 0.02 as Geneformer and scCello.
+registry
+    Setup of a model that is loaded without data.
+**options
+    Options of the family of the model.""",
+    "fine_tune_data": """data
+    Counts of cells × genes: an AnnData or MuData, in memory, backed or lazy, the path of a file or store, or several.""",
+    "setup_counts": """layer, use_raw, gene_key, modality
+    As for :func:`scfm.tl.embed`.
+donors_key
+    Column of ``obs`` whose values are kept whole: all cells of a donor are trained on, or none.""",
+    "setup_data": """adata
+    Counts of cells × genes: an AnnData or MuData, in memory, backed or lazy, the path of a file or store, or several;
+    also of tokenised cells.""",
+    "predict_from": """adata
+    Cells, with or without labels, in any form that :meth:`setup_anndata` takes; those of the training by default.
+modality
+    Modality of a MuData.""",
     "options": """options
     Options that only the family of the model has, as those of :doc:`TranscriptFormer </models/transcriptformer>`.""",
 }

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from scfm._elsewhere import ARGUMENTS, Argument
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterator, Sequence
 
 __all__ = ["WrongCall", "as_commands", "as_options", "in_short", "known_words", "split_word"]
 
@@ -51,7 +51,7 @@ def split_word(word: str) -> tuple[str, str, str]:
     return name.replace("-", "_"), equals, value
 
 
-def known_words(words: Sequence[str], flags: set[str]) -> list[str]:
+def known_words(words: Sequence[str], flags: set[str], options: Collection[str] = ()) -> list[str]:
     """Write the options of a command as its parser knows them.
 
     Parameters
@@ -60,11 +60,13 @@ def known_words(words: Sequence[str], flags: set[str]) -> list[str]:
         What follows the name of the command.
     flags
         Options that may be given without a value.
+    options
+        All of its options, which mean what they say where another package has the same name for something else.
     """
-    return list(_known(list(words), flags))
+    return list(_known(list(words), flags, options))
 
 
-def _known(words: list[str], flags: set[str]) -> Iterator[str]:
+def _known(words: list[str], flags: set[str], options: Collection[str]) -> Iterator[str]:
     while words:
         word = words.pop(0)
         if word == "--":
@@ -75,6 +77,8 @@ def _known(words: list[str], flags: set[str]) -> Iterator[str]:
             yield "null" if word == "None" else word
             continue
         known = ARGUMENTS.get(name, Argument(name))
+        if name in options and known.ours != name:
+            known = Argument(name)
         if not known.ours:
             if not equals and words and (known.has_value or words[0].lower() in TRUTH):
                 del words[0]

@@ -18,6 +18,7 @@ from scfm.nn.losses import (
 from scfm.nn.pooling import GeneMeans, pool_mean, pool_sum
 from scfm.nn.published import check_shapes, published_keys
 from scfm.nn.sccello import ProjectionHead, ScCelloConfig, ScCelloNetwork, check_sccello, gene_head, has_cell_head
+from scfm.nn.task_heads import ModuleHead, Reading, States, TaskHead
 from scfm.nn.transcriptformer import TranscriptFormer
 from scfm.nn.transcriptformer_config import TranscriptFormerConfig
 from scfm.nn.transcriptformer_heads import GeneScores, TranscriptFormerHeads, likelihood_targets
@@ -38,12 +39,16 @@ __all__ = [
     "LossAndAccuracy",
     "MaskedGeneLoss",
     "MaskedLMHead",
+    "ModuleHead",
     "OntologyAlignmentLoss",
     "Packing",
     "ProjectionHead",
+    "Reading",
     "RegularisationLoss",
     "ScCelloConfig",
     "ScCelloNetwork",
+    "States",
+    "TaskHead",
     "TranscriptFormer",
     "TranscriptFormerConfig",
     "TranscriptFormerHeads",

@@ -267,7 +267,7 @@ def init_weights(module: nn.Module) -> None:
     """Draw the weights of one module: normal with standard deviation 0.02, biases zero (Devlin et al. 2019)."""
     if isinstance(module, nn.Linear | nn.Embedding):
         nn.init.normal_(module.weight, std=INIT_STD)
-    if isinstance(module, nn.Linear):
+    if isinstance(module, nn.Linear) and module.bias is not None:
         nn.init.zeros_(module.bias)
 
 

@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import shutil
-import warnings
 from contextlib import contextmanager
 from dataclasses import replace
 from hashlib import sha256
@@ -23,6 +22,7 @@ from scfm._package import pip_install
 from scfm._paths import atomic, check_new, check_writable, read_json
 from scfm._text import some
 from scfm.train.config import Pretraining, differences, plain, read_config
+from scfm.train.quiet import own_state, quiet
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -118,7 +118,7 @@ def pretrain(
     folder = Path(run.out).expanduser()
     check_new(folder, parents=True, hint="remove it first")
     work = folder.with_name(f"{folder.name}.training")
-    with _at_work(work, dry_run=dry_run) as work, _quiet(), _own_state():
+    with _at_work(work, dry_run=dry_run) as work, quiet(), own_state():
         from scfm.train.plan import Plan
 
         vectors = None if gene_vectors is None or isinstance(gene_vectors, str | Path) else gene_vectors
@@ -195,38 +195,6 @@ def _held(work: Path) -> Iterator[None]:
                 shutil.rmtree(work / "start", ignore_errors=True)
                 (work / "start.safetensors").unlink(missing_ok=True)
         yield
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep Lightning from advice on what is chosen here."""
-    import lightning.pytorch  # noqa: F401  (which sets the levels)
-
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
-    levels = [one.level for one in loggers]
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"lightning\..*")
-        warnings.filterwarnings("ignore", module=r"torch\..*")
-        for one in loggers:
-            one.setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            for one, level in zip(loggers, levels, strict=True):
-                one.setLevel(level)
-
-
-@contextmanager
-def _own_state() -> Iterator[None]:
-    """Leave the random numbers and the threads of torch as they were."""
-    import torch
-
-    threads = torch.get_num_threads()
-    with torch.random.fork_rng():
-        try:
-            yield
-        finally:
-            torch.set_num_threads(threads)
 
 
 def _check_same_run(path: Path, plan: Plan) -> None:

@@ -20,7 +20,7 @@ from scfm._paths import atomic, check_regular, check_room
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-__all__ = ["WholeCheckpoints", "curves", "keepers", "loggers", "newest"]
+__all__ = ["WholeCheckpoints", "curves", "epoch_keeper", "keepers", "loggers", "newest"]
 
 STEP = re.compile(r"=\d{1,18}$", re.ASCII)
 """How names of checkpoints end."""
@@ -89,6 +89,11 @@ def keepers(folder: Path, every: int, judged: Sequence[str]) -> list[Callback]:
         return [newest]
     best = ModelCheckpoint(folder, f"{BEST}-{{step}}", monitor=f"{judged[0]}/loss", mode="min", save_top_k=1)
     return [newest, best]
+
+
+def epoch_keeper(folder: Path) -> Callback:
+    """Keep the checkpoint of the last epoch, when everything else of it is done."""
+    return ModelCheckpoint(folder, f"{NEWEST}-{{step}}", save_top_k=1, every_n_epochs=1, save_on_train_epoch_end=True)
 
 
 def newest(folder: Path) -> Path | None:

@@ -51,7 +51,7 @@ def freeze(network: nn.Module, n_layers: int | bool) -> None:
     layers = list(cast("Any", network).layers)
     if not is_int(n_layers) or not 0 <= n_layers <= len(layers):
         msg = (
-            f"{n_layers!r} layers cannot be frozen: the network has {len(layers)}. 0 freezes its input embeddings alone, and "
+            f"{n_layers!r} layers cannot be frozen: the network has {len(layers)}. freeze=0 is its input embeddings alone, and "
             "True all of it."
         )
         raise ValueError(msg)

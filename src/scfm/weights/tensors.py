@@ -121,6 +121,8 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     with path.open("xb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for name in names:
+            if not tensors[name].numel():
+                continue  # has no bytes to view
             check_finite(name, tensors[name])
             file.write(tensors[name].detach().contiguous().flatten().view(torch.uint8).numpy().data)
 
