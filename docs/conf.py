@@ -71,6 +71,8 @@ nitpicky = True
 nitpick_ignore_regex = [
     ("py:class", r"scfm\.(\w+\.)*_\w+\.\w+"),  # types of private modules, named in signatures of public ones
     ("py:class", r"scfm\.(nn\.attention\.AttentionTile|tasks\.perturbations\.Genes)"),  # of a recipe's optional methods
+    ("py:class", r"scfm\.train\.supervised\.(network|predictions)\.\w+"),  # of methods that verbs call
+    ("py:class", r"(lightning|scvi)\..*"),  # inventories that have other names for what is imported
 ]
 
 # Links into other documentations need their inventories, and -W must also work without a network. Unless all

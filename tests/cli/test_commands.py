@@ -45,6 +45,8 @@ COMMANDS = (
     "metrics",
     "evaluate",
     "match",
+    "train",
+    "predict",
     "pretrain",
     "models",
     "fetch",
@@ -196,10 +198,12 @@ FAILURES = [
     ["match", "no.h5ad", "--model", "scfm-mini"],
     ["merge", "no.zarr", "no.h5ad"],
     ["metrics", "no.h5ad", "--use_rep", "X_a", "--labels_key", "a"],
+    ["predict", "no.h5ad", "--model", "no", "--out", "b.h5ad"],
     ["predict-genes", "no.h5ad", "--model", "scfm-mini", "--out", "b.h5ad", "--mask", "some"],
     ["score", "no.h5ad", "--model", "scfm-mini", "--out", "b.h5ad"],
     ["status", "no.zarr"],
     ["tokenize", "no.h5ad", "--model", "scfm-mini", "--out", "b"],
+    ["train", "no.h5ad", "--model", "scfm-mini", "--labels-key", "a", "--out", "b"],
 ]
 
 

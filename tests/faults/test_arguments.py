@@ -72,6 +72,10 @@ class World:
         scfm.tl.perturb_stats(adata)
         self._adata = adata
         adata.write_h5ad(folder / "cells.h5ad")
+        scfm.train.CellClassifier.setup_anndata(adata := adata.copy(), "half")
+        self.classifier = scfm.train.CellClassifier(adata, self.mini, freeze=True)
+        self.classifier.train(1, train_size=0.5, validation_size=0.5)
+        self.classifier.save(folder / "classifier")
         self.path = folder / "cells.h5ad"
         (folder / "markers.tsv").write_text("cellType\tgeneMarker\nB cell\tMS4A1,CD79A\n")
 
@@ -129,6 +133,7 @@ CALLS: dict[str, Callable[[World], dict[str, Any]]] = {
         "genes": world.adata.var_names[:2].tolist(),
         "n_cells": 2,
     },
+    "tl.predict": lambda world: {"data": world.adata, "model": world.folder / "classifier"},
     "tl.merge_store": lambda world: {"store": world.folder / "no.zarr", "target": world.path},
     "tl.perturb_stats": lambda world: {"adata": world.adata},
     "tl.tokenize": lambda world: {"data": world.path, "model": world.mini, "out": world.new},
@@ -200,6 +205,26 @@ CALLS: dict[str, Callable[[World], dict[str, Any]]] = {
     "model.prune_cache": lambda world: {},
     "model.register": lambda world: {},
     "model.verify_cached": lambda world: {},
+    "train.fine_tune": lambda world: {
+        "data": world.adata,
+        "model": world.mini,
+        "labels_key": "half",
+        "out": world.new,
+        "freeze": True,
+        "max_epochs": 1,
+        "train_size": 0.5,
+        "validation_size": 0.25,
+    },
+    "train.load": lambda world: {"dir_path": world.folder / "classifier"},
+    "train.repeat": lambda world: {"config": world.folder / "no.json", "data": world.adata},
+    "train.search": lambda world: {
+        "model": world.classifier,
+        "out": world.new,
+        "n_trials": 1,
+        "space": {"lr": [1e-4, 1e-3]},
+        "max_epochs": 1,
+        "train_size": 0.5,
+    },
     "train.linear_projection": lambda world: {
         "files": world.path,
         "vocabulary": world.mini.vocabulary,

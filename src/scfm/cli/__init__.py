@@ -42,7 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.print_help()
         return 0
     command = COMMANDS[name or "models"]
-    chosen = parser.parse_args([*before, *([name] if name else []), *known_words(after, command.flags())])
+    typed = known_words(after, command.flags(), [option.name for option in command.options()])
+    chosen = parser.parse_args([*before, *([name] if name else []), *typed])
     return _run(command, command.values(vars(chosen[chosen.subcommand])), debug=chosen.debug)
 
 

@@ -49,6 +49,10 @@ SHELL: dict[str, tuple[Any, str]] = {
     "gene_vectors": (str | None, "file of vectors from which those of genes start, .npz or HDF5"),
     "shared_with": (list[str] | None, "files of cells to compare with; only genes that match in all of them are used"),
     "source": (str, "folder or archive of published weights"),
+    "training": (
+        dict[str, Any] | None,
+        "with --method finetune: arguments of the model and its training, as '{freeze: true, max_epochs: 5}'",
+    ),
     "family": (str | None, "family of the weights, where their folder does not tell: transcriptformer or esm2ce"),
     "dictionaries": (list[str] | None, "files of gene tables, or folders that hold them, for weights without them"),
 }

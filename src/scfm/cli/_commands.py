@@ -136,7 +136,11 @@ COMMANDS = {
         run="scfm.cli.verbs:annotate",
         verb="scfm.tl:annotate",
         example="scfm annotate new.h5ad --reference atlas.h5ad --labels-key cell_type --use-rep X_sccello --out out.h5ad",
-        texts={"data": "file with the embedding: .h5ad, .h5mu, or a zarr store; its matrix is not read"},
+        texts={
+            "data": "file with the embedding (for --method finetune, of counts): .h5ad, .h5mu, or a zarr store",
+            "model": "with --method finetune: name or folder of the model that is trained on the reference",
+            "reference": "file of labelled cells, likewise; by default the labelled cells of DATA",
+        },
     ),
     "metrics": Command(
         "Score embeddings in a file: are cell types kept apart, and batches mixed?",
@@ -176,6 +180,25 @@ COMMANDS = {
             "modality": "modality of an .h5mu file",
             "dictionaries": "files of gene tables, or folders that hold them, for a model that is not on this machine",
         },
+    ),
+    "train": Command(
+        "Fine-tune a model on labels of cells, judge it on cells that it has not seen, and save it.",
+        run="scfm.cli.verbs:train",
+        verb="scfm.train:fine_tune",
+        example="scfm train cells.h5ad --model scfm-mini --labels-key cell_type --donors-key donor_id --out mymodel",
+        several=("labels_key",),
+        families="published_tensors",
+        texts={
+            "labels_key": "column of obs to learn, or several",
+            "out": "folder of the trained model to write",
+        },
+    ),
+    "predict": Command(
+        "Predict labels or numbers of cells by a trained model and write a copy of the file with them.",
+        run="scfm.cli.verbs:written",
+        verb="scfm.tl:predict",
+        example="scfm predict new.h5ad --model mymodel --out predicted.h5ad",
+        texts={"model": "folder of a trained model"},
     ),
     "pretrain": Command(
         "Train a model on files of counts; goes on where it stopped.",

@@ -26,6 +26,7 @@ __all__ = [
     "perturb",
     "predict_genes",
     "pretrain",
+    "train",
     "with_model",
     "written",
 ]
@@ -167,6 +168,17 @@ def pretrain(
         print(text.format(**found, minutes=found["seconds"] / 60, gigabytes=found["bytes"] / 1e9))
     else:
         print(f"wrote {found}")
+
+
+def train(verb: Callable[..., Path], *, labels_key: list[str], **arguments: Any) -> None:
+    """Fine-tune a model, and show how good it is."""
+    from scfm.train import load
+
+    out = verb(labels_key=labels_key if len(labels_key) > 1 else labels_key[0], **arguments)
+    report = load(out).report_
+    if report is not None:
+        print(report.dropna(axis=1, how="all").T.to_string(float_format="{:.3f}".format))
+    print(f"wrote {out}")
 
 
 def marker_genes(verb: Callable[..., Path], *, table: Path | None = None, **arguments: Any) -> None:

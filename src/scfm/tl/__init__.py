@@ -16,6 +16,7 @@ from scfm.tl._merge_store import merge_store
 from scfm.tl._perturb import perturb
 from scfm.tl._perturb_stats import perturb_stats
 from scfm.tl._perturb_store import perturb_store
+from scfm.tl._predict import predict
 from scfm.tl._predict_genes import predict_genes
 from scfm.tl._prompt_genes import prompt_genes
 from scfm.tl._score import score
@@ -36,6 +37,7 @@ __all__ = [
     "perturb",
     "perturb_stats",
     "perturb_store",
+    "predict",
     "predict_genes",
     "prompt_genes",
     "score",

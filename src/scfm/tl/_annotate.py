@@ -7,7 +7,7 @@ import logging
 from itertools import cycle
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 import pandas as pd
@@ -20,7 +20,9 @@ from scfm._package import version_of
 from scfm._warn import warn
 from scfm._write import Results, is_mudata_file, read_frame
 from scfm.annotate import Metric, Prediction, predict, predict_types
+from scfm.tl._annotate_arguments import check_choices, check_source, checked_names
 from scfm.tl._annotate_cells import Cells, provenance
+from scfm.tl._annotate_finetuned import FINE_TUNED, FineTuned
 from scfm.tl._target import adata_of, target_of
 
 if TYPE_CHECKING:
@@ -29,13 +31,15 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
 
+    from scfm.annotate import Classifier
+    from scfm.model import FoundationModel
     from scfm.ontology import CellOntology
 
 __all__ = ["UNKNOWN", "annotate"]
 
 logger = logging.getLogger("scfm")
 
-Method = Literal["knn", "logistic", "linear_probe", "ontology"]
+Method = Literal["knn", "logistic", "linear_probe", "ontology", "finetune"]
 UNKNOWN = "unknown"
 """Label of rejected cells."""
 UNKNOWN_COLOR = "#d3d3d3"
@@ -53,7 +57,8 @@ def annotate(
     reference: AnnData | MuData | str | Path | None = None,
     *,
     labels_key: str,
-    use_rep: str,
+    use_rep: str | None = None,
+    model: str | Path | FoundationModel | None = None,
     out: str | Path | None = None,
     overwrite: bool = False,
     method: Method = "knn",
@@ -64,6 +69,10 @@ def annotate(
     reject: float | None = None,
     batch_key: str | None = None,
     modality: str | None = None,
+    layer: str | None = None,
+    use_raw: bool | None = None,
+    gene_key: str | None = None,
+    training: Mapping[str, Any] | None = None,
     seed: int = 0,
     key_added: str = "annotation",
     copy: bool = False,
@@ -82,11 +91,14 @@ def annotate(
         Column of ``obs`` with the labels of the reference. Cells of the reference without a label are left out.
     use_rep
         Key of the embedding in ``obsm``, of both.
+    model
+        For ``"finetune"``, instead of ``use_rep``: the model that is trained on the counts of the reference.
     %(out)s
     method
         ``"knn"``: share of each label among the nearest cells. ``"logistic"``: logistic regression on whitened
         embeddings. ``"linear_probe"``: scCello's linear probe, on the embeddings as they are. ``"ontology"``:
-        scCello's procedure for types that the reference does not have.
+        scCello's procedure for types that the reference does not have. ``"finetune"``: a :class:`scfm.train.CellClassifier`
+        that is trained on the reference (with the extra ``scfm-tools[train]``).
     n_neighbors
         Neighbours for ``"knn"``.
     metric
@@ -107,6 +119,11 @@ def annotate(
         limit is too strict for cells of a new batch.
     modality
         Modality of MuData objects.
+    layer, use_raw, gene_key
+        For ``"finetune"``: where the counts of both are, as for :func:`scfm.tl.embed`.
+    training
+        For ``"finetune"``: arguments of the model and its training, as ``{"freeze": True, "max_epochs": 5}``
+        (:class:`scfm.train.CellClassifier` and its ``train()``).
     seed
         Seed of the linear probe and of the parts that are left out.
     key_added
@@ -166,21 +183,39 @@ def annotate(
     'Dendritic'
     """
     keys = annotation_keys(key_added)
-    names = None if candidates is None else _names(candidates)
-    _check_arguments(method, names, ontology, reject, batch_key, metric)
+    names = None if candidates is None else checked_names(candidates)
+    check_choices(method, names, ontology, reject, batch_key, metric)
+    of_counts = {"model": model, "layer": layer, "use_raw": use_raw, "gene_key": gene_key, "training": training}
+    check_source(method, use_rep, of_counts)
     if modality is not None and not (_holds_modalities(data) or _holds_modalities(reference)):
         msg = f"modality={modality!r} is for a MuData, and there is none: leave modality out."
         raise ValueError(msg)
     mine = modality if _holds_modalities(data) else None
     target = target_of(data, "annotate", modality=mine, out=out, overwrite=overwrite, copy=copy)
-    stored = (*provenance_keys(use_rep), colors_key(labels_key))
-    query = target.frame((use_rep,), stored)
-    source = query if reference is None else _reference(reference, modality, use_rep, stored)
-    if source is query and key_added == labels_key:
+    if reference is None and key_added == labels_key:
         msg = f"key_added={key_added!r} would overwrite the labels of the reference; choose another name."
         raise ValueError(msg)
     columns = (keys.label, keys.score, keys.novelty, keys.term)
     target.check_free(keys.uns, *(("obs", name) for name in columns), ("obsm", keys.probabilities))
+    tuned = None
+    if use_rep is None:
+        assert model is not None
+        matrix = {"layer": layer, "use_raw": use_raw, "gene_key": gene_key}
+        tuned = FineTuned.of(
+            target.data,
+            reference,
+            model,
+            labels_key,
+            matrix=matrix,
+            modality=modality,
+            training=training or {},
+            seed=seed,
+        )
+        query, source, use_rep = tuned.data, tuned.reference, FINE_TUNED
+    else:
+        stored = (*provenance_keys(use_rep), colors_key(labels_key))
+        query = target.frame((use_rep,), stored)
+        source = query if reference is None else _reference(reference, modality, use_rep, stored)
     cells = Cells.of(query, source, labels_key, use_rep, batch_key)
     graph = _ontology(ontology)
     labels = cells.reference.labels if names is None else names
@@ -192,11 +227,13 @@ def annotate(
         assert graph is not None
         types, ids = cells.reference.renamed(terms), _ids(labels, terms)
         found = predict_types(types, cells.query, graph, ids, reject=reject, seed=seed)
+    elif tuned is not None:
+        found = tuned.predict(cells, reject=reject, seed=seed)
     else:
         found = predict(
             cells.reference,
             cells.query,
-            method,
+            cast("Classifier", method),
             n_neighbors=n_neighbors,
             metric=metric or WHITENED,
             reject=reject,
@@ -226,43 +263,6 @@ def _reference(reference: object, modality: str | None, use_rep: str, uns: Seque
         return adata_of(reference, modality, "reference")
     path = Path(reference).expanduser()
     return read_frame(path, modality if is_mudata_file(path) else None, obsm=(use_rep,), uns=uns)
-
-
-def _names(candidates: Sequence[str]) -> list[str]:
-    names = [str(name) for name in candidates]
-    repeated = sorted({name for name in names if names.count(name) > 1})
-    if repeated or len(names) < 2:
-        msg = f"candidates must be different types, two at least; found {repeated or names}."
-        raise ValueError(msg)
-    return names
-
-
-def _check_arguments(
-    method: str,
-    candidates: list[str] | None,
-    ontology: object,
-    reject: float | None,
-    batch_key: str | None,
-    metric: str | None,
-) -> None:
-    if method == "ontology" and (candidates is None or ontology is None):
-        msg = (
-            "method='ontology' needs candidates=, the types to choose from, and ontology=, such as 'bundled' or what "
-            "scfm.ontology.read_ontology returns."
-        )
-        raise ValueError(msg)
-    if method != "ontology" and candidates is not None:
-        msg = f"candidates= is for method='ontology'; {method!r} chooses from the labels of the reference."
-        raise ValueError(msg)
-    if method != "knn" and metric is not None:
-        msg = f"metric={metric!r} is for method='knn'; {method!r} has none to choose."
-        raise ValueError(msg)
-    if reject is not None and not 0 < reject < 1:
-        msg = f"reject={reject} must lie between 0 and 1: the share of known cells that may be rejected."
-        raise ValueError(msg)
-    if batch_key is not None and reject is None:
-        msg = f"batch_key={batch_key!r} says what is left out to find the limit of rejection; give reject=, too."
-        raise ValueError(msg)
 
 
 def _ontology(ontology: CellOntology | str | Path | None) -> CellOntology | None:
