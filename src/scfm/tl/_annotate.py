@@ -23,7 +23,7 @@ from scfm.annotate import Metric, Prediction, predict, predict_types
 from scfm.tl._annotate_arguments import check_choices, check_source, checked_names
 from scfm.tl._annotate_cells import Cells, provenance
 from scfm.tl._annotate_finetuned import FINE_TUNED, FineTuned
-from scfm.tl._target import adata_of, target_of
+from scfm.tl._target import Target, adata_of, target_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -199,18 +199,7 @@ def annotate(
     target.check_free(keys.uns, *(("obs", name) for name in columns), ("obsm", keys.probabilities))
     tuned = None
     if use_rep is None:
-        assert model is not None
-        matrix = {"layer": layer, "use_raw": use_raw, "gene_key": gene_key}
-        tuned = FineTuned.of(
-            target.data,
-            reference,
-            model,
-            labels_key,
-            matrix=matrix,
-            modality=modality,
-            training=training or {},
-            seed=seed,
-        )
+        tuned = _tuned(target, reference, labels_key, modality, of_counts, seed)
         query, source, use_rep = tuned.data, tuned.reference, FINE_TUNED
     else:
         stored = (*provenance_keys(use_rep), colors_key(labels_key))
@@ -239,18 +228,29 @@ def annotate(
             reject=reject,
             seed=seed,
         )
-    choices: dict[str, Any] = {
-        "method": method,
-        "labels_key": labels_key,
-        "use_rep": use_rep,
-        "batch_key": batch_key,
-        "seed": seed,
-    }
+    choices: dict[str, Any] = {"method": method, "labels_key": labels_key, "use_rep": use_rep, "batch_key": batch_key}
     choices |= {"n_neighbors": n_neighbors, "metric": metric or WHITENED} if method == "knn" else {}
-    choices |= {"reject": reject, "limit": found.limit, "ontology": None if graph is None else str(graph)}
-    choices |= {} if graph is None else {"ontology_sha256": _hash(graph)}
+    choices |= {"seed": seed, "reject": reject, **_found(found, graph)}
     palette = _known_colors(source, labels_key)
     return target.store(_results(query, keys, cells, found, labels, terms, palette, choices))
+
+
+def _found(found: Prediction, graph: CellOntology | None) -> dict[str, Any]:
+    """Limit of rejection, and the ontology of the labels."""
+    named = {"limit": found.limit, "ontology": None if graph is None else str(graph)}
+    return named if graph is None else {**named, "ontology_sha256": _hash(graph)}
+
+
+def _tuned(
+    target: Target, reference: object, labels_key: str, modality: str | None, of_counts: Mapping[str, Any], seed: int
+) -> FineTuned:
+    """A classifier that is trained on the reference."""
+    matrix = {name: of_counts[name] for name in ("layer", "use_raw", "gene_key")}
+    training = of_counts["training"] or {}
+    model = of_counts["model"]
+    return FineTuned.of(
+        target.data, reference, model, labels_key, matrix=matrix, modality=modality, training=training, seed=seed
+    )
 
 
 def _holds_modalities(data: object) -> bool:

@@ -175,7 +175,7 @@ class SupervisedModel(BaseModelClass):
             Cells of a step of the optimiser.
         batch_tokens
             Tokens that go through the network at a time; a step with more is computed in parts, whose gradients are added.
-            By default as for embedding on the device.
+            By default as for embedding on the device, 16,384 at most.
         lr, head_lr
             Largest learning rate, and another one for the head.
         weight_decay

@@ -15,7 +15,7 @@ from torch import nn
 
 from scfm._checks import check_share, typed
 from scfm.nn import ModuleHead, TaskHead
-from scfm.run.device import default_batch_tokens, resolve_device
+from scfm.run.device import resolve_device
 from scfm.train.supervised._base import SupervisedModel
 from scfm.train.supervised.examples import Examples
 from scfm.train.supervised.inputs import CellTargets, TokenInputs
@@ -25,7 +25,7 @@ from scfm.train.supervised.predictions import Prediction, probabilities
 from scfm.train.supervised.prepared import Prepared
 from scfm.train.supervised.scores import CellScores
 from scfm.train.supervised.targets import Classes, Target, column_of
-from scfm.train.supervised.tokens import encoded_cells
+from scfm.train.supervised.tokens import encoded_cells, training_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -113,7 +113,7 @@ class CellModel(SupervisedModel):
         divided = examples.divided(sizes, split, seed)
         self.targets = examples.fitted(divided.train, balanced=self.balanced_classes)
         device = resolve_device("cpu" if how["accelerator"] == "cpu" else None)
-        tokens = how["batch_tokens"] or default_batch_tokens(device)
+        tokens = how["batch_tokens"] or training_tokens(device)
         inputs = TokenInputs(cells, CellTargets(examples.learned(self.targets)), tokens, padded=device.type != "cpu")
         self._standardise(inputs, divided.train, device, seed)
         return Prepared(inputs, inputs, divided, examples.draw_weights(divided.train) if how["balanced"] else None)

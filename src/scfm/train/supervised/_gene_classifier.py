@@ -15,7 +15,7 @@ from scfm._text import some
 from scfm._warn import warn
 from scfm.genes import find_columns
 from scfm.nn import TaskHead
-from scfm.run.device import default_batch_tokens, resolve_device
+from scfm.run.device import resolve_device
 from scfm.train.supervised._base import SupervisedModel
 from scfm.train.supervised.backbone import Backbone
 from scfm.train.supervised.crossval import CrossValidation, cross_validate
@@ -27,7 +27,7 @@ from scfm.train.supervised.scores import GeneProbabilities
 from scfm.train.supervised.setup import Setup
 from scfm.train.supervised.split import Split, split_cells
 from scfm.train.supervised.targets import Classes
-from scfm.train.supervised.tokens import encoded_cells
+from scfm.train.supervised.tokens import encoded_cells, training_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -233,7 +233,7 @@ class GeneClassifier(SupervisedModel):
         )
         self.targets = {TARGET: replace(target, weights=weights)}
         device = resolve_device("cpu" if how["accelerator"] == "cpu" else None)
-        budget, padded = how["batch_tokens"] or default_batch_tokens(device), device.type != "cpu"
+        budget, padded = how["batch_tokens"] or training_tokens(device), device.type != "cpu"
         judging = rows if len(genes.validation) else rows[:0]
         return Prepared(
             TokenInputs(cells, TokenTargets(TARGET, training), budget, padded),

@@ -115,6 +115,8 @@ class SupervisedPlan(LightningModule):
         self._targets, self._task_weights = targets, task_weights
         self._optimisation, self._n_steps, self._seed = optimisation, n_steps, seed
         self._judged: dict[str, Tensor] = {}
+        self._losses: list[Tensor] = []
+        self._rate = 0.0
 
     def training_step(self, parts: list[Part], step: int) -> None:
         """One step of the optimiser."""
@@ -135,9 +137,15 @@ class SupervisedPlan(LightningModule):
         optimiser.step()
         optimiser.zero_grad()
         schedule = cast("Any", self.lr_schedulers())
-        self.log("lr", schedule.get_last_lr()[0], on_step=False, on_epoch=True, batch_size=1)
+        self._losses.append(total)
+        self._rate = schedule.get_last_lr()[0]
         schedule.step()
-        self.log("train_loss", self._summed(total), on_step=False, on_epoch=True, batch_size=1, prog_bar=True)
+
+    def on_train_epoch_end(self) -> None:
+        """Log the mean loss of the steps and the last learning rate; at each step that costs more than a small head."""
+        losses = self._summed(torch.stack(self._losses))
+        self.log_dict({"train_loss": losses.mean(), "lr": self._rate}, batch_size=1)
+        self._losses = []
 
     def on_validation_epoch_start(self) -> None:
         """Begin with no cells, of which a process may get none."""
@@ -176,6 +184,7 @@ class SupervisedPlan(LightningModule):
                 for (rate, decays), parameters in sorted(groups.items(), key=lambda item: item[0])
             ],
             lr=config.lr,
+            fused=True,
         )
         factor = lambda step: config.factor(step, self._n_steps)
         return [optimiser], [torch.optim.lr_scheduler.LambdaLR(optimiser, factor)]

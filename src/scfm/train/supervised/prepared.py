@@ -26,6 +26,7 @@ class Trainable(Protocol):
     temperatures_: dict[str, float]
     calibrates: ClassVar[bool]
     is_trained_: bool
+    trainer: Any
     setup: Setup
 
     def as_dict(self) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import warnings
 from dataclasses import asdict, dataclass
@@ -146,11 +147,16 @@ def fit(
             **machine,
         )
         runner()
+        epoch = runner.trainer.current_epoch - 1
+        # a trainer holds the moments of the optimiser and the cells, and is in a circle with the loop
+        runner.trainer = model.trainer = None
+        del runner, plan
+        gc.collect()
         _check_finite(model, judged=best.best is not None or not data.n_val)
         judged = _validated(model, prepared.validation, split.validation) if model.calibrates else {}
         model.temperatures_ = {name: _temperature(*found) for name, found in judged.items()}
     model.module.cpu()
-    epoch = best.epoch if best.best is not None else runner.trainer.current_epoch - 1
+    epoch = best.epoch if best.best is not None else epoch
     n_cells = (len(split.train), len(split.validation), len(split.test))
     return Fit(epoch, best.best, monitor, arguments, n_cells, _right(model, judged))
 

@@ -11,17 +11,21 @@ import numpy as np
 
 from scfm._types import TokenBlock
 from scfm.batch import make_batch, plan_batches
+from scfm.run.device import default_batch_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    import torch
     from numpy.typing import NDArray
 
     from scfm._types import TokenBatch
     from scfm.model.session import Session
 
-__all__ = ["batches_of", "encoded_cells"]
+__all__ = ["batches_of", "encoded_cells", "training_tokens"]
 
+TRAINING_TOKENS = 16_384
+"""Tokens whose states fit into the memory of a GPU with a network of 100 million weights."""
 IN_MEMORY = 2**28
 """Bytes of tokens that are held in memory; more of them go to a file."""
 
@@ -87,9 +91,19 @@ class _Column:
     def array(self, dtype: type[np.generic]) -> NDArray[Any]:
         """All values."""
         if self._file is None:
-            return np.concatenate([np.empty(0, dtype), *self._parts])
+            whole, start = np.empty(self.n, dtype), 0
+            while self._parts:  # which are freed one by one
+                part = self._parts.pop(0)
+                whole[start : start + len(part)] = part
+                start += len(part)
+            return whole
         self._file.flush()
         return np.memmap(self._file.name, dtype=dtype, mode="r")
+
+
+def training_tokens(device: torch.device) -> int:
+    """Token budget of a part of a step by default: a backward pass needs all states of all layers."""
+    return min(default_batch_tokens(device), TRAINING_TOKENS)
 
 
 def batches_of(
