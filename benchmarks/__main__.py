@@ -22,6 +22,8 @@ NAMES = (
     "gene_tests",
     "inter_loss",
     "pretrain",
+    "finetune",
+    "finetune_memory",
     "quantize",
 )
 

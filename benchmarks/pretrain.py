@@ -65,26 +65,41 @@ def run(args: argparse.Namespace) -> None:
 
 def prepare(folder: Path, args: argparse.Namespace) -> None:
     """Write the cells, a vocabulary of their genes, and the tokens of the cells for the peer."""
+    synthetic_files.write(folder / "cells.h5ad", counts_of(args, args.cells, gene_ids()), "contiguous")
+    write_model(folder / "genes", SIZES)
+    (folder / "tokens.json").write_text(json.dumps(tokens_of(folder / "genes", folder / "cells.h5ad")))
+
+
+def gene_ids() -> tuple[str, ...]:
+    """Made-up ids, as many as the published vocabulary has."""
+    return tuple(f"ENSG{number:011d}" for number in range(1, N_GENES + 1))
+
+
+def write_model(folder: Path, sizes: dict[str, int]) -> None:
+    """A model of these genes with random weights."""
     import numpy as np
 
     from scfm.genes import Vocabulary
-    from scfm.model import load
     from scfm.model.families.geneformer import Geneformer
+    from scfm.model.recipe import NO_WEIGHTS
     from scfm.model.saved import write_folder
 
-    genes = [f"ENSG{number:011d}" for number in range(1, N_GENES + 1)]
-    synthetic_files.write(folder / "cells.h5ad", counts_of(args, args.cells, tuple(genes)), "contiguous")
     tokens = np.arange(2, N_GENES + 2, dtype=np.int32)
-    vocabulary = Vocabulary(np.array(genes), tokens, np.ones(N_GENES), {"<pad>": PAD, "<mask>": MASK})
-    card = Geneformer.new_card("genes", SIZES, vocabulary)
-    from scfm.model.recipe import NO_WEIGHTS
-
+    vocabulary = Vocabulary(np.array(gene_ids()), tokens, np.ones(N_GENES), {"<pad>": PAD, "<mask>": MASK})
+    card = Geneformer.new_card(folder.name, sizes, vocabulary)
     recipe = Geneformer(card, vocabulary, NO_WEIGHTS)
-    write_folder(folder / "genes", card, vocabulary, recipe.published_tensors(recipe.training_network()))
-    with load(folder / "genes").session(folder / "cells.h5ad") as session:
+    write_folder(folder, card, vocabulary, recipe.published_tensors(recipe.training_network()))
+
+
+def tokens_of(model: Path, cells: Path) -> list[list[int]]:
+    """Token sequence of each cell."""
+    import numpy as np
+
+    from scfm.model import load
+
+    with load(model).session(cells) as session:
         blocks = list(session.tokens())
-    cells = [part.tolist() for block in blocks for part in np.split(block.tokens, block.offsets[1:-1])]
-    (folder / "tokens.json").write_text(json.dumps(cells))
+    return [part.tolist() for block in blocks for part in np.split(block.tokens, block.offsets[1:-1])]
 
 
 def now() -> Any:
@@ -125,24 +140,16 @@ def ours(folder: Path, seed: int, batch_cells: int, n_steps: int, threads: int) 
 
 def theirs(folder: Path, seed: int, batch_cells: int, n_steps: int, threads: int) -> dict[str, Any]:
     import torch
-    from tokenizers import Tokenizer
-    from tokenizers.models import WordLevel
     from transformers import (
-        BertConfig,
         BertForMaskedLM,
         DataCollatorForLanguageModeling,
-        PreTrainedTokenizerFast,
         Trainer,
         TrainerCallback,
         TrainingArguments,
     )
 
     torch.set_num_threads(threads)
-    words = {"<pad>": PAD, "<mask>": MASK, **{str(token): token for token in range(2, N_GENES + 2)}}
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer(WordLevel(words, unk_token="<pad>")), pad_token="<pad>", mask_token="<mask>"
-    )
-    collate, n_tokens = DataCollatorForLanguageModeling(tokenizer, mlm_probability=0.15), list[int]()
+    collate, n_tokens = DataCollatorForLanguageModeling(peer_tokenizer(), mlm_probability=0.15), list[int]()
 
     def counted(features: list[dict[str, list[int]]]) -> Any:
         n_tokens.append(sum(len(one["input_ids"]) for one in features))
@@ -156,18 +163,7 @@ def theirs(folder: Path, seed: int, batch_cells: int, n_steps: int, threads: int
             self.times.append(tuple(now() - Clock.last))
             Clock.last = now()
 
-    config = BertConfig(
-        vocab_size=N_GENES + 2,
-        hidden_size=SIZES["hidden_size"],
-        num_hidden_layers=SIZES["n_layers"],
-        num_attention_heads=SIZES["n_heads"],
-        intermediate_size=SIZES["intermediate_size"],
-        max_position_embeddings=SIZES["max_positions"],
-        hidden_act="relu",
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
-        pad_token_id=PAD,
-    )
+    config = peer_config(dropout=0.0)
     cells = [{"input_ids": cell} for cell in json.loads((folder / "tokens.json").read_text())]
     with tempfile.TemporaryDirectory() as out:
         arguments = TrainingArguments(
@@ -185,6 +181,37 @@ def theirs(folder: Path, seed: int, batch_cells: int, n_steps: int, threads: int
         Trainer(BertForMaskedLM(config), arguments, counted, cells, callbacks=[Clock()]).train()  # type: ignore[arg-type]
     steps = [(n, *times) for n, times in zip(n_tokens, Clock.times, strict=False)]
     return {"steps": steps, "peak": peak()}
+
+
+def peer_tokenizer() -> Any:
+    """One that pads and masks; the cells are tokens already."""
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from transformers import PreTrainedTokenizerFast
+
+    words = {"<pad>": PAD, "<mask>": MASK, **{str(token): token for token in range(2, N_GENES + 2)}}
+    return PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(WordLevel(words, unk_token="<pad>")), pad_token="<pad>", mask_token="<mask>"
+    )
+
+
+def peer_config(dropout: float, **how: Any) -> Any:
+    """The sizes, as transformers names them."""
+    from transformers import BertConfig
+
+    return BertConfig(
+        vocab_size=N_GENES + 2,
+        hidden_size=SIZES["hidden_size"],
+        num_hidden_layers=SIZES["n_layers"],
+        num_attention_heads=SIZES["n_heads"],
+        intermediate_size=SIZES["intermediate_size"],
+        max_position_embeddings=SIZES["max_positions"],
+        hidden_act="relu",
+        hidden_dropout_prob=dropout,
+        attention_probs_dropout_prob=dropout,
+        pad_token_id=PAD,
+        **how,
+    )
 
 
 if __name__ == "__main__":

@@ -12,6 +12,11 @@ def resident() -> int:
     return _status("VmRSS")
 
 
+def anonymous() -> int:
+    """Bytes in use now that are not pages of files, which the system can drop."""
+    return _status("RssAnon")
+
+
 def peak() -> int:
     """Most bytes in use since the process began or :func:`reset_peak` was called."""
     return _status("VmHWM")
