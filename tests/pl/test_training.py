@@ -76,12 +76,12 @@ def test_names_choose() -> None:
 def test_curves_of_pretraining() -> None:
     curves = scfm.model.load("scfm-mini").card.training["curves"]
     losses, others = scfm.pl.training(curves, show=False)
-    terms = ["anchor", "contrastive", "loss", "masked_genes"]
+    terms = ["anchor", "loss", "masked_genes"]
     assert labels(losses) == [f"{part}/{term}" for part in ("train", "validation") for term in terms]
-    assert labels(others) == ["train/contrastive/accuracy", "train/masked_genes/accuracy"]
+    assert labels(others) == ["train/masked_genes/accuracy"]
     assert losses.get_xlabel() == "step"
-    assert len({line.get_color() for line in losses.lines}) == 4
-    np.testing.assert_array_equal(losses.lines[2].get_xydata(), curves["train/loss"])
+    assert len({line.get_color() for line in losses.lines}) == 3
+    np.testing.assert_array_equal(losses.lines[1].get_xydata(), curves["train/loss"])
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*zarr v[23]:UserWarning",  # of anndata about the format it writes by default
     "ignore:Consolidated metadata:UserWarning",
+    r"ignore:\d+ of \d+ perturbations change none:UserWarning",  # of pairs that no cell expresses
 )
 NAMES = [name for name, tiny in TINY.items() if "perturbed genes" in tiny.offers]
 KINDS = ("delete", "overexpress", "inhibit", "activate")

@@ -116,6 +116,7 @@ def test_what_is_refused(screened: AnnData, arguments: Any, error: type[Exceptio
     assert "stats" not in screened.uns["perturb"]
 
 
+@pytest.mark.filterwarnings("ignore:1 of 3 perturbations change none:UserWarning")
 @pytest.mark.parametrize("test", ["paired", "ranksum"])
 def test_groups_without_perturbed_cells(test: Any, model: Any) -> None:
     adata = scfm.datasets.pbmc68k()[:30].copy()

@@ -31,7 +31,7 @@ def example_config() -> str:
     >>> print(example_config()[:95])
     # A config of scfm pretrain: every key with its default.
     <BLANKLINE>
-    # Files with counts, patterns
+    # Files with counts, patterns such as
     """
     lines = ["# A config of scfm pretrain: every key with its default."]
     texts = _texts(Pretraining)
