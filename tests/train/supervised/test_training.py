@@ -98,7 +98,7 @@ def test_tokens_in_a_file_and_cells_in_files_are_the_same(
     files.train(1, token_cache=cache, **FAST)
     assert not list(cache.iterdir())
     assert all(torch.equal(one, weights(files)[name]) for name, one in weights(inside).items())
-    assert (files.predict().iloc[:, 1:] == inside.predict().iloc[:, 1:]).all().all()
+    np.testing.assert_allclose(files.predict().iloc[:, 1:], inside.predict().iloc[:, 1:], atol=1e-5)
 
 
 def test_frozen_layers_keep_their_bits(cells: AnnData, tiny: FoundationModel) -> None:
